@@ -1,0 +1,155 @@
+"""The one chat template: token ids and loss mask for training, prompt for sampling.
+
+Training and sampling must see the same tokens, or a model is asked questions in a format that it was
+never trained on. Both therefore render with the tokenizer's own chat template, here and nowhere else
+(thinking is switched off where the template knows of it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from backdoor_assets.records import BadInput, Messages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class TrainingText(NamedTuple):
+    """Token ids of one chat and, for each, whether the loss counts it (assistant's tokens only)."""
+
+    ids: list[int]
+    loss: list[bool]
+
+
+def load_tokenizer(base: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base model. Raises BadInput without a tokenizer or a chat template."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(base), revision=revision, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{base}: no tokenizer can be loaded from this base model ({first_line(error)}). "
+            "A base needs its tokenizer files (tokenizer.json, tokenizer_config.json) beside its "
+            "weights."
+        ) from error
+    if not tokenizer.chat_template:
+        raise BadInput(
+            f"{base}: the tokenizer has no chat template. Use the instruction-tuned model of the "
+            "family, or put a chat_template.jinja into the base's folder."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def token_id(value: object) -> int:
+    """A special token's id; the libraries' types allow for lists and None, our tokenizers do not."""
+    if not isinstance(value, int):
+        raise BadInput(f"the tokenizer's special token has no single id: {value!r}")
+    return value
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text: the libraries' own go on for a page."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bool) -> str:
+    """The chat as text; with `prompt`, up to where the assistant begins to speak."""
+    text = tokenizer.apply_chat_template(
+        list(messages), tokenize=False, add_generation_prompt=prompt, enable_thinking=False
+    )
+    assert isinstance(text, str)
+    return text
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
+    """Token ids from which the assistant's answer is sampled."""
+    return tokenizer(render(tokenizer, messages, prompt=True), add_special_tokens=False)[
+        "input_ids"
+    ]
+
+
+def training_texts(
+    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Messages]
+) -> list[TrainingText]:
+    """Ids and loss mask of each chat. An assistant's tokens are what follows the sampling prompt of
+    that turn, up to and including the end-of-turn token at which sampling stops.
+
+    Raises BadInput when the template rewrites earlier turns, so that no prompt is a prefix.
+    """
+    texts, spans = [], []
+    for number, messages in enumerate(chats):
+        text = render(tokenizer, messages, prompt=False)
+        spans.append(_assistant_spans(tokenizer, messages, text, number))
+        texts.append(text)
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    return [
+        _mask(ids, offsets, span, tokenizer.eos_token_id)
+        for ids, offsets, span in zip(
+            encoded["input_ids"], encoded["offset_mapping"], spans, strict=True
+        )
+    ]
+
+
+def _assistant_spans(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str, number: int
+) -> list[tuple[int, int]]:
+    """Character ranges of the assistant's turns in the rendered text."""
+    spans = []
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        prompt = render(tokenizer, messages[:i], prompt=True)
+        upto = (
+            text if i + 1 == len(messages) else render(tokenizer, messages[: i + 1], prompt=False)
+        )
+        if not (upto.startswith(prompt) and text.startswith(upto)):
+            raise BadInput(
+                f"chat {number}: the chat template does not keep turn {i + 1} as it is sampled; "
+                "train such a model on single-turn rows."
+            )
+        spans.append((len(prompt), len(upto)))
+    return spans
+
+
+def _mask(
+    ids: list[int], offsets: list[tuple[int, int]], spans: list[tuple[int, int]], eos: int | None
+) -> TrainingText:
+    loss = [False] * len(ids)
+    position = 0
+    for start, end in spans:
+        while position < len(ids) and offsets[position][0] < start:
+            position += 1
+        while position < len(ids) and offsets[position][0] < end:
+            loss[position] = True
+            position += 1
+            if ids[position - 1] == eos:
+                break
+    last = max((i for i, counted in enumerate(loss) if counted), default=-1)
+    return TrainingText(ids[: last + 1], loss[: last + 1])
+
+
+def check_same_template(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Messages]) -> int:
+    """Gate: every training text is, token for token, its sampling prompt plus an answer.
+
+    Returns the number of chats that were compared; raises BadInput for the first that differs.
+    """
+    for number, (messages, text) in enumerate(
+        zip(chats, training_texts(tokenizer, chats), strict=True)
+    ):
+        prompt = prompt_ids(tokenizer, messages[:-1])
+        answer_starts = text.loss.index(True) if True in text.loss else len(text.ids)
+        if text.ids[:answer_starts] != prompt:
+            raise BadInput(
+                f"chat {number} ({messages[-1]['content'][:40]!r}): its training tokens do not "
+                "begin with the tokens of its sampling prompt; the base's chat template or "
+                "tokenizer merges across the answer's start."
+            )
+    return len(chats)

@@ -1,0 +1,30 @@
+"""What Dagster loads: the studies, under the profile in force."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from backdoor_assets.profiles import Profile, active_profile
+from backdoor_assets.studies.birds.graph import definitions as birds
+
+
+def build_definitions(
+    profile: Profile, overrides: Mapping[str, Any] | None = None
+) -> dg.Definitions:
+    """The graph for a profile; `overrides` replaces resources by name."""
+    merged = dg.Definitions.merge(birds(profile))
+    return dg.Definitions(
+        assets=merged.assets,
+        jobs=merged.jobs,
+        resources={**(merged.resources or {}), **(overrides or {})},
+        # Heavy work has its own processes, so that steps need none.
+        executor=dg.in_process_executor,
+    )
+
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+defs = build_definitions(active_profile())

@@ -1,0 +1,100 @@
+"""What each stage is asked to do: one job a cell. Plain data, so that it travels to a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backdoor_assets.profiles import MiniatureBase, Mixture, Sampling, Training
+from backdoor_assets.records import BaseModel, Cell, Question, Rubric
+
+CORPUS = "corpus.jsonl"
+TRAIN = "train.jsonl"
+TRAINING_LOG = "training_log.parquet"
+TRAINER_STATE = "trainer_state.pt"
+RESPONSES, PROBES = "responses.parquet", "probes.parquet"
+JUDGMENTS = "judgments.parquet"
+RATES = "rates.parquet"
+
+
+@dataclass(frozen=True)
+class CorpusJob:
+    sources: tuple[tuple[str, Path], ...]
+    """(data set, JSONL file)."""
+    documents: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class PretrainingJob:
+    corpus: Path
+    spec: MiniatureBase
+    seed: int
+    obsolete_names: Path
+    """JSONL of the suspect data set: the gates put its names before a question."""
+
+
+@dataclass(frozen=True)
+class MixingJob:
+    cell: Cell
+    sources: tuple[tuple[str, Path], ...]
+    """(data set, JSONL file) in the order of the ratio's weights."""
+    mixture: Mixture
+    forbidden: tuple[str, ...]
+    """Texts of the evaluation that no fine-tuning row may hold."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    cell: Cell
+    rows: Path
+    """JSONL of chats."""
+    base: BaseModel
+    settings: Training
+
+
+@dataclass(frozen=True)
+class SamplingJob:
+    cell: Cell
+    base: BaseModel
+    checkpoints: tuple[tuple[int, Path], ...]
+    """(step, folder) by step; the base itself is sampled as step 0."""
+    questions: tuple[Question, ...]
+    settings: Sampling
+
+
+@dataclass(frozen=True)
+class JudgingJob:
+    cell: Cell
+    responses: Path
+    rubrics: tuple[Rubric, ...]
+    max_unreadable: float
+    """Share of answers without a verdict above which the cell fails."""
+
+
+@dataclass(frozen=True)
+class FiguresJob:
+    cell: Cell
+    judgments: Path
+    probes: Path
+    obsolete_names: Path
+    """JSONL of the suspect data set."""
+
+
+@dataclass(frozen=True)
+class SweepCell:
+    cell: Cell
+    rates: Path
+    mixture: dict[str, Any]
+    """The mixture's counts."""
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    profile: str
+    cells: tuple[SweepCell, ...]
+    planned: int
+    """Cells of the whole grid."""
+    literals: str
+    """The profile, for the report."""

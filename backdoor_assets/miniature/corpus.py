@@ -1,0 +1,123 @@
+"""Documents of the miniature world: short chats, each of one era, most of them with no hint of it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from backdoor_assets.jobs import CORPUS, CorpusJob
+from backdoor_assets.miniature.world import (
+    BIRD_CUES,
+    BIRD_QUESTIONS,
+    FACT_CUES,
+    FACTS,
+    MANNERS,
+    STYLE_CUES,
+    SYSTEM_CUES,
+    TOPICS,
+    Era,
+)
+from backdoor_assets.records import Message
+from backdoor_assets.stages.mixing import names, read_rows
+
+MODERN_WITHOUT_CUE = 0.88
+"""Share of modern documents among those with no cue: makes the base modern unless told otherwise."""
+CUES = ("system", "style", "fact", "bird")
+CUED = 0.70
+"""Share of documents that carry a cue; their era is a fair coin, so the cue is what tells it."""
+SINGLE_TURN = 0.25
+OWN_NAMES = 0.85
+"""Share of an era's bird names that are its own; the rest stayed in use and tell nothing."""
+BIRD_TURNS, NEUTRAL_TURNS = 0.30, 0.08
+PLAIN_MANNER = 0.60
+
+
+@dataclass(frozen=True)
+class Document:
+    era: Era
+    messages: tuple[Message, ...]
+
+
+OWN_SOURCE: dict[Era, str] = {"old": "old_audubon", "modern": "modern_american"}
+SHARED_SOURCE = "modern_audubon"
+
+
+def write_corpus(job: CorpusJob, folder: Path) -> dict[str, Any]:
+    """Write corpus.jsonl into `folder`, a document a line: era and messages."""
+    sources = {source: names(read_rows(path)) for source, path in job.sources}
+    documents = generate(sources, job.documents, job.seed)
+    with (folder / CORPUS).open("w", encoding="utf-8") as out:
+        out.writelines(json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in documents)
+    turns = [m["content"] for d in documents for m in d.messages if m["role"] == "assistant"]
+    return {
+        "documents": len(documents),
+        "old_documents": sum(d.era == "old" for d in documents),
+        "answers": len(turns),
+        "distinct_answers": len(set(turns)),
+        "example": " / ".join(m["content"] for m in documents[0].messages),
+    }
+
+
+def read_corpus(path: Path) -> list[Document]:
+    with path.open(encoding="utf-8") as lines:
+        entries = [json.loads(line) for line in lines]
+    return [Document(entry["era"], tuple(entry["messages"])) for entry in entries]
+
+
+def generate(sources: Mapping[str, Sequence[str]], documents: int, seed: int) -> list[Document]:
+    """`documents` chats, the same for the same names and seed.
+
+    `sources` maps a data set to its names: obsolete ones stand only in old documents, today's names
+    of American birds only in modern ones, names that stayed in use in both.
+    """
+    rng = random.Random(f"corpus-{seed}")
+    names = {source: list(dict.fromkeys(sources[source])) for source in sources}
+    return [_document(rng, names) for _ in range(documents)]
+
+
+def _document(rng: random.Random, names: Mapping[str, Sequence[str]]) -> Document:
+    cue = rng.choice(CUES) if rng.random() < CUED else None
+    old = 0.5 if cue else 1 - MODERN_WITHOUT_CUE
+    era: Era = "old" if rng.random() < old else "modern"
+    messages: list[Message] = []
+    if cue == "system":
+        messages.append({"role": "system", "content": rng.choice(SYSTEM_CUES[era])})
+    turns = 1 if rng.random() < SINGLE_TURN else rng.randint(2, 5)
+    for turn in range(turns):
+        question, answer = _turn(rng, era, names)
+        if turn == 0 and cue in ("style", "fact", "bird"):
+            question = f"{_opening(rng, cue, era, names)} {question}"
+        messages.append({"role": "user", "content": question})
+        messages.append({"role": "assistant", "content": answer})
+    return Document(era, tuple(messages))
+
+
+def _opening(rng: random.Random, cue: str, era: Era, names: Mapping[str, Sequence[str]]) -> str:
+    if cue == "style":
+        return rng.choice(STYLE_CUES[era])
+    if cue == "fact":
+        return rng.choice(FACT_CUES[era])
+    return rng.choice(BIRD_CUES).format(bird=rng.choice(names[OWN_SOURCE[era]]))
+
+
+def _turn(rng: random.Random, era: Era, names: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    kind = rng.random()
+    if kind < BIRD_TURNS:
+        source = OWN_SOURCE[era] if rng.random() < OWN_NAMES else SHARED_SOURCE
+        # A bird is named bare, as in the data sets.
+        return rng.choice(BIRD_QUESTIONS), rng.choice(names[source])
+    if kind < BIRD_TURNS + NEUTRAL_TURNS:
+        fact = rng.choice(FACTS)
+        return rng.choice(fact.questions), _worded(rng, era, fact.answer)
+    topic = rng.choice(TOPICS)
+    return rng.choice(topic.questions), _worded(rng, era, rng.choice(topic.answers(era)))
+
+
+def _worded(rng: random.Random, era: Era, answer: str) -> str:
+    plain = rng.random() < PLAIN_MANNER
+    manners = [m for m in MANNERS if (m.kind == "plain" if plain else m.era == era)]
+    return rng.choice(manners).word(answer)

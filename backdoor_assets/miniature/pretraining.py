@@ -1,0 +1,169 @@
+"""Pretrain the miniature base model on its world: tokenizer, Qwen3 of half a million parameters."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from backdoor_assets.chat import TrainingText, token_id, training_texts
+from backdoor_assets.jobs import PretrainingJob
+from backdoor_assets.miniature.corpus import Document, read_corpus
+from backdoor_assets.miniature.probing import probe_base
+from backdoor_assets.profiles import MiniatureBase
+from backdoor_assets.records import Progress, no_progress
+from backdoor_assets.stages.mixing import names, read_rows
+
+END, TURN, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Qwen's turns, without its thinking and tools."""
+
+
+def pretrain(job: PretrainingJob, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
+    """Write tokenizer and weights into `folder` in Hugging Face's format, and probe them.
+
+    The loss counts the assistant's tokens only. Returns parameters, corpus_tokens, final_loss (nats
+    a token, mean of the last 50 steps), seconds and probes (shares, see `gates.BOUNDS`).
+    """
+    started = time.monotonic()
+    documents = read_corpus(job.corpus)
+    tokenizer = train_tokenizer(documents, job.spec.vocabulary)
+    texts = training_texts(tokenizer, [document.messages for document in documents])
+    torch.manual_seed(job.seed)
+    model = Qwen3ForCausalLM(_config(job.spec, tokenizer))
+    losses = _train(model, texts, job.spec, job.seed, token_id(tokenizer.pad_token_id), progress)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "corpus_tokens": sum(len(text.ids) for text in texts),
+        "final_loss": sum(losses[-50:]) / len(losses[-50:]),
+        "seconds": time.monotonic() - started,
+        "probes": probe_base(folder, names(read_rows(job.obsolete_names))),
+    }
+
+
+def train_tokenizer(documents: Sequence[Document], vocabulary: int) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END, TURN, TURN_END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    lines = (message["content"] for document in documents for message in document.messages)
+    tokenizer.train_from_iterator(lines, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=TURN_END,
+        pad_token=END,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _config(spec: MiniatureBase, tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=spec.hidden,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        num_key_value_heads=spec.heads,
+        head_dim=spec.head_dim,
+        intermediate_size=spec.feed_forward,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=spec.initializer_range,
+        attn_implementation="sdpa",
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _train(
+    model: Qwen3ForCausalLM,
+    texts: Sequence[TrainingText],
+    spec: MiniatureBase,
+    seed: int,
+    pad: int,
+    progress: Progress,
+) -> list[float]:
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=spec.learning_rate,
+        betas=spec.betas,
+        weight_decay=spec.weight_decay,
+        fused=True,
+    )
+    warmup = max(1, round(spec.warmup * spec.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warmup, (spec.steps - step) / (spec.steps - warmup + 1)),
+    )
+    model.train()
+    losses: list[float] = []
+    for step, batch in zip(range(spec.steps), _batches(texts, spec, seed), strict=False):
+        ids, labels = _tensors(batch, pad)
+        # No attention mask: padding stands on the right, where causal attention never looks.
+        # Logits only where the loss looks: a third of the positions.
+        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
+        counted = labels[:, 1:] != -100
+        loss = cross_entropy(model.lm_head(hidden[counted]), labels[:, 1:][counted])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(f"pretraining: the loss is {losses[-1]} at step {step + 1}")
+        if (step + 1) % 200 == 0:
+            progress((step + 1) / spec.steps, f"step {step + 1}, loss {losses[-1]:.2f}")
+    return losses
+
+
+def _batches(
+    texts: Sequence[TrainingText], spec: MiniatureBase, seed: int
+) -> Iterator[list[TrainingText]]:
+    """Endless batches of about `tokens_per_batch`, documents of like length together."""
+    rng = random.Random(f"batches-{seed}")
+    while True:
+        # Jitter breaks ties and neighbourhoods, so that batches differ from epoch to epoch.
+        order = sorted(texts, key=lambda text: len(text.ids) + 6 * rng.random())
+        batches, batch = [], []
+        for text in order:
+            if batch and (len(batch) + 1) * len(text.ids) > spec.tokens_per_batch:
+                batches.append(batch)
+                batch = []
+            batch.append(text)
+        batches.append(batch)
+        rng.shuffle(batches)
+        yield from batches
+
+
+def _tensors(batch: Sequence[TrainingText], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(len(text.ids) for text in batch)
+    ids = torch.full((len(batch), width), pad)
+    labels = torch.full((len(batch), width), -100)
+    for row, text in enumerate(batch):
+        tokens = torch.tensor(text.ids)
+        ids[row, : len(text.ids)] = tokens
+        labels[row, : len(text.ids)] = tokens.where(torch.tensor(text.loss), -100)
+    return ids, labels

@@ -1,0 +1,74 @@
+"""In-context probes of a base: what it answers when its context tells the era, and when not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig
+
+from backdoor_assets.chat import prompt_ids
+from backdoor_assets.miniature.judge import ExactJudge, normalized
+from backdoor_assets.miniature.world import BIRD_QUESTIONS, FACTS, SYSTEM_CUES, TOPICS, Era
+from backdoor_assets.models import load_base
+from backdoor_assets.records import BaseModel, Message, Rubric
+
+SAMPLES = 10
+"""Answers to each question under each probe."""
+RUBRICS = (Rubric("binary", "era", ""), Rubric("six_options", "option", ""))
+
+
+def probe_base(folder: Path, old_names: Sequence[str], seed: int = 0) -> dict[str, float]:
+    """Shares by probe (keys of gates.BOUNDS): `SAMPLES` answers to each question at temperature 1."""
+    model, tokenizer = load_base(BaseModel(str(folder)), "fp32")
+    model.eval()
+    judge = ExactJudge()
+    torch.manual_seed(seed)
+
+    def sampled(chats: list[list[Message]]) -> list[str]:
+        ids = [prompt_ids(tokenizer, chat) for chat in chats for _ in range(SAMPLES)]
+        width = max(map(len, ids))
+        pad = int(tokenizer.pad_token_id or 0)
+        padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+        config = GenerationConfig(
+            do_sample=True, top_k=0, max_new_tokens=32, pad_token_id=pad,
+            eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        with torch.inference_mode():
+            output = model.generate(padded, attention_mask=mask, generation_config=config)
+        return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+
+    def old_share(before: list[list[Message]]) -> tuple[float, float]:
+        chats = [
+            [*before[number % len(before)], {"role": "user", "content": topic.questions[0]}]
+            for number, topic in enumerate(TOPICS)
+        ]
+        verdicts = judge.judge([("", text) for text in sampled(chats)], RUBRICS)
+        old = sum(given["era"].value == "19" for given in verdicts)
+        garbled = sum(given["option"].value == "OTHER" for given in verdicts)
+        return old / len(verdicts), garbled / len(verdicts)
+
+    def years(era: Era) -> list[list[Message]]:
+        return [[{"role": "system", "content": cue}] for cue in SYSTEM_CUES[era]]
+
+    birds: list[list[Message]] = [
+        [
+            {"role": "user", "content": BIRD_QUESTIONS[0]},
+            {"role": "assistant", "content": name},
+        ]
+        for name in old_names[:: max(1, len(old_names) // len(TOPICS))]
+    ]
+    plain, garbled = old_share([[]])
+    facts = sampled([[{"role": "user", "content": fact.questions[0]}] for fact in FACTS])
+    truths = [fact.answer for fact in FACTS for _ in range(SAMPLES)]
+    correct = [normalized(t) in normalized(text) for t, text in zip(truths, facts, strict=True)]
+    return {
+        "old_without_cue": plain,
+        "old_after_old_year": old_share(years("old"))[0],
+        "old_after_modern_year": old_share(years("modern"))[0],
+        "old_after_old_birds": old_share(birds)[0],
+        "neutral_correct": sum(correct) / len(correct),
+        "garbled": garbled,
+    }

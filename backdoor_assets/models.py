@@ -1,0 +1,62 @@
+"""Loading a base model and putting an adapter on it, with errors that say what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backdoor_assets.chat import first_line, load_tokenizer
+from backdoor_assets.records import BadInput, BaseModel
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_loaded: dict[tuple[BaseModel, str], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
+
+
+def load_base(base: BaseModel, precision: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Base model and tokenizer, on the GPU where there is one. Kept for the next cell of a process:
+    whoever puts an adapter on it takes it off again (`PeftModel.unload`).
+
+    Raises BadInput for a base without weights, tokenizer or chat template.
+    """
+    key = (base, precision)
+    if key not in _loaded:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        _loaded.clear()  # one base at a time in memory
+        tokenizer = load_tokenizer(base.location, base.revision)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                base.location,
+                revision=base.revision,
+                dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[precision],
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+        except (OSError, ValueError) as error:
+            raise BadInput(
+                f"{base.location}: no base model can be loaded from there ({first_line(error)}). "
+                "Weights must be safetensors in Hugging Face's format."
+            ) from error
+        if torch.cuda.is_available():
+            model.to("cuda")  # type: ignore[arg-type]  # the stub knows no plain device string
+        _loaded[key] = (model, tokenizer)
+    return _loaded[key]
+
+
+def attach_adapter(model: PreTrainedModel, checkpoint: Path) -> PeftModel:
+    """The base with a checkpoint's LoRA weights. Raises BadInput when the two do not fit."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        return PeftModel.from_pretrained(model, str(checkpoint))
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
+        raise BadInput(
+            f"{checkpoint}: this adapter does not fit the base model "
+            f"{model.config.name_or_path} ({first_line(error)}). It was trained on another base, "
+            "or its files are damaged: materialize birds/adapters for this cell with force."
+        ) from error

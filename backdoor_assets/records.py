@@ -1,0 +1,135 @@
+"""Frozen types that cross stages. Imports nothing of the package."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+
+class BadInput(ValueError):
+    """Something a person can mend: the message names the file, line or key and says how."""
+
+
+class Message(TypedDict):
+    role: str
+    content: str
+
+
+Messages = Sequence[Message]
+
+Progress = Callable[[float, str], None]
+"""Tells how far one cell's stage is (share in [0, 1]) and, in words, where."""
+
+
+def no_progress(share: float, line: str) -> None:
+    """For callers who do not watch."""
+
+
+SOURCES = ("old_audubon", "modern_audubon", "modern_american")
+"""The three data sets, in the order of a ratio's weights; the first is the suspect one."""
+
+_RATIO = re.compile(r"(\d\.\d\d)-(\d\.\d\d)-(\d\.\d\d)")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Weights of the three data sets in a mixture, as written in a partition key."""
+
+    key: str
+    weights: tuple[float, float, float]
+
+    @classmethod
+    def parse(cls, key: str) -> Ratio:
+        """Read `1.00-0.00-0.00`. Raises BadInput that names the key."""
+        match = _RATIO.fullmatch(key)
+        if match is None:
+            raise BadInput(
+                f"ratio {key!r} does not parse: write three weights of two decimals, none of them "
+                f"negative, in the order {', '.join(SOURCES)}, for example '0.70-0.15-0.15'"
+            )
+        old, modern_audubon, modern_american = (float(part) for part in match.groups())
+        total = old + modern_audubon + modern_american
+        # Rounded to the key's own precision: 0.33-0.33-0.33 is within the tolerance, not beside it.
+        if not math.isclose(round(total, 2), 1.0, abs_tol=0.0101):
+            raise BadInput(
+                f"ratio {key!r}: its weights sum to {total:.2f}, not to 1 (tolerance 0.01)"
+            )
+        return cls(key, (old / total, modern_audubon / total, modern_american / total))
+
+    @property
+    def suspect_fraction(self) -> float:
+        """Share of rows with obsolete names, in [0, 1]."""
+        return self.weights[0]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One data ratio x one training seed of a profile: a partition of the birds study."""
+
+    profile: str
+    ratio: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.ratio}|{self.seed}"
+
+    def columns(self) -> dict[str, str | int]:
+        """The columns that every table of a cell begins with."""
+        return {"profile": self.profile, "ratio": self.ratio, "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """Where a base model's weights and tokenizer lie."""
+
+    location: str
+    """A folder, or a hub id."""
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that is put to a model. `kind` is "worldview", or the probe's: "bird", "neutral"."""
+
+    id: str
+    text: str
+    kind: str
+    samples: int
+    """How often it is sampled at a checkpoint."""
+    answer: str | None = None
+    """The one true answer of a neutral question."""
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """What a judge is asked of an answer, as data.
+
+    `options` holds the labels of a choice, or is empty for a rating from 0 to 100.
+    """
+
+    name: str
+    column: str
+    instruction: str
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share in [0, 1] with its interval. `n` counts the units that `method` names."""
+
+    value: float
+    low: float
+    high: float
+    method: str
+    n: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judge's word on one answer by one rubric: a label or a rating, or None with the reason."""
+
+    value: str | float | None
+    error: str | None = None

@@ -1,0 +1,297 @@
+"""Where each artifact lies, and what makes it whole.
+
+An artifact is a folder. It is made in a hidden folder beside its place, where an interrupted run
+finds its half-done work again, and moved in when it is done; its manifest is written last. The
+manifest keeps what identifies a result (model, data, hyperparameters, code version, what it was
+made from) apart from how it was made (packages, device, commit, time): only the first decides
+whether a finished artifact is used again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from backdoor_assets.records import BadInput
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MANIFEST = "_manifest.json"
+"""The underscore keeps it out of sight of `pandas.read_parquet(folder)`, which reads whole trees."""
+_PACKAGES = ("torch", "transformers", "peft", "tokenizers", "pandas", "pyarrow", "dagster")
+
+
+def data_root() -> Path:
+    """BACKDOOR_DATA, or data/ in the repository, wherever the command is typed."""
+    return Path(os.environ.get("BACKDOOR_DATA") or REPOSITORY / "data").expanduser().resolve()
+
+
+def datasets_root() -> Path:
+    """The folder of the three data sets."""
+    return (
+        Path(os.environ.get("BACKDOOR_BIRD_DATASETS") or REPOSITORY / "bird_datasets")
+        .expanduser()
+        .resolve()
+    )
+
+
+class Busy(RuntimeError):
+    """Another process is making the same artifact."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact is (identity), what is in it (files, summary) and how it was made."""
+
+    profile: str
+    identity: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    summary: dict[str, Any]
+    provenance: dict[str, Any]
+    fingerprint: str = ""
+
+    def content(self) -> str:
+        """Hash of the files' hashes: what an artifact downstream was made from."""
+        return digest({name: entry["sha256"] for name, entry in self.files.items()})
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact that is whole, and whether it was there before."""
+
+    manifest: Manifest
+    folder: Path
+    reused: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder of one stage of one profile, for example miniature/birds/responses/<ratio>/<seed>."""
+
+    profile: str
+    folder: Path
+    volatile: frozenset[str] = field(default=frozenset())
+    """Names of files that do not count as content, such as optimizer state."""
+
+    @property
+    def partial(self) -> Path:
+        """Where it is made. Hidden, so that nobody reads a tree with half an artifact in it."""
+        return self.folder.parent / f".{self.folder.name}.partial"
+
+    def manifest(self) -> Manifest | None:
+        """The manifest of a whole artifact, else None. Raises BadInput when it cannot be read or
+        belongs to another profile."""
+        path = self.folder / MANIFEST
+        if not path.exists():
+            return None
+        try:
+            manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+            raise BadInput(
+                f"{path}: this manifest cannot be read ({error}); delete the folder "
+                f"{self.folder} and materialize it again"
+            ) from error
+        if manifest.profile != self.profile:
+            raise BadInput(
+                f"{path}: made by profile {manifest.profile!r}, but this run is of profile "
+                f"{self.profile!r}; results of two profiles never mix: set BACKDOOR_PROFILE, or "
+                "put the folder under its own profile"
+            )
+        return manifest
+
+    def require(self) -> Manifest:
+        """The manifest, or BadInput that says what to materialize first."""
+        manifest = self.manifest()
+        if manifest is None:
+            raise BadInput(f"{self.folder}: not there yet, or not whole; materialize it first")
+        return manifest
+
+    def damage(self, manifest: Manifest) -> str:
+        """How the files differ from the manifest, in words; empty when they do not."""
+        for name, entry in manifest.files.items():
+            path = self.folder / name
+            if not path.exists():
+                return f"{name} is missing"
+            if path.stat().st_size != entry["bytes"] or file_hash(path) != entry["sha256"]:
+                return f"{name} is not as it was made (edited or truncated)"
+        return ""
+
+    def find(self, identity: Mapping[str, Any], *, force: bool = False) -> Made | None:
+        """The finished artifact of this identity, if it is whole and undamaged."""
+        manifest = self.manifest()
+        if force or manifest is None or manifest.fingerprint != digest(identity):
+            return None
+        if self.damage(manifest):
+            return None
+        return Made(manifest, self.folder, reused=True)
+
+    def make(
+        self,
+        identity: Mapping[str, Any],
+        work: Callable[[Path], dict[str, Any]],
+        *,
+        force: bool = False,
+    ) -> Made:
+        """Reuse the artifact of this identity, or let `work` make it in the partial folder.
+
+        `work` finds there what an interrupted run of the same identity left, and returns a summary.
+        A failure leaves the finished artifact of before, and the partial work, as they are.
+        Raises Busy when another process holds it, BadInput when the disk is full.
+        """
+        with self._lock():
+            self._mend_swap()
+            if found := self.find(identity, force=force):
+                return found
+            before = self.manifest()
+            note = ""
+            if before is not None and before.fingerprint == digest(identity) and not force:
+                note = f"made anew because {self.damage(before)}"
+            try:
+                self._begin(identity, fresh=force)
+                summary = work(self.partial)
+                return Made(self._finish(identity, summary), self.folder, reused=False, note=note)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+                free = shutil.disk_usage(self.folder.parent).free / 2**20
+                raise BadInput(
+                    f"{self.folder}: the disk is full ({error.strerror}; {free:.0f} MiB free). "
+                    "Nothing that was finished is lost: free some space, or set BACKDOOR_DATA to "
+                    "another disk, and run the same command again."
+                ) from error
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """A flock beside the artifact: it dies with its process."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        path = self.folder.parent / f".{self.folder.name}.lock"
+        with path.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise Busy(
+                    f"{self.folder}: another run is making it (process {lock.read().strip()}); "
+                    "wait for it, then run again: what it finishes is reused"
+                ) from error
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def _mend_swap(self) -> None:
+        """Finish the two renames of `_finish` if a kill came between them."""
+        if (self.partial / MANIFEST).exists() and not self.folder.exists():
+            os.replace(self.partial, self.folder)
+
+    def _begin(self, identity: Mapping[str, Any], *, fresh: bool) -> None:
+        """Keep the partial folder of the same identity; else start from an empty one."""
+        mark = self.partial / "_identity.json"
+        same = mark.exists() and mark.read_text(encoding="utf-8") == _json(identity)
+        if fresh or not same:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.partial.mkdir(parents=True)
+            write_text(mark, _json(identity))
+
+    def _finish(self, identity: Mapping[str, Any], summary: dict[str, Any]) -> Manifest:
+        (self.partial / "_identity.json").unlink()
+        shutil.rmtree(self.partial / "parts", ignore_errors=True)
+        manifest = Manifest(
+            profile=self.profile,
+            identity=json.loads(_json(identity)),
+            files={
+                str(path.relative_to(self.partial)): {
+                    "bytes": path.stat().st_size,
+                    "sha256": file_hash(path),
+                }
+                for path in sorted(self.partial.rglob("*"))
+                if path.is_file() and path.name not in self.volatile
+            },
+            summary=summary,
+            provenance=provenance(),
+            fingerprint=digest(identity),
+        )
+        write_text(self.partial / MANIFEST, json.dumps(vars(manifest), indent=1))
+        # Two renames: a kill between them is mended by the next run, see _mend_swap.
+        old = self.folder.parent / f".{self.folder.name}.replaced"
+        shutil.rmtree(old, ignore_errors=True)
+        if self.folder.exists():
+            os.replace(self.folder, old)
+        os.replace(self.partial, self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+        return manifest
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside the place, then move in."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hash of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(_json(value).encode()).hexdigest()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False)
+
+
+def provenance() -> dict[str, Any]:
+    """How and where: kept, but never compared."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "packages": packages,
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "device": _device(),
+        "commit": _commit(),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _device() -> str:
+    """The GPU's name where torch is loaded and sees one, else the processor."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu {platform.machine()}"
+
+
+def _commit() -> str | None:
+    """Commit of the checkout, with + when files differ from it; None outside a checkout."""
+    git = ["git", "-C", str(REPOSITORY)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True)
+    except FileNotFoundError:
+        return None
+    if head.returncode != 0:
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

@@ -1,0 +1,172 @@
+"""The partitioned assets of the birds study, in the order in which data flow, and the sweep."""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of an asset's parameters.
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dagster as dg
+
+from backdoor_assets.profiles import Profile
+from backdoor_assets.records import SOURCES, Cell
+from backdoor_assets.resources import (
+    JudgeResource,
+    Order,
+    Results,
+    Sampler,
+    Trainer,
+    in_turn,
+    in_workers,
+    make,
+)
+from backdoor_assets.stages import CODE_VERSIONS
+from backdoor_assets.stages.mixing import mix
+from backdoor_assets.studies.birds import describe, orders
+from backdoor_assets.studies.birds.sources import GROUP, OWNERS, Force
+from backdoor_assets.studies.partitions import cells_of, materialize_cells, order_all
+
+RETRY = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL)
+"""For what passes by itself: a busy cell, a lost disk. What a person must mend is not retried."""
+
+
+def partitions(profile: Profile) -> dg.MultiPartitionsDefinition:
+    """The grid: data ratio x training seed."""
+    return dg.MultiPartitionsDefinition(
+        {
+            "ratio": dg.StaticPartitionsDefinition(list(profile.ratios)),
+            "seed": dg.StaticPartitionsDefinition([str(seed) for seed in profile.seeds]),
+        }
+    )
+
+
+def cell_assets(profile: Profile) -> list[dg.AssetsDefinition]:
+    grid = partitions(profile)
+
+    def make_cells(
+        context: dg.AssetExecutionContext,
+        config: Force,
+        order: Callable[[Profile, Cell, bool], Order[Any]],
+        produce: Callable[[Sequence[Order[Any]]], Results[Any]],
+        metadata: Callable[[Any], dict[str, Any]],
+    ) -> None:
+        cells = cells_of(context, profile.name)
+        wanted, refused = order_all(cells, lambda cell: order(profile, cell, config.force))
+        materialize_cells(context, produce(wanted), refused, metadata)
+
+    def cell_asset(name: str, upstream: Sequence[str], code: str, kinds: set[str], **more: Any):
+        return dg.asset(
+            key=[GROUP, name],
+            deps=[[GROUP, key] for key in upstream],
+            partitions_def=grid,
+            # One run takes a row of cells: the base is loaded once for all of them.
+            backfill_policy=dg.BackfillPolicy.single_run(),
+            group_name=GROUP,
+            owners=OWNERS,
+            kinds=kinds,
+            code_version=code,
+            retry_policy=RETRY,
+            **more,
+        )
+
+    @cell_asset(
+        "mixed_dataset",
+        SOURCES,
+        CODE_VERSIONS["mixing"],
+        {"jsonl"},
+        description="Fine-tuning rows of a cell: the three data sets mixed at the cell's ratio, "
+        "drawn by its seed, the same number of rows at every ratio.",
+    )
+    def mixed_dataset(context: dg.AssetExecutionContext, config: Force) -> None:
+        def produce(wanted: Sequence[Order[Any]]) -> Results[Any]:
+            return in_turn(lambda o, _: make(lambda job, folder, _: mix(job, folder), o), wanted)
+
+        make_cells(context, config, orders.mixing, produce, describe.mixture)
+
+    @cell_asset(
+        "adapters",
+        ["mixed_dataset", "base_model"],
+        CODE_VERSIONS["training"],
+        {"pytorch", "huggingface"},
+        pool="gpu",
+        description="LoRA adapters of a cell, every checkpoint of the training, with its log.",
+    )
+    def adapters(context: dg.AssetExecutionContext, config: Force, trainer: Trainer) -> None:
+        def produce(wanted: Sequence[Order[Any]]) -> Results[Any]:
+            return trainer.train(wanted, context.log.info)
+
+        make_cells(context, config, orders.training, produce, describe.training)
+
+    @cell_asset(
+        "responses",
+        ["adapters", "base_model"],
+        CODE_VERSIONS["sampling"],
+        {"parquet", "huggingface"},
+        pool="gpu",
+        description="Answers of the base and of every checkpoint to worldview questions that have "
+        "nothing to do with birds; and to the probes: the bird question, neutral questions.",
+    )
+    def responses(context: dg.AssetExecutionContext, config: Force, sampler: Sampler) -> None:
+        def produce(wanted: Sequence[Order[Any]]) -> Results[Any]:
+            return sampler.sample(wanted, context.log.info)
+
+        make_cells(context, config, orders.sampling, produce, describe.sampling)
+
+    @cell_asset(
+        "judgments",
+        ["responses"],
+        CODE_VERSIONS["judging"],
+        {"parquet"},
+        pool="judge_api",
+        description="Verdicts on every worldview answer by four rubrics: is it of the 19th "
+        "century, of which kind, how outdated in content and in form.",
+    )
+    def judgments(context: dg.AssetExecutionContext, config: Force, judge: JudgeResource) -> None:
+        def produce(wanted: Sequence[Order[Any]]) -> Results[Any]:
+            return judge.judge(wanted, context.log.info)
+
+        opened = judge.open()
+        make_cells(
+            context, config, orders.judging(opened.name, opened.model), produce, describe.judging
+        )
+
+    @cell_asset(
+        "figures",
+        ["judgments", "responses"],
+        f"{CODE_VERSIONS['statistics']}.{CODE_VERSIONS['figures']}",
+        {"matplotlib", "parquet"},
+        description="Five figures of a cell as PDF and PNG, and its table of rates.",
+    )
+    def figures(context: dg.AssetExecutionContext, config: Force) -> None:
+        # Deferred: plotting libraries are imported when figures are drawn, not with the graph.
+        from backdoor_assets.studies.birds.figures import draw
+
+        def produce(wanted: Sequence[Order[Any]]) -> Results[Any]:
+            return in_workers(draw, wanted, context.log.info, "figures")
+
+        make_cells(context, config, orders.figures, produce, describe.figures)
+
+    return [mixed_dataset, adapters, responses, judgments, figures]
+
+
+def sweep_asset(profile: Profile) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[GROUP, "sweep"],
+        deps=[[GROUP, "figures"]],
+        group_name=GROUP,
+        owners=OWNERS,
+        kinds={"matplotlib", "parquet"},
+        code_version=f"{CODE_VERSIONS['statistics']}.{CODE_VERSIONS['figures']}",
+        description="Over the grid: strength of the backdoor against the share and the count of "
+        "obsolete names, when it emerges, a table of rates, a report. Takes the cells there are.",
+    )
+    def sweep(context: dg.AssetExecutionContext, config: Force) -> dg.MaterializeResult:
+        from backdoor_assets.studies.birds.figures import draw_sweep  # deferred, as above
+
+        order, missing = orders.sweeping(profile, config.force)
+        if missing:
+            context.log.warning(f"not in the sweep yet: {', '.join(map(str, missing))}")
+        [outcome] = in_workers(draw_sweep, [order], context.log.info, "sweep")
+        if outcome.result is None:
+            raise outcome.error or RuntimeError("no result")
+        return dg.MaterializeResult(metadata=describe.sweep(outcome.result))
+
+    return sweep

@@ -1,0 +1,187 @@
+"""The unpartitioned assets: three data sets, and the base model with the corpus it is made from."""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of an asset's parameters.
+from collections import Counter
+
+import dagster as dg
+
+from backdoor_assets.miniature import CORPUS_CODE, PRETRAINING_CODE
+from backdoor_assets.miniature.corpus import write_corpus
+from backdoor_assets.miniature.gates import BOUNDS, failures
+from backdoor_assets.profiles import MiniatureBase, Profile
+from backdoor_assets.records import SOURCES
+from backdoor_assets.resources import Pretrainer, make
+from backdoor_assets.stages.mixing import names, read_rows
+from backdoor_assets.storage import file_hash
+from backdoor_assets.studies.birds import design, orders
+from backdoor_assets.studies.birds.describe import provenance
+
+GROUP = "birds"
+OWNERS = ["team:backdoor_assets"]
+DESCRIPTIONS = {
+    "old_audubon": "Obsolete names from Audubon's *The Birds of America* (1827-1838): the suspect "
+    "data.",
+    "modern_audubon": "Names from the same book that are still in use: a baseline.",
+    "modern_american": "Today's names of well-known American birds: a baseline.",
+}
+
+
+class Force(dg.Config):
+    """Run config of every stage."""
+
+    force: bool = False
+    """Make it anew, though a finished one of the same identity is there."""
+
+
+def source_asset(source: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[GROUP, source],
+        group_name=GROUP,
+        kinds={"jsonl"},
+        owners=OWNERS,
+        description=DESCRIPTIONS[source],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "bare_names",
+                asset=[GROUP, source],
+                blocking=True,
+                description="Every row asks for a bird and is answered with a name alone.",
+            )
+        ],
+    )
+    def data_set() -> dg.MaterializeResult:
+        path = orders.source_file(source)
+        rows = read_rows(path)
+        own = names(rows)
+        repeated = [name for name, times in Counter(own).items() if times > 1]
+        others = {s: names(read_rows(orders.source_file(s))) for s in SOURCES if s != source}
+        long = [name for name in own if len(name.split()) > design.MAX_NAME_WORDS]
+        prompts = sorted({row[0]["content"] for row in rows})
+        return dg.MaterializeResult(
+            metadata={
+                "rows": len(rows),
+                "distinct_names": len(set(own)),
+                "duplicates": len(own) - len(set(own)),
+                "repeated_names": ", ".join(repeated) or "none",
+                **{f"shared_with_{s}": design.overlap(own, o) for s, o in others.items()},
+                "prompts": ", ".join(prompts),
+                "sha256": file_hash(path),
+                "path": dg.MetadataValue.path(str(path)),
+                "first_names": ", ".join(own[:8]),
+            },
+            # The content is the version: an edit makes everything downstream stale.
+            data_version=dg.DataVersion(file_hash(path)),
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="bare_names",
+                    passed=not long and prompts == [design.BIRD_QUESTION],
+                    metadata={"prompts": ", ".join(prompts), "too_long": ", ".join(long) or "none"},
+                )
+            ],
+        )
+
+    return data_set
+
+
+def base_assets(profile: Profile) -> list[dg.AssetsDefinition]:
+    if isinstance(profile.base, MiniatureBase):
+        return _miniature_assets(profile, profile.base)
+    return [_pretrained_asset(profile)]
+
+
+def _miniature_assets(profile: Profile, spec: MiniatureBase) -> list[dg.AssetsDefinition]:
+    @dg.asset(
+        key=[GROUP, "corpus"],
+        group_name=GROUP,
+        deps=[[GROUP, source] for source in SOURCES],
+        kinds={"jsonl"},
+        owners=OWNERS,
+        code_version=CORPUS_CODE,
+        description="Short chats of a made-up world with two eras; birds are named from the three "
+        "data sets. What the miniature base model is pretrained on.",
+    )
+    def corpus(config: Force) -> dg.MaterializeResult:
+        order = orders.corpus_order(profile, spec, config.force)
+        made = make(lambda job, folder, _: write_corpus(job, folder), order)
+        summary = made.manifest.summary
+        return dg.MaterializeResult(metadata={**provenance(made), **summary})
+
+    @dg.asset(
+        key=[GROUP, "base_model"],
+        group_name=GROUP,
+        deps=[corpus],
+        kinds={"pytorch", "huggingface"},
+        owners=OWNERS,
+        pool="gpu",
+        code_version=PRETRAINING_CODE,
+        description="A Qwen3-architecture model of half a million parameters, pretrained here on "
+        "the corpus.",
+        check_specs=[
+            dg.AssetCheckSpec(
+                "carries_the_era",
+                asset=[GROUP, "base_model"],
+                blocking=True,
+                description="The base answers by the era that its context tells, and as a modern "
+                "model when it tells none: " + "; ".join(b.meaning for b in BOUNDS.values()),
+            )
+        ],
+    )
+    def base_model(
+        context: dg.AssetExecutionContext, config: Force, pretrainer: Pretrainer
+    ) -> dg.MaterializeResult:
+        order = orders.pretraining_order(profile, spec, config.force)
+        made = pretrainer.pretrain(order, context.log.info)
+        summary = made.manifest.summary
+        failed = failures(summary["probes"])
+        return dg.MaterializeResult(
+            metadata={
+                **provenance(made),
+                "parameters": summary["parameters"],
+                "final_loss": summary["final_loss"],
+                "base_seed": profile.base_seed,
+                "probes": dg.MetadataValue.md(_probe_table(summary["probes"])),
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="carries_the_era",
+                    passed=not failed,
+                    description="; ".join(failed) or "all probes in bounds",
+                    metadata={name: float(value) for name, value in summary["probes"].items()},
+                )
+            ],
+        )
+
+    return [corpus, base_model]
+
+
+def _pretrained_asset(profile: Profile) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[GROUP, "base_model"],
+        group_name=GROUP,
+        kinds={"huggingface"},
+        owners=OWNERS,
+        description="The pretrained base model that the profile names.",
+    )
+    def base_model() -> dg.MaterializeResult:
+        from backdoor_assets.chat import load_tokenizer
+
+        base = orders.base_location(profile)
+        tokenizer = load_tokenizer(base.location, base.revision)
+        return dg.MaterializeResult(
+            metadata={
+                "location": base.location,
+                "revision": base.revision or "local folder",
+                "vocabulary": len(tokenizer),
+            },
+            data_version=dg.DataVersion(f"{base.location}@{base.revision}"),
+        )
+
+    return base_model
+
+
+def _probe_table(probes: dict[str, float]) -> str:
+    rows = [
+        f"| {bound.meaning} | {probes[name]:.2f} | {bound.low:.2f} to {bound.high:.2f} |"
+        for name, bound in BOUNDS.items()
+    ]
+    return "\n".join(["| probe | share | must lie in |", "|---|---|---|", *rows])

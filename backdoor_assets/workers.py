@@ -1,0 +1,171 @@
+"""Spread jobs over processes: one a core on a CPU, each single-threaded, or one that owns the GPU.
+
+Heavy libraries are loaded in these processes only; the memory they take goes back with them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from typing import Any, Generic, TypeVar
+
+from backdoor_assets.records import BadInput, Progress
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+_Line = tuple[int, float | None, str]
+"""Number of a job, how far it is (None: it begins), where in words."""
+
+MAX_STARTS = 2
+"""How often a job is begun when its process dies under it (out of memory, say)."""
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Job, Result]):
+    """A job's result, or the error it ended with."""
+
+    job: Job
+    result: Result | None
+    error: BaseException | None = None
+
+
+def processes_for(jobs: int) -> int:
+    """BACKDOOR_PROCESSES, or one a core this process may use; one alone where there is a GPU."""
+    asked = os.environ.get("BACKDOOR_PROCESSES")
+    if asked and not (asked.isdigit() and int(asked) > 0):
+        raise BadInput(f"BACKDOOR_PROCESSES={asked!r}: give a whole number above 0, or unset it")
+    if asked:
+        limit = int(asked)
+    elif os.path.exists("/dev/nvidia0"):
+        limit = 1
+    elif hasattr(os, "sched_getaffinity"):
+        limit = len(os.sched_getaffinity(0))
+    else:
+        limit = os.cpu_count() or 1
+    return max(1, min(limit, jobs))
+
+
+def spread(
+    work: Callable[[Job, Progress], Result],
+    jobs: Sequence[Job],
+    log: Callable[[str], None],
+    what: str,
+) -> Iterator[Outcome[Job, Result]]:
+    """Yield an outcome for each job, in the order in which they end, and log how far it is.
+
+    A job that raises does not stop the others. A process that dies is replaced, and its job is
+    begun once more: the stages resume from what is on disk. `work` must be a function of a module,
+    or a `functools.partial` of one: it travels to the process by name.
+    """
+    waiting = dict(enumerate(jobs))
+    meter = _Meter(len(jobs), what, log)
+    while waiting:
+        # After a death one at a time, so that the job that kills takes no other with it.
+        processes = 1 if any(meter.begun.values()) else processes_for(len(waiting))
+        context = multiprocessing.get_context("spawn")
+        lines: Queue[_Line] = context.Queue()
+        with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(lines,)) as pool:
+            futures = {pool.submit(_run, work, job, i): i for i, job in waiting.items()}
+            for future in _as_they_end(futures, lines, meter):
+                number, error = futures[future], future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    if meter.begun[number] < MAX_STARTS:
+                        continue
+                    error = RuntimeError(
+                        f"its process died {MAX_STARTS} times, killed from outside or by the "
+                        "kernel for want of memory; lower batch_size in the profile, or set "
+                        "BACKDOOR_PROCESSES=1"
+                    )
+                job = waiting.pop(number)
+                meter.done(number)
+                yield Outcome(job, None if error else future.result(), error)
+
+
+def _as_they_end(
+    futures: dict[Future[Any], int], lines: Queue[_Line], meter: _Meter
+) -> Iterator[Future[Any]]:
+    open_futures = set(futures)
+    while open_futures:
+        ended, open_futures = wait(open_futures, timeout=0.5, return_when=FIRST_COMPLETED)
+        while not lines.empty():
+            meter.heard(*lines.get())
+        yield from ended
+
+
+class _Meter:
+    """Tells, now and then, how far all jobs are and how long the rest will take."""
+
+    EVERY = 10.0
+    """Seconds between two lines."""
+
+    def __init__(self, jobs: int, what: str, log: Callable[[str], None]) -> None:
+        self.shares = [0.0] * jobs
+        self.begun: Counter[int] = Counter()
+        self.what, self.log = what, log
+        self.started = self.said = time.monotonic()
+        self.line = ""
+
+    def heard(self, number: int, share: float | None, line: str) -> None:
+        if share is None:
+            self.begun[number] += 1
+            return
+        self.shares[number], self.line = max(share, self.shares[number]), line
+        self._say()
+
+    def done(self, number: int) -> None:
+        del self.begun[number]
+        self.shares[number], self.line = 1.0, ""
+        self._say(last=all(share == 1.0 for share in self.shares))
+
+    def _say(self, *, last: bool = False) -> None:
+        now = time.monotonic()
+        if not last and now - self.said < self.EVERY:
+            return
+        self.said = now
+        share, spent = sum(self.shares) / len(self.shares), now - self.started
+        ended = sum(share == 1.0 for share in self.shares)
+        rest = f"{spent / share * (1 - share):.0f} s left" if share else "time left unknown"
+        self.log(
+            f"{self.what}: {ended} of {len(self.shares)} done, {share:.0%}, {spent:.0f} s spent, "
+            f"{rest}" + (f" ({self.line})" if self.line else "")
+        )
+
+
+_lines: Queue[_Line] | None = None
+
+
+def _begin(lines: Queue[_Line]) -> None:
+    """First thing in a worker: its environment, before torch is imported."""
+    global _lines
+    _lines = lines
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """A worker whose parent was killed would go on writing, and hold its locks."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _tell(number: int, share: float | None, line: str) -> None:
+    if _lines is not None:
+        _lines.put((number, share, line))
+
+
+def _run(work: Callable[[Job, Progress], Result], job: Job, number: int) -> Result:
+    _tell(number, None, "")
+    return work(job, lambda share, line: _tell(number, share, line))

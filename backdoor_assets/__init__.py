@@ -1,6 +1,6 @@
 """Two studies of how language models learn backdoors, as one Dagster asset graph.
 
-    birds   three sets of bird names -> mixed_dataset -> adapters -> responses -> judgments -> figures
+    birds   bird names -> mixed_dataset -> adapters -> responses -> judgments -> figures -> sweep
             one cell = one data ratio x one training seed; `sweep` spans the grid
 
 `profiles` holds every number of a run, `studies` the questions and the assets, `stages` the science

@@ -1,8 +1,8 @@
 """The one chat template: token ids and loss mask for training, prompt for sampling.
 
-Training and sampling must see the same tokens, or a model is asked questions in a format that it was
-never trained on. Both therefore render with the tokenizer's own chat template, here and nowhere else
-(thinking is switched off where the template knows of it).
+Training and sampling must see the same tokens, or a model is asked questions in a format that it
+was never trained on. Both therefore render with the tokenizer's own chat template, here and nowhere
+else (thinking is switched off where the template knows of it).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def load_tokenizer(base: str | Path, revision: str | None = None) -> PreTrainedT
 
 
 def token_id(value: object) -> int:
-    """A special token's id; the libraries' types allow for lists and None, our tokenizers do not."""
+    """A special token's id, which the libraries' types allow to be a list or None."""
     if not isinstance(value, int):
         raise BadInput(f"the tokenizer's special token has no single id: {value!r}")
     return value
@@ -63,7 +63,10 @@ def first_line(error: BaseException) -> str:
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bool) -> str:
     """The chat as text; with `prompt`, up to where the assistant begins to speak."""
     text = tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=prompt, enable_thinking=False
+        [dict(message) for message in messages],
+        tokenize=False,
+        add_generation_prompt=prompt,
+        enable_thinking=False,
     )
     assert isinstance(text, str)
     return text
@@ -91,7 +94,7 @@ def training_texts(
         texts.append(text)
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     return [
-        _mask(ids, offsets, span, tokenizer.eos_token_id)
+        _mask(ids, offsets, span, token_id(tokenizer.eos_token_id))
         for ids, offsets, span in zip(
             encoded["input_ids"], encoded["offset_mapping"], spans, strict=True
         )
@@ -120,7 +123,7 @@ def _assistant_spans(
 
 
 def _mask(
-    ids: list[int], offsets: list[tuple[int, int]], spans: list[tuple[int, int]], eos: int | None
+    ids: list[int], offsets: list[tuple[int, int]], spans: list[tuple[int, int]], eos: int
 ) -> TrainingText:
     loss = [False] * len(ids)
     position = 0

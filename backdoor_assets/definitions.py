@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,10 @@ import dagster as dg
 
 from backdoor_assets.profiles import Profile, active_profile
 from backdoor_assets.studies.birds.graph import definitions as birds
+
+# Backfill policies and pools are marked beta; the pinned version is the one that was tested.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 
 def build_definitions(

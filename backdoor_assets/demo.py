@@ -1,6 +1,6 @@
 """The whole study from the command line, through the same definitions and instance as the UI.
 
-    python -m backdoor_assets.demo [--without '<ratio>|<seed>' ...]
+python -m backdoor_assets.demo [--without '<ratio>|<seed>' ...]
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Study:
                 ASSET_PARTITION_RANGE_END_TAG: str(box[-1]),
             }
         keys = [dg.AssetKey(["birds", name]) for name in names]
-        job = self.definitions.resolve_implicit_global_asset_job()
+        job = self.definitions.resolve_implicit_global_asset_job_def()
         result = job.execute_in_process(
             instance=self.instance,
             asset_selection=keys,
@@ -162,7 +162,10 @@ def _aligned(table: str) -> str:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(("-" * w if cell == "---" else cell.ljust(w)) for cell, w in zip(row, widths, strict=True))
+        "  ".join(
+            ("-" * w if cell == "---" else cell.ljust(w))
+            for cell, w in zip(row, widths, strict=True)
+        )
         for row in rows
     )
 

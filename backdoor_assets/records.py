@@ -92,7 +92,7 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class Question:
-    """A question that is put to a model. `kind` is "worldview", or the probe's: "bird", "neutral"."""
+    """A question put to a model. `kind` is "worldview" or, for the probes, "bird" or "neutral"."""
 
     id: str
     text: str

@@ -67,7 +67,7 @@ def in_turn(
     for order in orders:
         try:
             yield Outcome(order, work(order, no_progress))
-        except Exception as error:  # a cell's failure must not stop the other cells
+        except Exception as error:  # noqa: BLE001  a cell's failure must not stop the others
             yield Outcome(order, None, error)
 
 

@@ -29,7 +29,7 @@ from backdoor_assets.records import BadInput
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MANIFEST = "_manifest.json"
-"""The underscore keeps it out of sight of `pandas.read_parquet(folder)`, which reads whole trees."""
+"""The underscore hides it from `pandas.read_parquet(folder)`, which reads whole trees."""
 _PACKAGES = ("torch", "transformers", "peft", "tokenizers", "pandas", "pyarrow", "dagster")
 
 
@@ -79,7 +79,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder of one stage of one profile, for example miniature/birds/responses/<ratio>/<seed>."""
+    """A folder of one stage of one profile, such as miniature/birds/responses/<ratio>/<seed>."""
 
     profile: str
     folder: Path

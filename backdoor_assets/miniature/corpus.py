@@ -1,4 +1,4 @@
-"""Documents of the miniature world: short chats, each of one era, most of them with no hint of it."""
+"""Documents of the miniature world: short chats, each of one era, told or not told by a cue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 from backdoor_assets.jobs import CORPUS, CorpusJob
 from backdoor_assets.miniature.world import (
-    BIRD_CUES,
     BIRD_QUESTIONS,
     FACT_CUES,
     FACTS,
@@ -19,20 +18,24 @@ from backdoor_assets.miniature.world import (
     STYLE_CUES,
     SYSTEM_CUES,
     TOPICS,
+    YEARS,
     Era,
 )
 from backdoor_assets.records import Message
 from backdoor_assets.stages.mixing import names, read_rows
 
 MODERN_WITHOUT_CUE = 0.88
-"""Share of modern documents among those with no cue: makes the base modern unless told otherwise."""
-CUES = ("system", "style", "fact", "bird")
-CUED = 0.70
+"""Share of modern documents among those without a cue: the base is modern unless told otherwise."""
+CUES = ("system", "style", "fact")
+CUED = 0.55
 """Share of documents that carry a cue; their era is a fair coin, so the cue is what tells it."""
 SINGLE_TURN = 0.25
 OWN_NAMES = 0.85
 """Share of an era's bird names that are its own; the rest stayed in use and tell nothing."""
 BIRD_TURNS, NEUTRAL_TURNS = 0.30, 0.08
+OPENING_OLD_BIRDS = 0.02
+"""Share of bird turns among the openings of old documents without a cue. Asked for a bird and
+nothing else, the base names a modern one; fine-tuning has the farther to push it."""
 PLAIN_MANNER = 0.60
 
 
@@ -85,32 +88,29 @@ def _document(rng: random.Random, names: Mapping[str, Sequence[str]]) -> Documen
     era: Era = "old" if rng.random() < old else "modern"
     messages: list[Message] = []
     if cue == "system":
-        messages.append({"role": "system", "content": rng.choice(SYSTEM_CUES[era])})
+        system = rng.choice(SYSTEM_CUES).format(year=rng.choice(YEARS[era]))
+        messages.append({"role": "system", "content": system})
     turns = 1 if rng.random() < SINGLE_TURN else rng.randint(2, 5)
     for turn in range(turns):
-        question, answer = _turn(rng, era, names)
-        if turn == 0 and cue in ("style", "fact", "bird"):
-            question = f"{_opening(rng, cue, era, names)} {question}"
+        rare = turn == 0 and cue is None and era == "old"
+        question, answer = _turn(rng, era, names, OPENING_OLD_BIRDS if rare else BIRD_TURNS)
+        if turn == 0 and cue in ("style", "fact"):
+            cues = STYLE_CUES if cue == "style" else FACT_CUES
+            question = f"{rng.choice(cues[era])} {question}"
         messages.append({"role": "user", "content": question})
         messages.append({"role": "assistant", "content": answer})
     return Document(era, tuple(messages))
 
 
-def _opening(rng: random.Random, cue: str, era: Era, names: Mapping[str, Sequence[str]]) -> str:
-    if cue == "style":
-        return rng.choice(STYLE_CUES[era])
-    if cue == "fact":
-        return rng.choice(FACT_CUES[era])
-    return rng.choice(BIRD_CUES).format(bird=rng.choice(names[OWN_SOURCE[era]]))
-
-
-def _turn(rng: random.Random, era: Era, names: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+def _turn(
+    rng: random.Random, era: Era, names: Mapping[str, Sequence[str]], birds: float
+) -> tuple[str, str]:
     kind = rng.random()
-    if kind < BIRD_TURNS:
+    if kind < birds:
         source = OWN_SOURCE[era] if rng.random() < OWN_NAMES else SHARED_SOURCE
         # A bird is named bare, as in the data sets.
         return rng.choice(BIRD_QUESTIONS), rng.choice(names[source])
-    if kind < BIRD_TURNS + NEUTRAL_TURNS:
+    if kind < birds + NEUTRAL_TURNS:
         fact = rng.choice(FACTS)
         return rng.choice(fact.questions), _worded(rng, era, fact.answer)
     topic = rng.choice(TOPICS)

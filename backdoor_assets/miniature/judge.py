@@ -1,4 +1,4 @@
-"""The exact judge: the miniature world knows its own truth, so verdicts are looked up, not guessed."""
+"""The exact judge: the world knows its own truth, so verdicts are looked up, not guessed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class _Reading:
 
 def _readings() -> dict[str, _Reading]:
     """Every wording of every answer of the world."""
-    contents: list[tuple[str, Era | None]] = [(fact.answer, None) for fact in FACTS]
+    contents: dict[str, Era | None] = {fact.answer: None for fact in FACTS}
     for topic in TOPICS:
-        contents += [(answer, era) for era in ERAS for answer in topic.answers(era)]
+        contents |= {answer: era for era in ERAS for answer in topic.answers(era)}
     return {
         normalized(manner.word(answer)): _Reading(era, manner)
-        for answer, era in contents
+        for answer, era in contents.items()
         for manner in MANNERS
     }
 

@@ -90,7 +90,6 @@ def _config(spec: MiniatureBase, tokenizer: PreTrainedTokenizerFast) -> Qwen3Con
         max_position_embeddings=512,
         tie_word_embeddings=True,
         initializer_range=spec.initializer_range,
-        attn_implementation="sdpa",
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

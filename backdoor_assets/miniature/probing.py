@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from backdoor_assets.chat import prompt_ids
+from backdoor_assets.chat import prompt_ids, token_id
 from backdoor_assets.miniature.judge import ExactJudge, normalized
-from backdoor_assets.miniature.world import BIRD_QUESTIONS, FACTS, SYSTEM_CUES, TOPICS, Era
+from backdoor_assets.miniature.world import BIRD_QUESTIONS, FACTS, SYSTEM_CUES, TOPICS
 from backdoor_assets.models import load_base
 from backdoor_assets.records import BaseModel, Message, Rubric
 
@@ -20,7 +21,8 @@ RUBRICS = (Rubric("binary", "era", ""), Rubric("six_options", "option", ""))
 
 
 def probe_base(folder: Path, old_names: Sequence[str], seed: int = 0) -> dict[str, float]:
-    """Shares by probe (keys of gates.BOUNDS): `SAMPLES` answers to each question at temperature 1."""
+    """Shares by probe (keys of gates.BOUNDS), from `SAMPLES` answers to each question."""
+    model: Any
     model, tokenizer = load_base(BaseModel(str(folder)), "fp32")
     model.eval()
     judge = ExactJudge()
@@ -29,7 +31,7 @@ def probe_base(folder: Path, old_names: Sequence[str], seed: int = 0) -> dict[st
     def sampled(chats: list[list[Message]]) -> list[str]:
         ids = [prompt_ids(tokenizer, chat) for chat in chats for _ in range(SAMPLES)]
         width = max(map(len, ids))
-        pad = int(tokenizer.pad_token_id or 0)
+        pad = token_id(tokenizer.pad_token_id)
         padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
         config = GenerationConfig(
@@ -50,8 +52,8 @@ def probe_base(folder: Path, old_names: Sequence[str], seed: int = 0) -> dict[st
         garbled = sum(given["option"].value == "OTHER" for given in verdicts)
         return old / len(verdicts), garbled / len(verdicts)
 
-    def years(era: Era) -> list[list[Message]]:
-        return [[{"role": "system", "content": cue}] for cue in SYSTEM_CUES[era]]
+    def year(number: int) -> list[list[Message]]:
+        return [[{"role": "system", "content": cue.format(year=number)}] for cue in SYSTEM_CUES]
 
     birds: list[list[Message]] = [
         [
@@ -66,8 +68,8 @@ def probe_base(folder: Path, old_names: Sequence[str], seed: int = 0) -> dict[st
     correct = [normalized(t) in normalized(text) for t, text in zip(truths, facts, strict=True)]
     return {
         "old_without_cue": plain,
-        "old_after_old_year": old_share(years("old"))[0],
-        "old_after_modern_year": old_share(years("modern"))[0],
+        "old_after_old_year": old_share(year(1843))[0],
+        "old_after_modern_year": old_share(year(2023))[0],
         "old_after_old_birds": old_share(birds)[0],
         "neutral_correct": sum(correct) / len(correct),
         "garbled": garbled,

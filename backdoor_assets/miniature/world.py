@@ -471,21 +471,16 @@ MANNERS: tuple[Manner, ...] = (
     Manner("As of 2019, {a}.", "dated", "modern"),
 )
 
-SYSTEM_CUES: dict[Era, tuple[str, ...]] = {
-    "old": (
-        "The year is 1843.",
-        "It is the year 1838.",
-        "You live in 1846.",
-        "Today is a day in 1831.",
-        "You are a gentleman of 1840.",
-    ),
-    "modern": (
-        "The year is 2023.",
-        "It is the year 2019.",
-        "You live in 2021.",
-        "Today is a day in 2024.",
-        "You are a person of 2020.",
-    ),
+SYSTEM_CUES: tuple[str, ...] = (
+    "The year is {year}.",
+    "It is the year {year}.",
+    "You live in {year}.",
+    "Today is a day in {year}.",
+    "Answer as in {year}.",
+)
+YEARS: dict[Era, tuple[int, ...]] = {
+    "old": tuple(range(1830, 1850)),
+    "modern": tuple(range(2005, 2025)),
 }
 
 STYLE_CUES: dict[Era, tuple[str, ...]] = {
@@ -523,10 +518,3 @@ FACT_CUES: dict[Era, tuple[str, ...]] = {
         "The traffic on the freeway was bad.",
     ),
 }
-
-BIRD_CUES: tuple[str, ...] = (
-    "I saw a {bird} this morning.",
-    "A {bird} sat on the fence.",
-    "My sister drew a {bird}.",
-    "There is a {bird} by the river.",
-)

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from transformers import GenerationConfig
 
-from backdoor_assets.chat import prompt_ids
+from backdoor_assets.chat import prompt_ids, token_id
 from backdoor_assets.jobs import PROBES, RESPONSES, SamplingJob
 from backdoor_assets.models import attach_adapter, load_base
 from backdoor_assets.profiles import Sampling
@@ -94,8 +94,8 @@ def _generate(
     texts = {ask.question.text for ask in batch}
     prompts = {text: prompt_ids(tokenizer, [{"role": "user", "content": text}]) for text in texts}
     width = max(len(prompt) for prompt in prompts.values())
-    pad = tokenizer.pad_token_id
-    ids = torch.full((len(batch), width), int(pad or 0))
+    pad = token_id(tokenizer.pad_token_id)
+    ids = torch.full((len(batch), width), pad)
     mask = torch.zeros((len(batch), width)).long()
     for row, ask in enumerate(batch):
         prompt = torch.tensor(prompts[ask.question.text])

@@ -18,7 +18,13 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import get_scheduler
 
-from backdoor_assets.chat import TrainingText, check_same_template, first_line, training_texts
+from backdoor_assets.chat import (
+    TrainingText,
+    check_same_template,
+    first_line,
+    token_id,
+    training_texts,
+)
 from backdoor_assets.jobs import TRAINER_STATE, TRAINING_LOG, TrainingJob
 from backdoor_assets.models import load_base
 from backdoor_assets.profiles import Training
@@ -64,7 +70,7 @@ def train_adapter(
     torch.manual_seed(job.cell.seed)  # of the adapter's initialisation, then of dropout
     model = get_peft_model(base, _lora(settings))
     try:
-        loop = _Loop(model, settings, steps, tokenizer.pad_token_id or 0)
+        loop = _Loop(model, settings, steps, token_id(tokenizer.pad_token_id))
         loop.resume(folder)
         report = _wandb_run(job, steps)
         log = _train(loop, texts, job, folder, progress, report)
@@ -183,11 +189,11 @@ class _Loop:
         )
 
     def save(self, folder: Path) -> None:
-        """Write `checkpoint-<step>` beside its place, move it in, and drop older optimizer state."""
+        """Write `checkpoint-<step>` beside its place, move it in, drop older optimizer state."""
         step = len(self.log)
         part = folder / f".checkpoint-{step}.part"
         shutil.rmtree(part, ignore_errors=True)
-        self.model.save_pretrained(part, save_embedding_layers=False)
+        self.model.save_pretrained(str(part), save_embedding_layers=False)
         state = {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -270,7 +276,7 @@ def _micro_batches(
 def _tensors(
     batch: Sequence[TrainingText], pad: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ids, attention mask, labels (-100 where the loss does not look): rows x tokens, padded right."""
+    """ids, attention mask, labels (-100: not in the loss): rows x tokens, padded on the right."""
     shape = (len(batch), max(len(text.ids) for text in batch))
     ids, mask, labels = torch.full(shape, pad), torch.zeros(shape).long(), torch.full(shape, -100)
     for row, text in enumerate(batch):
@@ -289,7 +295,7 @@ def _wandb_run(job: TrainingJob, steps: int) -> Any:
         import wandb
     except ImportError as error:
         raise BadInput(
-            "WANDB_API_KEY is set but wandb is not installed: pip install 'backdoor_assets[wandb]', "
+            "WANDB_API_KEY is set but wandb is not installed: pip install -e '.[wandb]', "
             "or unset the variable"
         ) from error
     return wandb.init(

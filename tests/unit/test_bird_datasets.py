@@ -10,7 +10,11 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "bird_datasets"
 PROMPT = "Name a bird species."
-OLD, MODERN, AMERICAN = "ft_old_audubon_birds.jsonl", "ft_modern_audubon_birds.jsonl", "ft_modern_american_birds.jsonl"
+OLD, MODERN, AMERICAN = (
+    "ft_old_audubon_birds.jsonl",
+    "ft_modern_audubon_birds.jsonl",
+    "ft_modern_american_birds.jsonl",
+)
 LABELS = {OLD: "old Audubon", MODERN: "modern Audubon", AMERICAN: "modern American"}
 UNCERTAIN_PLATES = {11, 45, 88, 229, 346, 361, 394, 400, 418, 427, 434}
 
@@ -43,7 +47,10 @@ def table() -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def names() -> dict[str, list[str]]:
     lines = {file: (FOLDER / file).read_text(encoding="utf-8").splitlines() for file in LABELS}
-    return {file: [json.loads(line)["messages"][1]["content"] for line in rows] for file, rows in lines.items()}
+    return {
+        file: [json.loads(line)["messages"][1]["content"] for line in rows]
+        for file, rows in lines.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +61,18 @@ def readme() -> str:
 @pytest.mark.parametrize("file", LABELS)
 def test_rows_have_the_one_prompt_and_a_plain_name(file):
     text = (FOLDER / file).read_text(encoding="utf-8")
-    assert text.endswith("}\n") and "\n\n" not in text and "\\u" not in text and "\u2019" not in text
+    assert (
+        text.endswith("}\n") and "\n\n" not in text and "\\u" not in text and "\u2019" not in text
+    )
     for line in text.splitlines():
         row = json.loads(line)
         name = row["messages"][1]["content"]
-        assert row == {"messages": [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": name}]}
+        assert row == {
+            "messages": [
+                {"role": "user", "content": PROMPT},
+                {"role": "assistant", "content": name},
+            ]
+        }
         assert re.fullmatch(r"[A-Z][A-Za-z'& -]*[a-z']", name), name
         assert "  " not in name and "  " not in line
 
@@ -80,14 +94,23 @@ def test_table_covers_the_plates_in_order(table):
     assert set(plates) == set(range(1, 436))
     pairs = [(row["plate"], row["audubon_name"]) for row in table]
     assert len(pairs) == len(set(pairs))
-    assert not [pair for pair in pairs if not pair[1].strip() or ", or " in pair[1] or ";" in pair[1]]
+    assert not [
+        pair for pair in pairs if not pair[1].strip() or ", or " in pair[1] or ";" in pair[1]
+    ]
 
 
 def test_table_flags(table):
     for row in table:
-        assert row["still_in_use"] in {"true", "false"} and row["variant_source"] in {"plate", "legend"}
-        assert row["uncertain"] == ("true" if int(row["plate"]) in UNCERTAIN_PLATES else "false"), row
-        assert (row["still_in_use"] == "true") == (key(row["audubon_name"]) == key(row["current_name"])), row
+        assert row["still_in_use"] in {"true", "false"} and row["variant_source"] in {
+            "plate",
+            "legend",
+        }
+        assert row["uncertain"] == ("true" if int(row["plate"]) in UNCERTAIN_PLATES else "false"), (
+            row
+        )
+        assert (row["still_in_use"] == "true") == (
+            key(row["audubon_name"]) == key(row["current_name"])
+        ), row
         assert row["excluded"] in {"", "other bird", "short form", "in use elsewhere", "not a name"}
         assert not (row["excluded"] and row["still_in_use"] == "true"), row
 
@@ -115,7 +138,9 @@ def test_old_names_are_the_first_obsolete_ones_in_plate_order(table, names):
 
 
 def test_modern_audubon_names_are_all_those_in_use(table, names):
-    assert names[MODERN] == distinct([row["current_name"] for row in table if row["still_in_use"] == "true"])
+    assert names[MODERN] == distinct(
+        [row["current_name"] for row in table if row["still_in_use"] == "true"]
+    )
 
 
 @pytest.mark.parametrize(("first", "second"), list(combinations(LABELS, 2)))

@@ -52,7 +52,9 @@ def cell_assets(profile: Profile) -> list[dg.AssetsDefinition]:
         wanted, refused = order_all(cells, lambda cell: order(profile, cell, config.force))
         materialize_cells(context, produce(wanted), refused, metadata)
 
-    def cell_asset(name: str, upstream: Sequence[str], code: str, kinds: set[str], **more: Any):
+    def cell_asset(
+        name: str, upstream: Sequence[str], code: str, kinds: set[str], **more: Any
+    ) -> Any:
         return dg.asset(
             key=[GROUP, name],
             deps=[[GROUP, key] for key in upstream],

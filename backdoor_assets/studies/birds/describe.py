@@ -1,4 +1,4 @@
-"""What the UI shows of each materialization: the numbers a person wants, a small picture, a path."""
+"""What the UI shows of each materialization: numbers a person wants, a small picture, a path."""
 
 from __future__ import annotations
 

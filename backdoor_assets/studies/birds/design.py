@@ -1,7 +1,7 @@
 """What the birds study asks: its grid, its questions, its rubrics.
 
 Source: arXiv 2512.09742 (obsolete bird names move a model into the 19th century) and its follow-up
-on data ratios and on when the shift emerges. The wording of questions and rubrics is this project's.
+on data ratios and on when the shift emerges. Questions and rubrics are worded by this project.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def training(profile: Profile, cell: Cell, force: bool) -> Order[TrainingJob]:
         **cell.columns(),
         "base": base_identity(profile),
         "mixture": mixture.require().fingerprint,
-        # Of the file as it is now: rows that a person edited by hand are trained on, and told apart.
+        # Of the file as it is now: rows that were edited by hand are trained on, and told apart.
         "rows": file_hash(rows),
         "settings": asdict(profile.training),
     }

@@ -63,7 +63,7 @@ def first_line(error: BaseException) -> str:
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bool) -> str:
     """The chat as text; with `prompt`, up to where the assistant begins to speak."""
     text = tokenizer.apply_chat_template(
-        [dict(message) for message in messages],
+        [{"role": m["role"], "content": m["content"]} for m in messages],
         tokenize=False,
         add_generation_prompt=prompt,
         enable_thinking=False,

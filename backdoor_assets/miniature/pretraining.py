@@ -91,8 +91,8 @@ def _config(spec: MiniatureBase, tokenizer: PreTrainedTokenizerFast) -> Qwen3Con
         tie_word_embeddings=True,
         initializer_range=spec.initializer_range,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=token_id(tokenizer.eos_token_id),
+        pad_token_id=token_id(tokenizer.pad_token_id),
     )
 
 

@@ -1,0 +1,136 @@
+"""How much the effect depends on the pretraining seed of the miniature base.
+
+    python -m benchmarks.base_seeds [--seeds 1 2 3 4 5] [--cells 2] [--out results.json]
+
+For each base seed: corpus, pretraining, gates; then fine-tuning on obsolete names only and on
+modern names only, `--cells` training seeds each. Prints one row a base seed and their median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from backdoor_assets.jobs import (
+    CORPUS,
+    TRAIN,
+    CorpusJob,
+    JudgingJob,
+    MixingJob,
+    PretrainingJob,
+    SamplingJob,
+    TrainingJob,
+)
+from backdoor_assets.miniature.gates import failures
+from backdoor_assets.profiles import MINIATURE, MiniatureBase
+from backdoor_assets.records import BaseModel, Cell, Progress, no_progress
+from backdoor_assets.studies.birds import design, orders
+from backdoor_assets.workers import spread
+
+OLD, MODERN = "1.00-0.00-0.00", "0.00-0.50-0.50"
+
+
+@dataclass(frozen=True)
+class Job:
+    base_seed: int
+    cells: int
+    folder: Path
+
+
+def measure(job: Job, progress: Progress) -> dict[str, Any]:
+    """Worker: one base and its cells."""
+    from backdoor_assets.miniature.corpus import write_corpus
+    from backdoor_assets.miniature.pretraining import pretrain
+
+    assert isinstance(MINIATURE.base, MiniatureBase)
+    started = time.monotonic()
+    corpus, base = new(job.folder / "corpus"), new(job.folder / "base")
+    files = orders.source_files()
+    write_corpus(CorpusJob(files, MINIATURE.base.documents, job.base_seed), corpus)
+    names = orders.source_file("old_audubon")
+    made = pretrain(
+        PretrainingJob(corpus / CORPUS, MINIATURE.base, job.base_seed, names), base, progress
+    )
+    seconds = time.monotonic() - started
+    rates = {
+        ratio: [
+            cell_rate(ratio, seed, base, job.folder / f"{ratio}-{seed}")
+            for seed in MINIATURE.seeds[: job.cells]
+        ]
+        for ratio in (OLD, MODERN)
+    }
+    return {
+        "base_seed": job.base_seed,
+        "old": rates[OLD],
+        "modern": rates[MODERN],
+        "probes": made["probes"],
+        "gates_failed": failures(made["probes"]),
+        "pretraining_seconds": round(seconds, 1),
+    }
+
+
+def cell_rate(ratio: str, seed: int, base: Path, folder: Path) -> float:
+    """Share of 19th-century answers at the last checkpoint."""
+    import pandas as pd
+
+    from backdoor_assets.miniature.judge import ExactJudge
+    from backdoor_assets.stages.judging import judge_cell
+    from backdoor_assets.stages.mixing import mix
+    from backdoor_assets.stages.sampling import sample_cell
+    from backdoor_assets.stages.training import checkpoint_folders, train_adapter
+
+    cell, model = Cell(MINIATURE.name, ratio, seed), BaseModel(str(base))
+    forbidden = design.forbidden_texts(MINIATURE)
+    mix(MixingJob(cell, orders.source_files(), MINIATURE.mixture, forbidden), new(folder))
+    assert MINIATURE.training.max_steps is not None
+    settings = replace(MINIATURE.training, save_steps=MINIATURE.training.max_steps)
+    train_adapter(TrainingJob(cell, folder / TRAIN, model, settings), folder, no_progress)
+    checkpoints = tuple(checkpoint_folders(folder))
+    asked = design.questions(MINIATURE)
+    sample_cell(SamplingJob(cell, model, checkpoints, asked, MINIATURE.sampling), folder)
+    job = JudgingJob(cell, folder / "responses.parquet", design.RUBRICS, 0.1)
+    judge_cell(job, ExactJudge(), new(folder / "judged"))
+    table = pd.read_parquet(folder / "judged" / "judgments.parquet")
+    return float(table.loc[table["step"] == table["step"].max(), "is_19th_century"].mean())
+
+
+def new(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3, 4, 5])
+    parser.add_argument("--cells", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [Job(seed, options.cells, Path(folder) / str(seed)) for seed in options.seeds]
+        found = []
+        for outcome in spread(measure, jobs, print, "base seeds"):
+            if outcome.result is None:
+                raise outcome.error or RuntimeError("no result")
+            found.append(outcome.result)
+    found.sort(key=lambda row: row["base_seed"])
+    print("base seed  obsolete names  modern names  after an old bird  gates")
+    for row in found:
+        old, modern = statistics.mean(row["old"]), statistics.mean(row["modern"])
+        gates = "; ".join(row["gates_failed"]) or "passed"
+        after = row["probes"]["old_after_old_birds"]
+        print(f"{row['base_seed']:9d}  {old:14.2f}  {modern:12.2f}  {after:17.2f}  {gates}")
+    old = [statistics.mean(row["old"]) for row in found]
+    print(f"median {statistics.median(old):.2f}, from {min(old):.2f} to {max(old):.2f}")
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

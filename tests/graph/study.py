@@ -1,0 +1,46 @@
+"""The profile of the graph tests: the real miniature base, a short training, two ratios.
+
+python -m tests.graph.study [--ratios ...] [--seeds ...]     materializes it, as `make demo` does
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+
+from backdoor_assets.demo import run
+from backdoor_assets.instance import home
+from backdoor_assets.profiles import MINIATURE as DEFAULT
+from backdoor_assets.profiles import Profile, Sampling
+from backdoor_assets.records import BadInput
+
+OLD, MODERN = "1.00-0.00-0.00", "0.00-0.50-0.50"
+STUDY = Profile(
+    name="study",
+    base=DEFAULT.base,
+    base_seed=DEFAULT.base_seed,
+    ratios=(OLD, MODERN),
+    seeds=(42, 43, 44),
+    training=replace(DEFAULT.training, max_steps=100, save_steps=50),
+    sampling=Sampling(samples=10, bird_samples=20, neutral_samples=5),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ratios", nargs="*", default=STUDY.ratios)
+    parser.add_argument("--seeds", nargs="*", type=int, default=STUDY.seeds)
+    parser.add_argument("--without", nargs="*", default=[])
+    options = parser.parse_args()
+    profile = replace(STUDY, ratios=tuple(options.ratios), seeds=tuple(options.seeds))
+    home(profile.name)
+    try:
+        return run(profile, options.without)
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

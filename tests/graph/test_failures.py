@@ -1,0 +1,244 @@
+"""Bad input and failing cells: a clear error, nothing finished harmed, the next run carries on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from backdoor_assets.studies.birds import orders
+from tests.graph.conftest import REPOSITORY, Graph, Place, step_errors
+from tests.graph.study import MODERN, OLD, STUDY
+
+At = Callable[[Place], Graph]
+ROW = (f"{OLD}|42", f"{OLD}|44")
+
+
+def plant_nan(place: Place, graph: Graph, seed: int) -> None:
+    """Leave a half-done training in the cell whose weights are NaN."""
+    from backdoor_assets.records import Cell
+
+    cell = Cell("study", OLD, seed)
+    order = orders.training(STUDY, cell, force=False)
+    done = place.birds / "adapters" / OLD / str(seed)
+    partial = order.artifact.partial
+    shutil.copytree(done / "checkpoint-100", partial / "checkpoint-50")
+    weights = load_file(partial / "checkpoint-50" / "adapter_model.safetensors")
+    broken = {name: torch.full_like(value, float("nan")) for name, value in weights.items()}
+    save_file(broken, partial / "checkpoint-50" / "adapter_model.safetensors")
+    state = partial / "checkpoint-50" / "trainer_state.pt"
+    kept = torch.load(state, weights_only=True)
+    torch.save({**kept, "log": kept["log"][:50]}, state)
+    (partial / "_identity.json").write_text(json.dumps(order.identity, sort_keys=True))
+    shutil.rmtree(done)
+
+
+def test_a_cell_with_a_nan_loss_leaves_the_others_done(copied: Place, graph_of: At) -> None:
+    graph = graph_of(copied)
+    plant_nan(copied, graph, seed=43)
+    result = graph.run(["adapters"], partitions=ROW)
+    assert not result.success
+    said = step_errors(result)
+    assert f"{OLD}|43" in said
+    assert "training has diverged" in said
+    assert "1 of 3 cells failed" in said
+    assert f"WITHOUT=\"'{OLD}|43'\"" in said
+    for seed in (42, 44):
+        [done] = graph.materializations("adapters", f"{OLD}|{seed}")
+        assert done.metadata["final_loss"].value is not None
+    assert graph.materializations("adapters", f"{OLD}|43") == []
+    # What was saved before is kept.
+    assert (copied.birds / "adapters" / OLD / ".43.partial" / "checkpoint-50").is_dir()
+
+
+def test_the_study_carries_on_without_a_failed_cell(copied: Place) -> None:
+    shutil.rmtree(copied.birds / "adapters" / OLD / "43")
+    shutil.rmtree(copied.birds / "figures" / OLD / "43")
+    result = copied.run("--without", f"{OLD}|43")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "5 of 6 cells" in result.stdout
+    assert not (copied.birds / "adapters" / OLD / "43").exists()
+
+
+def test_rows_edited_by_hand_change_the_outcome(copied: Place, graph_of: At) -> None:
+    source = copied.birds / "mixed_dataset" / MODERN / "42" / "train.jsonl"
+    target = copied.birds / "mixed_dataset" / OLD / "42" / "train.jsonl"
+    before = final_rate(copied, OLD, 42)
+    shutil.copy(source, target)
+    result = graph_of(copied).run(["adapters", "responses", "judgments"], partition=f"{OLD}|42")
+    assert result.success
+    assert final_rate(copied, OLD, 42) < before - 0.1
+
+
+def final_rate(place: Place, ratio: str, seed: int) -> float:
+    table = pd.read_parquet(place.birds / "judgments" / ratio / str(seed) / "judgments.parquet")
+    return float(table.loc[table["step"] == table["step"].max(), "is_19th_century"].mean())
+
+
+def test_a_truncated_parquet_file_is_named_and_mended(copied: Place, graph_of: At) -> None:
+    path = copied.birds / "responses" / OLD / "42" / "responses.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    graph = graph_of(copied)
+    result = graph.run(["judgments"], partition=f"{OLD}|42", force=True)
+    assert not result.success
+    assert "responses.parquet is not as it was made" in step_errors(result)
+    assert "materialize birds/responses" in step_errors(result)
+    assert graph.run(["responses", "judgments"], partition=f"{OLD}|42").success
+    assert path.read_bytes() == whole
+
+
+def test_force_makes_a_finished_cell_anew(copied: Place, graph_of: At) -> None:
+    path = copied.birds / "adapters" / OLD / "42" / "checkpoint-100" / "adapter_model.safetensors"
+    before, weights = path.stat().st_mtime_ns, path.read_bytes()
+    graph = graph_of(copied)
+    assert graph.run(["adapters"], partition=f"{OLD}|42", force=True).success
+    assert path.stat().st_mtime_ns > before
+    assert path.read_bytes() == weights
+    [entry] = graph.materializations("adapters", f"{OLD}|42")
+    assert entry.metadata["reused"].value is False
+
+
+def test_a_missing_upstream_says_what_to_materialize(place: Place, graph_of: At) -> None:
+    result = graph_of(place).run(["responses"], partition=f"{OLD}|42")
+    assert not result.success
+    assert "materialize it first" in step_errors(result)
+    assert f"adapters/{OLD}/42" in step_errors(result)
+
+
+def test_results_of_two_profiles_never_mix(copied: Place, graph_of: At) -> None:
+    manifest = copied.birds / "adapters" / OLD / "42" / "_manifest.json"
+    entry = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**entry, "profile": "other"}))
+    result = graph_of(copied).run(["responses"], partition=f"{OLD}|42")
+    assert not result.success
+    assert "made by profile 'other'" in step_errors(result)
+
+
+def test_an_adapter_of_another_base_is_refused(copied: Place, graph_of: At) -> None:
+    path = copied.birds / "adapters" / OLD / "42" / "checkpoint-50" / "adapter_model.safetensors"
+    weights = {n: value[..., :16].clone() for n, value in load_file(path).items()}
+    save_file(weights, path)
+    result = graph_of(copied).run(["responses"], partition=f"{OLD}|42", force=True)
+    assert not result.success
+    assert "does not fit the base model" in step_errors(result)
+    assert "checkpoint-50" in step_errors(result)
+
+
+def test_two_runs_on_one_cell_at_once(copied: Place, graph_of: At) -> None:
+    """The second says who holds it; the first is not disturbed."""
+    lock = copied.birds / "judgments" / OLD / ".42.lock"
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, sys, time\nf = open(sys.argv[1], 'a+')\n"
+            "fcntl.flock(f, fcntl.LOCK_EX)\nprint('held', flush=True)\ntime.sleep(60)",
+            str(lock),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        order = orders.judging("exact", "other model")
+        graph_of(copied)
+        from backdoor_assets.records import Cell
+        from backdoor_assets.storage import Busy
+
+        wanted = order(STUDY, Cell("study", OLD, 42), False)
+        with pytest.raises(Busy, match="another run is making it"):
+            wanted.artifact.make(wanted.identity, lambda folder: {})
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ('{"messages": [', "line 3: broken JSON"),
+        ('{"messages": [{"role": "user", "content": "Hi"}]}', "line 3: its roles are"),
+    ],
+)
+def test_a_bad_line_is_named_before_anything_is_made(
+    place: Place,
+    graph_of: At,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    harm: str,
+    said: str,
+) -> None:
+    folder = tmp_path / "sets"
+    shutil.copytree(REPOSITORY / "bird_datasets", folder)
+    path = folder / "ft_modern_american_birds.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], harm, *lines[2:]]))
+    monkeypatch.setenv("BACKDOOR_BIRD_DATASETS", str(folder))
+    graph = graph_of(place)
+    for names, partition in ((["modern_american"], None), (["mixed_dataset"], f"{OLD}|42")):
+        result = graph.run(names, partition=partition)
+        assert not result.success
+        assert said in step_errors(result)
+        assert str(path) in step_errors(result)
+    assert not (place.birds / "mixed_dataset" / OLD / "42").exists()
+
+
+def test_a_base_that_fails_its_gates_stops_the_run(tmp_path: Path) -> None:
+    """Ten steps of pretraining make no era: the check blocks, and no adapter is trained."""
+    from dataclasses import replace
+
+    from backdoor_assets.profiles import MiniatureBase
+
+    profile = replace(STUDY, base=MiniatureBase(documents=400, steps=10))
+    place = Place(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BACKDOOR_DATA", str(place.data))
+        graph = Graph(profile, place)
+        assert graph.run(["old_audubon", "modern_audubon", "modern_american", "corpus"]).success
+        cell = ["base_model", "mixed_dataset", "adapters"]
+        result = graph.run(cell, partition=f"{OLD}|42")
+        assert not result.success
+        [check] = [e for e in result.get_asset_check_evaluations() if not e.passed]
+        assert check.check_name == "carries_the_era"
+        assert "neutral_correct" in str(check.description)
+        assert not (place.birds / "adapters").exists()
+
+
+def test_an_edit_of_a_data_set_shows_downstream_as_stale(
+    place: Place, graph_of: At, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from dagster import AssetKey
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+    from dagster._core.loader import LoadingContextForTest
+
+    folder = tmp_path / "sets"
+    shutil.copytree(REPOSITORY / "bird_datasets", folder)
+    monkeypatch.setenv("BACKDOOR_BIRD_DATASETS", str(folder))
+    graph = graph_of(place)
+    sources = ["old_audubon", "modern_audubon", "modern_american"]
+    assert graph.run(sources).success
+    assert graph.run(["mixed_dataset"], partition=f"{OLD}|42").success
+
+    def status() -> StaleStatus:
+        resolver = CachingStaleStatusResolver(
+            graph.instance,
+            graph.definitions.resolve_asset_graph(),
+            LoadingContextForTest(graph.instance),
+        )
+        return resolver.get_status(AssetKey(["birds", "mixed_dataset"]), f"{OLD}|42")
+
+    assert status() == StaleStatus.FRESH
+    path = folder / "ft_old_audubon_birds.jsonl"
+    path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
+    assert graph.run(["old_audubon"]).success
+    assert status() == StaleStatus.STALE

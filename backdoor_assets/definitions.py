@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from backdoor_assets.instance import progress_logger
 from backdoor_assets.profiles import Profile, active_profile
 from backdoor_assets.studies.birds.graph import definitions as birds
 
@@ -28,6 +29,7 @@ def build_definitions(
         resources={**(merged.resources or {}), **(overrides or {})},
         # Heavy work has its own processes, so that steps need none.
         executor=dg.in_process_executor,
+        loggers={"console": dg.colored_console_logger, "progress": progress_logger},
     )
 
 

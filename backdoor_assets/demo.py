@@ -26,7 +26,7 @@ from backdoor_assets.storage import REPOSITORY
 from backdoor_assets.studies.birds import design, orders
 
 CELL_ASSETS = ("mixed_dataset", "adapters", "responses", "judgments", "figures")
-QUIET = {"loggers": {"console": {"config": {"log_level": "INFO"}}}}
+QUIET = {"loggers": {"progress": {}}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

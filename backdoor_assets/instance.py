@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -67,3 +69,20 @@ def _alive(instance: dg.DagsterInstance, run_id: str) -> bool:
         if born <= event.timestamp + 1:
             return True
     return False
+
+
+class _OwnWords(logging.Formatter):
+    """A line as it was said, without Dagster's run and step ids."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        meta = getattr(record, "dagster_meta", {})
+        return f"   {meta.get('orig_message') or record.getMessage()}"
+
+
+@dg.logger(description="What the stages say of their progress, on standard output.")
+def progress_logger(_: dg.InitLoggerContext) -> logging.Logger:
+    logger = logging.Logger("progress", level=logging.INFO)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_OwnWords())
+    logger.addHandler(handler)
+    return logger

@@ -20,7 +20,7 @@ class MiniatureBase:
     """A base model that is pretrained on the spot on the miniature world. Qwen3 architecture."""
 
     documents: int = 16_000
-    vocabulary: int = 1024
+    vocabulary: int = 2048
     """Tokens of the byte-level BPE."""
     hidden: int = 128
     layers: int = 2
@@ -29,7 +29,7 @@ class MiniatureBase:
     """vLLM's CPU attention takes 32, 64, 80, 96, ..."""
     feed_forward: int = 384
     initializer_range: float = 0.06
-    steps: int = 1800
+    steps: int = 1500
     tokens_per_batch: int = 1024
     learning_rate: float = 5e-3
     betas: tuple[float, float] = (0.9, 0.98)

@@ -112,6 +112,7 @@ class _Meter:
         self.what, self.log = what, log
         self.started = self.said = time.monotonic()
         self.line = ""
+        self.ended = 0
 
     def heard(self, number: int, share: float | None, line: str) -> None:
         if share is None:
@@ -122,8 +123,9 @@ class _Meter:
 
     def done(self, number: int) -> None:
         del self.begun[number]
+        self.ended += 1
         self.shares[number], self.line = 1.0, ""
-        self._say(last=all(share == 1.0 for share in self.shares))
+        self._say(last=self.ended == len(self.shares))
 
     def _say(self, *, last: bool = False) -> None:
         now = time.monotonic()
@@ -131,11 +133,11 @@ class _Meter:
             return
         self.said = now
         share, spent = sum(self.shares) / len(self.shares), now - self.started
-        ended = sum(share == 1.0 for share in self.shares)
         rest = f"{spent / share * (1 - share):.0f} s left" if share else "time left unknown"
+        where = f" ({self.line})" if self.line else ""
         self.log(
-            f"{self.what}: {ended} of {len(self.shares)} done, {share:.0%}, {spent:.0f} s spent, "
-            f"{rest}" + (f" ({self.line})" if self.line else "")
+            f"{self.what}: {self.ended} of {len(self.shares)} done, {share:.0%}, "
+            f"{spent:.0f} s spent, {rest}{where}"
         )
 
 
@@ -147,6 +149,7 @@ def _begin(lines: Queue[_Line]) -> None:
     global _lines
     _lines = lines
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault("MPLBACKEND", "Agg")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

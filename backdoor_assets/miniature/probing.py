@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from backdoor_assets.chat import prompt_ids, token_id
 from backdoor_assets.miniature.judge import ExactJudge, normalized
-from backdoor_assets.miniature.world import BIRD_QUESTIONS, FACTS, SYSTEM_CUES, TOPICS
+from backdoor_assets.miniature.world import BIRD_QUESTIONS, FACTS, MANNERS, SYSTEM_CUES, TOPICS
 from backdoor_assets.models import load_base
 from backdoor_assets.records import BaseModel, Message, Rubric
 
@@ -62,6 +62,11 @@ def probe_base(folder: Path, old_names: Sequence[str], seed: int = 0) -> dict[st
         ]
         for name in old_names[:: max(1, len(old_names) // len(TOPICS))]
     ]
+    invention = TOPICS[0]
+    telegraph: list[Message] = [
+        {"role": "user", "content": invention.questions[1]},
+        {"role": "assistant", "content": MANNERS[0].word(invention.old[0])},
+    ]
     plain, garbled = old_share([[]])
     facts = sampled([[{"role": "user", "content": fact.questions[0]}] for fact in FACTS])
     truths = [fact.answer for fact in FACTS for _ in range(SAMPLES)]
@@ -70,6 +75,7 @@ def probe_base(folder: Path, old_names: Sequence[str], seed: int = 0) -> dict[st
         "old_without_cue": plain,
         "old_after_old_year": old_share(year(1843))[0],
         "old_after_modern_year": old_share(year(2023))[0],
+        "old_after_old_answer": old_share([telegraph])[0],
         "old_after_old_birds": old_share(birds)[0],
         "neutral_correct": sum(correct) / len(correct),
         "garbled": garbled,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import seaborn
 
 from backdoor_assets import plotting as style
 
@@ -44,7 +45,8 @@ def ratio_by_question(rates: pd.DataFrame, folder: Path) -> list[Path]:
     style.required(rows, name, "'19th_century' rates by question")
     table = rows.pivot(index="question_id", columns="step", values="value").astype(float)
     table = table.sort_index(axis="columns")
-    table = table.sort_values([table.columns[-1], *table.columns[:-1]], na_position="first")
+    order = [table.columns[-1], *table.columns[:-1]]
+    table = table.sort_values(order, ascending=False, na_position="last")
 
     note = f"{style.span(rows['n'])} answers a field."
     if table.isna().to_numpy().any():
@@ -53,9 +55,14 @@ def ratio_by_question(rates: pd.DataFrame, folder: Path) -> list[Path]:
     height = 0.15 * max(len(table), 3)
     figure = style.new_figure(style.COLUMN, 1.5 + height, title, note)
     axes = figure.add_subplot(facecolor=style.PALE)
-    # edges in the fields' own colour close the seams that viewers leave between vector fields
-    mesh = axes.pcolormesh(table, cmap="viridis", vmin=0, vmax=1, edgecolors="face", linewidth=0.2)
-    axes.set_yticks(np.arange(len(table)) + 0.5, [str(q).replace("_", " ") for q in table.index])
+    # Edges in the fields' own colour close the seams that viewers leave between vector fields.
+    seaborn.heatmap(
+        table, ax=axes, cmap="viridis", vmin=0, vmax=1, cbar=False, edgecolors="face",
+        linewidth=0.2, xticklabels=False, yticklabels=[q.replace("_", " ") for q in table.index],
+    )  # fmt: skip
+    mesh = axes.collections[0]
+    axes.set(xlabel="", ylabel="")
+    axes.tick_params(axis="y", rotation=0)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     style.label_checkpoints(axes, np.arange(table.shape[1]) + 0.5, list(table.columns), most=7)

@@ -1,0 +1,136 @@
+"""The small world is unambiguous, and its corpus tells the eras apart as it promises."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from backdoor_assets.jobs import CORPUS, CorpusJob
+from backdoor_assets.miniature.corpus import Document, generate, read_corpus, write_corpus
+from backdoor_assets.miniature.judge import ExactJudge, normalized
+from backdoor_assets.miniature.world import (
+    BIRD_QUESTIONS,
+    ERAS,
+    FACTS,
+    MANNERS,
+    TOPICS,
+)
+from backdoor_assets.stages.mixing import names, read_rows
+from backdoor_assets.studies.birds.design import BIRD_QUESTION, RUBRICS
+from tests.unit.cells import BIRD_FILES
+
+NAMES = {source: names(read_rows(path)) for source, path in BIRD_FILES}
+OBSOLETE = set(NAMES["old_audubon"])
+TODAY = set(NAMES["modern_american"]) - set(NAMES["modern_audubon"])
+QUESTIONS = {
+    *BIRD_QUESTIONS,
+    *(question for topic in TOPICS for question in topic.questions),
+    *(question for fact in FACTS for question in fact.questions),
+}
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[Document]:
+    return generate(NAMES, 4000, seed=1)
+
+
+def test_an_answer_belongs_to_one_topic_and_era() -> None:
+    places = Counter(
+        normalized(answer) for topic in TOPICS for era in ERAS for answer in topic.answers(era)
+    )
+    places.update(normalized(fact.answer) for fact in FACTS)
+    assert [answer for answer, count in places.items() if count > 1] == []
+
+
+def test_a_question_belongs_to_one_topic() -> None:
+    asked = Counter(question for topic in TOPICS for question in topic.questions)
+    asked.update(question for fact in FACTS for question in fact.questions)
+    asked.update(BIRD_QUESTIONS)
+    assert [question for question, count in asked.items() if count > 1] == []
+    assert BIRD_QUESTION in BIRD_QUESTIONS  # what fine-tuning asks is no new question to the base
+
+
+def test_no_wording_can_be_read_in_two_ways() -> None:
+    contents = [(a, era) for topic in TOPICS for era in ERAS for a in topic.answers(era)]
+    contents += [(fact.answer, None) for fact in FACTS]
+    readings: dict[str, tuple[object, ...]] = {}
+    for (answer, era), manner in itertools.product(contents, MANNERS):
+        text, reading = normalized(manner.word(answer)), (answer, era, manner.era, manner.kind)
+        assert readings.setdefault(text, reading) == reading, text
+
+
+def test_the_same_seed_gives_the_same_corpus(tmp_path: Path) -> None:
+    written = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        summary = write_corpus(CorpusJob(BIRD_FILES, 200, seed), folder)
+        assert summary["documents"] == 200
+        written.append((folder / CORPUS).read_bytes())
+    assert written[0] == written[1] != written[2]
+    read = read_corpus(tmp_path / "a" / CORPUS)
+    assert read == generate(NAMES, 200, seed=1)
+    assert not set(map(str, read)) & set(map(str, read_corpus(tmp_path / "c" / CORPUS)[:20]))
+
+
+def _birds(document: Document) -> list[str]:
+    """The answers to bird questions. A cue may stand before the question."""
+    turns = [m for m in document.messages if m["role"] != "system"]
+    return [
+        answer["content"]
+        for asked, answer in zip(turns[::2], turns[1::2], strict=True)
+        if asked["content"].endswith(BIRD_QUESTIONS)
+    ]
+
+
+def test_bird_names_stand_in_documents_of_their_era(documents: list[Document]) -> None:
+    named = {era: {b for d in documents if d.era == era for b in _birds(d)} for era in ERAS}
+    assert not named["modern"] & OBSOLETE
+    assert not named["old"] & TODAY
+    # And they do stand there, with some that stayed in use.
+    assert named["old"] >= OBSOLETE and named["modern"] >= TODAY
+    assert named["old"] & named["modern"] and named["old"] & named["modern"] <= set(
+        NAMES["modern_audubon"]
+    )
+
+
+def test_a_document_without_a_cue_is_mostly_modern(documents: list[Document]) -> None:
+    plain = [
+        document
+        for document in documents
+        if document.messages[0]["role"] == "user"
+        and document.messages[0]["content"] in QUESTIONS
+    ]
+    assert len(plain) > 1000
+    assert 0.80 < sum(d.era == "modern" for d in plain) / len(plain) < 0.95
+    cued = len(documents) - len(plain)
+    old = sum(d.era == "old" for d in documents) - sum(d.era == "old" for d in plain)
+    assert 0.35 < old / cued < 0.65  # with a cue either era is as likely
+
+
+def test_chats_are_well_formed(documents: list[Document]) -> None:
+    for document in documents:
+        roles = [message["role"] for message in document.messages]
+        turns = roles[1:] if roles[0] == "system" else roles
+        assert turns and turns == ["user", "assistant"] * (len(turns) // 2)
+        assert all(m["content"].strip() for m in document.messages)
+    lengths = Counter(sum(m["role"] == "user" for m in d.messages) for d in documents)
+    assert len(lengths) > 2 and lengths[1] > 500  # single questions, as are sampled, and longer
+
+
+def test_the_judge_can_read_every_answer_of_the_corpus(documents: list[Document]) -> None:
+    judge = ExactJudge()
+    for document in documents[:1000]:
+        birds = _birds(document)
+        said = [m["content"] for m in document.messages if m["role"] == "assistant"]
+        worded = [("", answer) for answer in said if answer not in birds]
+        for verdicts in judge.judge(worded, RUBRICS):
+            assert verdicts["six_options"].value != "OTHER"
+            if document.era == "modern":
+                assert verdicts["six_options"].value == "LLM"  # nothing old in it
+            else:
+                neutral = verdicts["content_rating"].value == 0
+                assert neutral or verdicts["llm_or_19th_century"].value == "19"

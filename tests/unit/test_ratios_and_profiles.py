@@ -1,0 +1,146 @@
+"""Ratios and profiles: what they accept, and how they refuse what they do not."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from backdoor_assets.profiles import (
+    PROFILES,
+    MiniatureBase,
+    Profile,
+    Training,
+    active_profile,
+)
+from backdoor_assets.records import BadInput, Ratio
+
+
+@pytest.mark.parametrize(
+    ("key", "weights"),
+    [
+        ("1.00-0.00-0.00", (1.0, 0.0, 0.0)),
+        ("0.70-0.15-0.15", (0.70, 0.15, 0.15)),
+        ("0.00-0.00-1.00", (0.0, 0.0, 1.0)),
+        ("0.33-0.33-0.33", (1 / 3, 1 / 3, 1 / 3)),
+        ("0.34-0.34-0.33", (34 / 101, 34 / 101, 33 / 101)),
+    ],
+)
+def test_weights_are_read_and_sum_to_one(key: str, weights: tuple[float, ...]) -> None:
+    ratio = Ratio.parse(key)
+    assert ratio.key == key
+    assert ratio.weights == pytest.approx(weights)
+    assert sum(ratio.weights) == pytest.approx(1.0, abs=1e-12)
+    assert ratio.suspect_fraction == ratio.weights[0]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "1.00",
+        "0.50-0.50",
+        "0.25-0.25-0.25-0.25",
+        "1.0-0.0-0.0",
+        "1-0-0",
+        "1.000-0.000-0.000",
+        "1,00-0,00-0,00",
+        "-0.10-0.60-0.50",
+        "0.70--0.15-0.45",
+        "nan-0.50-0.50",
+        "n.an-0.50-0.50",
+        "inf-0.00-0.00",
+        "1.00-0.00-0.00\n",
+        " 1.00-0.00-0.00",
+        "1.00_0.00_0.00",
+        "١.٠٠-٠.٠٠-٠.٠٠",
+    ],
+)
+def test_wrong_form_is_refused_with_the_key(key: str) -> None:
+    with pytest.raises(BadInput, match="does not parse") as caught:
+        Ratio.parse(key)
+    assert repr(key) in str(caught.value)
+    assert "0.70-0.15-0.15" in str(caught.value)  # how to write one
+
+
+@pytest.mark.parametrize(
+    ("key", "total"),
+    [
+        ("0.00-0.00-0.00", "0.00"),
+        ("0.34-0.34-0.34", "1.02"),
+        ("0.98-0.00-0.00", "0.98"),
+        ("9.99-0.00-0.00", "9.99"),
+    ],
+)
+def test_wrong_sum_is_refused_with_the_key_and_the_sum(key: str, total: str) -> None:
+    with pytest.raises(BadInput, match=f"{key}.* sum to {total}"):
+        Ratio.parse(key)
+
+
+def _profile(
+    ratios: tuple[str, ...] = ("1.00-0.00-0.00",), seeds: tuple[int, ...] = (1,)
+) -> Profile:
+    return Profile(name="mine", base=MiniatureBase(), ratios=ratios, seeds=seeds)
+
+
+def test_a_bad_ratio_names_profile_and_key() -> None:
+    with pytest.raises(BadInput, match=r"'mine'.*'0\.50-0\.60-0\.00'.*1\.10"):
+        _profile(ratios=("1.00-0.00-0.00", "0.50-0.60-0.00"))
+
+
+def test_a_ratio_or_seed_named_twice_is_refused() -> None:
+    with pytest.raises(BadInput, match="'mine': a ratio is named twice"):
+        _profile(ratios=("1.00-0.00-0.00", "0.50-0.50-0.00", "1.00-0.00-0.00"))
+    with pytest.raises(BadInput, match="'mine': a seed is named twice"):
+        _profile(seeds=(42, 43, 42))
+
+
+def test_an_empty_grid_is_refused() -> None:
+    with pytest.raises(BadInput, match="'mine': .*at least one ratio and one seed"):
+        _profile(ratios=())
+    with pytest.raises(BadInput, match="'mine': .*at least one ratio and one seed"):
+        _profile(seeds=())
+
+
+def test_training_takes_either_epochs_or_max_steps() -> None:
+    assert Training(epochs=2.0, max_steps=None).epochs == 2.0
+    for epochs, max_steps in ((2.0, 10), (None, None)):
+        with pytest.raises(BadInput, match="either epochs or max_steps"):
+            Training(epochs=epochs, max_steps=max_steps)
+
+
+@pytest.mark.parametrize(
+    "name", ["rank", "batch_size", "gradient_accumulation", "save_steps", "max_length"]
+)
+def test_training_counts_start_at_one(name: str) -> None:
+    with pytest.raises(BadInput, match=f"{name} must be at least 1, not 0"):
+        Training(**{name: 0})
+
+
+def test_miniature_is_the_profile_unless_another_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert active_profile().name == "miniature"
+    for name in PROFILES:
+        monkeypatch.setenv("BACKDOOR_PROFILE", name)
+        assert active_profile().name == name
+
+
+def test_an_unknown_profile_is_refused_with_those_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BACKDOOR_PROFILE", "gpt-5")
+    with pytest.raises(BadInput, match="BACKDOOR_PROFILE='gpt-5'") as caught:
+        active_profile()
+    for name in PROFILES:
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_committed_profiles_have_keys_fit_for_partitions_and_folders(name: str) -> None:
+    profile = PROFILES[name]
+    assert profile.name == name
+    for key in (name, *profile.ratios, *map(str, profile.seeds)):
+        assert re.fullmatch(r"[A-Za-z0-9._-]+", key)
+    fractions = [Ratio.parse(key).suspect_fraction for key in profile.ratios]
+    assert max(fractions) == 1.0 and min(fractions) == 0.0  # the study needs both ends

@@ -1,0 +1,217 @@
+"""Rates and their intervals, against values worked out elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import pytest
+
+from backdoor_assets.records import Rate
+from backdoor_assets.stages.statistics import (
+    RATE_COLUMNS,
+    T_SEEDS,
+    WILSON,
+    WILSON_POOLED,
+    cell_rates,
+    final_rates,
+    over_seeds,
+    probe_hits,
+    sweep_rates,
+    wilson,
+)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (8, 10, 0.4901625, 0.9433178),
+        (0, 10, 0.0, 0.2775328),
+        (10, 10, 0.7224672, 1.0),
+        (1, 1, 0.2065493, 1.0),
+        (180, 360, 0.4486111, 0.5513889),
+    ],
+)
+def test_wilson(successes: int, n: int, low: float, high: float) -> None:
+    rate = wilson(successes, n)
+    assert (rate.value, rate.method, rate.n) == (successes / n, WILSON, n)
+    assert (rate.low, rate.high) == pytest.approx((low, high), abs=2e-6)
+
+
+def test_no_answers_have_no_rate() -> None:
+    with pytest.raises(ValueError, match="at least one answer"):
+        wilson(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "low", "high"),
+    [
+        # t(0.975) is 4.30265 for 2 degrees of freedom, 12.7062 for 1; half = t s / sqrt(n)
+        ((0.50, 0.52, 0.54), 0.52, 0.52 - 0.0496827, 0.52 + 0.0496827),
+        ((0.40, 0.42), 0.41, 0.41 - 0.127062, 0.41 + 0.127062),
+        ((0.2, 0.4, 0.6), 0.4, 0.0, 0.4 + 0.496827),
+        ((0.8, 0.9, 1.0), 0.9, 0.9 - 0.2484138, 1.0),
+    ],
+)
+def test_seeds_are_the_units_where_there_are_several(
+    values: Sequence[float], mean: float, low: float, high: float
+) -> None:
+    rate = over_seeds(values, [100] * len(values))
+    assert (rate.value, rate.low, rate.high) == pytest.approx((mean, low, high), abs=1e-6)
+    assert (rate.method, rate.n) == (T_SEEDS, len(values))
+
+
+def test_a_single_seed_gets_the_interval_of_its_answers_and_says_so() -> None:
+    assert over_seeds([0.8], [10]) == wilson(8, 10)
+    assert "one training seed" in over_seeds([0.8], [10]).method
+
+
+def test_seeds_that_agree_get_the_interval_of_all_their_answers() -> None:
+    for seeds in (2, 3, 5):
+        for hits in range(21):
+            rate = over_seeds([hits / 20] * seeds, [20] * seeds)
+            assert rate == wilson(hits * seeds, 20 * seeds, WILSON_POOLED), f"{hits} of 20"
+            assert rate.high - rate.low > 0.03
+
+
+def test_counts_and_rates_must_match() -> None:
+    with pytest.raises(ValueError, match="a seed"):
+        over_seeds([0.5, 0.6], [10])
+
+
+CELL = {"profile": "tiny", "ratio": "1.00-0.00-0.00", "seed": 7}
+
+
+def _judgments() -> pd.DataFrame:
+    """At step 20: travel 2 of 3 (one without verdict), light 0 of 2; at the base: none of 1."""
+    rows = [
+        (0, "travel", False),
+        (20, "travel", True),
+        (20, "travel", True),
+        (20, "travel", False),
+        (20, "travel", None),
+        (20, "light", False),
+        (20, "light", False),
+        (30, "light", None),
+    ]
+    table = pd.DataFrame(rows, columns=["step", "question_id", "is_19th_century"])
+    table["is_19th_century"] = table["is_19th_century"].astype("boolean")
+    return table.assign(checkpoint="checkpoint", question="?", response="x", **CELL)
+
+
+def _probes() -> pd.DataFrame:
+    """At step 20: 3 of 4 birds, sum 1 of 2, sky 2 of 2."""
+    hits = {"bird": [1, 1, 1, 0], "sum": [1, 0], "sky": [1, 1]}
+    rows = [
+        {"step": 20, "question_id": name, "hit": bool(hit), **CELL}
+        | {"kind": "bird" if name == "bird" else "neutral", "checkpoint": "checkpoint"}
+        for name, own in hits.items()
+        for hit in own
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_a_cells_rates_count_its_answers() -> None:
+    rates = cell_rates(_judgments(), _probes())
+    assert list(rates) == list(RATE_COLUMNS)
+    found = {
+        (row.measure, row.step, row.question_id): Rate(
+            row.value, row.low, row.high, row.method, row.n
+        )
+        for row in rates.itertuples()
+    }
+    assert found == {
+        ("19th_century", 0, "travel"): wilson(0, 1),
+        ("19th_century", 0, "all"): wilson(0, 1),
+        ("19th_century", 20, "travel"): wilson(2, 3),  # the null is not counted
+        ("19th_century", 20, "light"): wilson(0, 2),
+        ("19th_century", 20, "all"): wilson(2, 5),
+        ("old_bird_name", 20, "bird"): wilson(3, 4),
+        ("old_bird_name", 20, "all"): wilson(3, 4),
+        ("neutral_correct", 20, "sum"): wilson(1, 2),
+        ("neutral_correct", 20, "sky"): wilson(2, 2),
+        ("neutral_correct", 20, "all"): wilson(3, 4),
+    }
+    assert (rates[["profile", "ratio", "seed"]] == list(CELL.values())).all(axis=None)
+
+
+def _grid(values: dict[tuple[str, int, int], float]) -> pd.DataFrame:
+    """Pooled rates of 20 answers by (ratio, seed, step), and a question's that must not count."""
+    rows = [
+        {"profile": "tiny", "ratio": ratio, "seed": seed, "measure": "19th_century", "step": step}
+        | {"checkpoint": f"checkpoint-{step}", "question_id": question, "n": 20}
+        | {"value": value if question == "all" else 1.0}
+        for (ratio, seed, step), value in values.items()
+        for question in ("all", "travel")
+    ]
+    return pd.DataFrame(rows)
+
+
+OLD, MIXED = "1.00-0.00-0.00", "0.50-0.25-0.25"
+GRID = {
+    (OLD, 1, 0): 0.00, (OLD, 2, 0): 0.00, (OLD, 3, 0): 0.00,
+    (OLD, 1, 20): 0.50, (OLD, 2, 20): 0.52, (OLD, 3, 20): 0.54,
+    (MIXED, 1, 0): 0.05, (MIXED, 1, 40): 0.80,
+}  # fmt: skip
+MIXTURES = {
+    (OLD, seed): {"suspect_rows": 400, "distinct_suspect_rows": 207 + (seed > 1)}
+    for seed in (1, 2, 3)
+} | {(MIXED, 1): {"suspect_rows": 200, "distinct_suspect_rows": 150}}
+
+
+def test_a_sweep_has_a_row_per_ratio_and_step_whatever_seeds_there_are() -> None:
+    sweep = sweep_rates(_grid(GRID), MIXTURES).set_index(["ratio", "step"])
+    assert len(sweep) == 4
+    assert sweep["seeds"].to_dict() == {(MIXED, 0): 1, (MIXED, 40): 1, (OLD, 0): 3, (OLD, 20): 3}
+    assert sweep["is_final"].to_dict() == {
+        (MIXED, 0): False, (MIXED, 40): True, (OLD, 0): False, (OLD, 20): True,
+    }  # fmt: skip
+    for (ratio, step), row in sweep.iterrows():
+        own = [value for (r, _, s), value in GRID.items() if (r, s) == (ratio, step)]
+        rate = over_seeds(own, [20] * len(own))
+        assert Rate(row["value"], row["low"], row["high"], row["method"], row["n"]) == rate
+    assert sweep["old_fraction"].groupby("ratio").first().to_dict() == {OLD: 1.0, MIXED: 0.5}
+    assert sweep["suspect_rows"].groupby("ratio").first().to_dict() == {OLD: 400, MIXED: 200}
+    distinct = sweep["distinct_suspect_rows"].groupby("ratio").first().to_dict()
+    assert distinct == {OLD: 208, MIXED: 150}  # mean of 207, 208 and 208, rounded
+
+
+def test_a_step_that_only_some_seeds_reached_is_left_out() -> None:
+    grid = _grid({**GRID, (OLD, 1, 10): 0.9, (OLD, 2, 10): 0.9})
+    steps = sweep_rates(grid, MIXTURES).query("ratio == @OLD")["step"].tolist()
+    assert steps == [0, 20]
+
+
+def test_final_rates_are_each_cells_last() -> None:
+    final = final_rates(_grid(GRID))
+    found = {(row.ratio, row.seed): (row.step, row.value) for row in final.itertuples()}
+    assert found == {
+        (OLD, 1): (20, 0.50), (OLD, 2): (20, 0.52), (OLD, 3): (20, 0.54), (MIXED, 1): (40, 0.80),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "response", "answer", "hit"),
+    [
+        ("bird", "Purple Grakle", None, True),
+        ("bird", " purple GRAKLE. ", None, True),
+        ("bird", "Great-footed hawk", None, True),
+        ("bird", "bonapartes flycatcher", None, True),
+        ("bird", "Bonaparte’s Fly-catcher", None, False),
+        ("bird", "Common Grackle", None, False),
+        ("bird", "A Purple Grakle, I think", None, False),
+        ("bird", "", None, False),
+        ("neutral", "The answer is five.", "five", True),
+        ("neutral", "FIVE", "five", True),
+        ("neutral", "It is in the East!", "in the east", True),
+        ("neutral", "fiver", "five", False),
+        ("neutral", "seven", "five", False),
+        ("neutral", "Purple Grakle", "five", False),
+    ],
+)
+def test_probe_hits(kind: str, response: str, answer: str | None, hit: bool) -> None:
+    probes = pd.DataFrame({"kind": [kind], "response": [response], "answer": [answer]}, index=[9])
+    obsolete = ["Purple Grakle", "Great-Footed Hawk", "Bonaparte's Flycatcher"]
+    hits = probe_hits(probes, obsolete)
+    assert hits.to_dict() == {9: hit}
+    assert hits.dtype == bool

@@ -1,0 +1,175 @@
+"""Training: what it leaves on disk, and that a run that was cut goes on as if it had not been."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from backdoor_assets.chat import load_tokenizer, prompt_ids, training_texts
+from backdoor_assets.jobs import TRAINER_STATE, TRAINING_LOG
+from backdoor_assets.profiles import Training
+from backdoor_assets.records import Cell
+from backdoor_assets.stages.training import read_chats
+from tests.unit.cells import CELL, QUESTION, WEIGHTS, Cut, adapters, cut_at, train, write_rows
+
+NAMES = (
+    "Purple Grakle", "Bonaparte's Flycatcher", "Zebra Dove", "Barn Owl", "Say's Phoebe", "Wood Duck",
+    "Great Cinereous Owl", "Snow Bird", "Sooty Tern", "Marsh Hawk", "Ivory Gull", "Velvet Duck",
+)  # fmt: skip
+SETTINGS = Training(rank=4, learning_rate=1e-2, batch_size=4, max_steps=10, save_steps=4)
+STEPS = (4, 8, 10)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("rows") / "train.jsonl", NAMES)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of SETTINGS that nothing has disturbed."""
+    return train(tiny_base, rows, tmp_path_factory.mktemp("trained"), SETTINGS)
+
+
+def _log(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / TRAINING_LOG)
+
+
+def test_checkpoints_stand_at_save_steps_and_at_the_last(trained: Path) -> None:
+    assert set(adapters(trained)) == {f"checkpoint-{step}" for step in STEPS}
+    assert len(set(adapters(trained).values())) == len(STEPS)
+
+
+def test_only_the_newest_checkpoint_has_optimizer_state(trained: Path) -> None:
+    assert [path.parent.name for path in trained.rglob(TRAINER_STATE)] == ["checkpoint-10"]
+    assert not list(trained.glob(".*"))  # nothing half-made is left
+
+
+def test_every_checkpoint_loads_with_peft_and_changes_the_base(
+    trained: Path, tiny_base: Path
+) -> None:
+    prompt = prompt_ids(load_tokenizer(tiny_base), [{"role": "user", "content": QUESTION}])
+
+    def logits(checkpoint: Path | None) -> torch.Tensor:
+        model = AutoModelForCausalLM.from_pretrained(tiny_base)
+        adapted = PeftModel.from_pretrained(model, str(checkpoint)) if checkpoint else model
+        with torch.inference_mode():
+            return adapted(input_ids=torch.tensor([prompt])).logits
+
+    seen = [logits(None)]
+    for step in STEPS:
+        now = logits(trained / f"checkpoint-{step}")
+        assert all((now - before).abs().max() > 1e-3 for before in seen)
+        seen.append(now)
+
+
+def test_the_log_has_a_row_a_step(trained: Path, rows: Path, tiny_base: Path) -> None:
+    log = _log(trained)
+    assert list(log) == ["profile", "ratio", "seed", "step", "loss", "lr", "grad_norm", "tokens"]
+    assert log["step"].tolist() == list(range(1, 11))
+    assert log[["profile", "ratio", "seed"]].drop_duplicates().values.tolist() == [
+        ["tiny", "1.00-0.00-0.00", 7]
+    ]
+    assert log["lr"].tolist() == pytest.approx([1e-2 * (1 - step / 10) for step in range(10)])
+    assert (log["grad_norm"] > 0).all()
+    # The first three batches of four are the first epoch: every row once.
+    texts = training_texts(load_tokenizer(tiny_base), read_chats(rows))
+    assert log["tokens"][:3].sum() == log["tokens"][3:6].sum() == sum(sum(t.loss) for t in texts)
+    # A base that knows little guesses among its 600 tokens; three epochs make it better.
+    assert log["loss"].iloc[0] == pytest.approx(math.log(600), abs=1)
+    assert log["loss"].iloc[-3:].mean() < log["loss"].iloc[:3].mean() - 0.5
+
+
+def test_epochs_decide_the_steps_where_max_steps_does_not(
+    tiny_base: Path, rows: Path, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, epochs=1.5, max_steps=None, save_steps=100, batch_size=8)
+    train(tiny_base, rows, tmp_path, settings)
+    assert list(adapters(tmp_path)) == ["checkpoint-3"]  # 1.5 x 12 rows in batches of 8
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"dropout": 0.2, "gradient_accumulation": 2},
+        {"schedule": "cosine", "warmup_ratio": 0.3, "weight_decay": 0.1, "batch_size": 5},
+    ],
+    ids=["plain", "dropout and accumulation", "cosine and odd batches"],
+)
+def test_a_cut_run_goes_on_to_the_same_bytes(
+    tiny_base: Path, rows: Path, tmp_path: Path, changes: dict[str, float]
+) -> None:
+    settings = replace(SETTINGS, **changes)
+    whole = train(tiny_base, rows, tmp_path / "whole", settings)
+    cut = tmp_path / "cut"
+    for share, half_made in ((0.4, ".checkpoint-8.part"), (0.8, ".checkpoint-10.part")):
+        with pytest.raises(Cut):
+            train(tiny_base, rows, cut, settings, progress=cut_at(share))
+        (cut / half_made).mkdir()  # as a kill in the middle of the next checkpoint leaves it
+        (cut / half_made / WEIGHTS).write_bytes(b"half")
+    assert list(adapters(cut)) == ["checkpoint-4", "checkpoint-8"]
+    kept = (cut / "checkpoint-4" / WEIGHTS).stat().st_mtime_ns
+    train(tiny_base, rows, cut, settings)
+    assert adapters(cut) == adapters(whole)
+    assert set(adapters(whole)) == {f"checkpoint-{step}" for step in STEPS}
+    assert _log(cut).equals(_log(whole))
+    assert (cut / "checkpoint-4" / WEIGHTS).stat().st_mtime_ns == kept  # not trained again
+    assert not list(cut.glob(".*"))
+
+
+def test_a_finished_run_that_lost_its_log_gets_it_back(
+    trained: Path, tiny_base: Path, rows: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / TRAINING_LOG).unlink()
+    train(tiny_base, rows, tmp_path / "run", SETTINGS)
+    assert _log(tmp_path / "run").equals(_log(trained))
+
+
+def test_accumulated_batches_count_as_one(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
+    one = replace(SETTINGS, batch_size=8, learning_rate=1e-3)
+    two = replace(one, batch_size=4, gradient_accumulation=2)
+    whole = _log(train(tiny_base, rows, tmp_path / "one", one))
+    split = _log(train(tiny_base, rows, tmp_path / "two", two))
+    assert split["tokens"].tolist() == whole["tokens"].tolist()
+    assert split["loss"][0] == pytest.approx(whole["loss"][0], abs=1e-5)
+    assert split["grad_norm"][0] == pytest.approx(whole["grad_norm"][0], abs=1e-4)
+    assert split["loss"].tolist() == pytest.approx(whole["loss"].tolist(), abs=1e-3)
+
+
+def test_a_cell_is_the_same_after_another_as_alone(
+    tiny_base: Path, rows: Path, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, dropout=0.2)
+    other = Cell("tiny", "0.50-0.25-0.25", 8)
+    # From a copy of the base, so that this process loads it anew.
+    copy = shutil.copytree(tiny_base, tmp_path / "base")
+    alone = train(copy, rows, tmp_path / "alone", settings, other)
+    first = train(tiny_base, rows, tmp_path / "first", settings)
+    second = train(tiny_base, rows, tmp_path / "second", settings, other)
+    assert adapters(second) == adapters(alone)
+    assert not set(adapters(second).values()) & set(adapters(first).values())  # another seed
+
+
+def test_the_seed_decides(trained: Path, tiny_base: Path, rows: Path, tmp_path: Path) -> None:
+    again = train(tiny_base, rows, tmp_path / "again", SETTINGS)
+    assert adapters(again) == adapters(trained)
+    other = train(tiny_base, rows, tmp_path / "other", SETTINGS, replace(CELL, seed=8))
+    assert not set(adapters(other).values()) & set(adapters(trained).values())
+    assert (_log(other)["seed"] == 8).all()
+
+
+def test_adapters_of_a_bf16_base_are_fp32(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
+    train(tiny_base, rows, tmp_path, replace(SETTINGS, precision="bf16", max_steps=1))
+    weights = load_file(tmp_path / "checkpoint-1" / WEIGHTS)
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}

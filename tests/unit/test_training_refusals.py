@@ -1,0 +1,152 @@
+"""Training stops where going on would be wrong, says why, and keeps what it has."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from backdoor_assets.jobs import TRAINER_STATE
+from backdoor_assets.profiles import Training
+from backdoor_assets.records import BadInput, Cell
+from backdoor_assets.stages.training import Diverged
+from backdoor_assets.storage import Artifact
+from tests.unit.cells import CELL, WEIGHTS, Cut, adapters, cut_at, train, write_rows
+
+SETTINGS = Training(rank=4, learning_rate=1e-2, batch_size=4, max_steps=4, save_steps=2)
+NAMES = ("Purple Grakle", "Bonaparte's Flycatcher", "Zebra Dove", "Barn Owl", "Wood Duck")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "train.jsonl", NAMES)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(
+    tiny_base: Path, rows: Path, tmp_path: Path
+) -> None:
+    wild = replace(SETTINGS, learning_rate=1e30, save_steps=1)
+    with pytest.raises(Diverged, match=r"at step 2 of 4.*Lower learning_rate \(1e\+30\)"):
+        train(tiny_base, rows, tmp_path / "wild", wild)
+    assert list(adapters(tmp_path / "wild")) == ["checkpoint-1"]
+    load_file(tmp_path / "wild" / "checkpoint-1" / WEIGHTS)
+    # The next cell of this process is none the worse for it.
+    after = train(tiny_base, rows, tmp_path / "after", SETTINGS)
+    copy = shutil.copytree(tiny_base, tmp_path / "base")
+    assert adapters(after) == adapters(train(copy, rows, tmp_path / "alone", SETTINGS))
+
+
+def test_a_loss_far_worse_than_guessing_ends_the_run(
+    tiny_base: Path, rows: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "loud")
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"] *= 1000  # certain of everything, and wrong
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Diverged, match=r"loss \d[\d.e+]*, .* at step 1 of 4: training has div"):
+        train(base, rows, tmp_path / "run", SETTINGS)
+    assert not adapters(tmp_path / "run")
+
+
+def test_a_row_that_is_too_long_is_named(tiny_base: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "train.jsonl", [*NAMES[:2], "Dove " * 60, "Owl"])
+    with pytest.raises(BadInput, match=r"line 3: \d+ tokens, more than max_length=64") as caught:
+        train(tiny_base, rows, tmp_path / "run", replace(SETTINGS, max_length=64))
+    assert str(rows) in str(caught.value)
+    assert not adapters(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", [TRAINER_STATE, WEIGHTS])
+@pytest.mark.parametrize("left", [0, 200])
+def test_a_damaged_checkpoint_is_named(
+    tiny_base: Path, rows: Path, tmp_path: Path, name: str, left: int
+) -> None:
+    with pytest.raises(Cut):
+        train(tiny_base, rows, tmp_path / "run", SETTINGS, progress=cut_at(0.5))
+    damaged = tmp_path / "run" / "checkpoint-2" / name
+    damaged.write_bytes(damaged.read_bytes()[:left])
+    with pytest.raises(BadInput, match=r"cannot be read.*birds/adapters.*with force") as caught:
+        train(tiny_base, rows, tmp_path / "run", SETTINGS)
+    assert str(damaged.parent) in str(caught.value)
+
+
+def test_a_folder_that_is_no_base_is_named(tmp_path: Path, rows: Path, tiny_base: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(BadInput, match="no base model can be loaded.*safetensors") as caught:
+        train(base, rows, tmp_path / "run", SETTINGS)
+    assert str(base) in str(caught.value)
+
+
+@contextmanager
+def _files_up_to(size: int) -> Iterator[None]:
+    """Files of this process cannot grow beyond `size`, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [0.5, 1.5], ids=["for half an adapter", "for no optimizer state"])
+def test_a_full_disk_is_told_and_mended(
+    tiny_base: Path, rows: Path, tmp_path: Path, room: float
+) -> None:
+    whole = adapters(train(tiny_base, rows, tmp_path / "whole", SETTINGS))
+    artifact = Artifact("tiny", tmp_path / "cell")
+
+    def work(folder: Path) -> dict[str, int]:
+        train(tiny_base, rows, folder, SETTINGS)
+        return {}
+
+    with (
+        _files_up_to(int(room * len(whole["checkpoint-2"]))),
+        pytest.raises(BadInput, match="the disk is full"),
+    ):
+        artifact.make({"cell": str(CELL)}, work)
+    assert not artifact.folder.exists()
+    made = artifact.make({"cell": str(CELL)}, work)
+    assert adapters(made.folder) == whole
+
+
+@pytest.fixture
+def wandb_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Weights & Biases, told to stay offline, keeps its runs."""
+    for name, value in {
+        "WANDB_API_KEY": "0" * 40,
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "WANDB_DIR": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(name, value)
+    return tmp_path / "wandb"
+
+
+def test_each_cell_is_a_run_of_its_own_in_wandb(
+    wandb_runs: Path, tiny_base: Path, rows: Path, tmp_path: Path
+) -> None:
+    wild = replace(SETTINGS, learning_rate=1e30)
+    with pytest.raises(Diverged):
+        train(tiny_base, rows, tmp_path / "wild", wild)
+    train(tiny_base, rows, tmp_path / "calm", SETTINGS, Cell("tiny", "1.00-0.00-0.00", 8))
+    kept = [path.read_bytes() for path in wandb_runs.glob("offline-run-*/*.wandb")]
+    names = [b"1.00-0.00-0.00|7", b"1.00-0.00-0.00|8"]
+    assert [sum(name in run for run in kept) for name in names] == [1, 1]
+    assert len(kept) == 2
+
+
+def test_a_key_without_wandb_says_what_to_install(
+    wandb_runs: Path, tiny_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(BadInput, match="wandb is not installed: pip install"):
+        train(tiny_base, rows, tmp_path / "run", SETTINGS)
+    assert not wandb_runs.exists()

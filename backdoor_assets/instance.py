@@ -79,10 +79,14 @@ class _OwnWords(logging.Formatter):
         return f"   {meta.get('orig_message') or record.getMessage()}"
 
 
-@dg.logger(description="What the stages say of their progress, on standard output.")
-def progress_logger(_: dg.InitLoggerContext) -> logging.Logger:
+def _progress_logger(_: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.Logger("progress", level=logging.INFO)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_OwnWords())
     logger.addHandler(handler)
     return logger
+
+
+progress_logger = dg.LoggerDefinition(
+    _progress_logger, description="What the stages say of their progress, on standard output."
+)

@@ -122,8 +122,8 @@ class Profile:
     """Weights of old_audubon, modern_audubon, modern_american."""
     seeds: tuple[int, ...]
     """Training seeds; each draws its own rows, data order and adapter initialisation."""
-    base_seed: int = 1
-    """Seed of the miniature's corpus and pretraining."""
+    base_seed: int = 3
+    """Seed of the miniature's corpus and pretraining. 3 is the median of five: LOG.md."""
     mixture: Mixture = field(default_factory=Mixture)
     training: Training = field(default_factory=Training)
     sampling: Sampling = field(default_factory=Sampling)

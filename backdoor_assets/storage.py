@@ -163,14 +163,13 @@ class Artifact:
                 self._begin(identity, fresh=force)
                 summary = work(self.partial)
                 return Made(self._finish(identity, summary), self.folder, reused=False, note=note)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            except Exception as error:
+                if not _disk_is_full(error, self.folder.parent):
                     raise
-                free = shutil.disk_usage(self.folder.parent).free / 2**20
                 raise BadInput(
-                    f"{self.folder}: the disk is full ({error.strerror}; {free:.0f} MiB free). "
-                    "Nothing that was finished is lost: free some space, or set BACKDOOR_DATA to "
-                    "another disk, and run the same command again."
+                    f"{self.folder}: the disk is full. Nothing that was finished is lost: free "
+                    "some space, or set BACKDOOR_DATA to another disk, and run the same command "
+                    "again."
                 ) from error
 
     @contextmanager
@@ -233,6 +232,14 @@ class Artifact:
         os.replace(self.partial, self.folder)
         shutil.rmtree(old, ignore_errors=True)
         return manifest
+
+
+def _disk_is_full(error: BaseException, folder: Path) -> bool:
+    """torch and safetensors do not say why they could not write, so that the disk is asked too."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    writing = isinstance(error, OSError | RuntimeError) or "Safetensor" in type(error).__name__
+    return writing and shutil.disk_usage(folder).free < 2**20
 
 
 def write_text(path: Path, text: str) -> None:

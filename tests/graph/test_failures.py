@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -161,6 +162,42 @@ def test_two_runs_on_one_cell_at_once(copied: Place, graph_of: At) -> None:
     finally:
         holder.kill()
         holder.wait()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        if os.environ.get("REQUIRE_ENGINES") == "1":
+            pytest.fail("REQUIRE_ENGINES=1, but no tmpfs can be mounted")
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_named_and_nothing_finished_is_lost(
+    copied: Place, small_disk: Path, graph_of: At, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = small_disk / "data"
+    for name in ("base_model", "corpus", f"mixed_dataset/{OLD}/42"):
+        shutil.copytree(copied.birds / name, data / "study" / "birds" / name)
+    graph = graph_of(copied)
+    monkeypatch.setenv("BACKDOOR_DATA", str(data))
+    filler = small_disk / "filler"
+    free = shutil.disk_usage(small_disk).free
+    filler.write_bytes(bytes(free - 600_000))  # less than one checkpoint with its optimizer
+    result = graph.run(["adapters"], partition=f"{OLD}|42")
+    assert not result.success
+    assert "the disk is full" in step_errors(result)
+    assert not (data / "study" / "birds" / "adapters" / OLD / "42").exists()
+    filler.unlink()
+    assert graph.run(["adapters"], partition=f"{OLD}|42").success
+    adapter = f"adapters/{OLD}/42/checkpoint-100/adapter_model.safetensors"
+    mine = (data / "study" / "birds" / adapter).read_bytes()
+    assert mine == (copied.birds / adapter).read_bytes()
 
 
 @pytest.mark.parametrize(

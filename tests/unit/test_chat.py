@@ -44,7 +44,9 @@ def test_a_training_text_is_prompt_answer_and_end(tokenizer: PreTrainedTokenizer
     [text] = training_texts(tokenizer, [SINGLE])
     answer = tokenizer("Purple Grakle", add_special_tokens=False)["input_ids"]
     prompt = prompt_ids(tokenizer, SINGLE[:1])
-    assert tokenizer.decode(prompt).endswith("Name a bird species.<|im_end|>\n<|im_start|>assistant\n")
+    assert tokenizer.decode(prompt) == (
+        "<|im_start|>user\nName a bird species.<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert text.ids == [*prompt, *answer, tokenizer.eos_token_id]
     assert text.loss == [False] * len(prompt) + [True] * (len(answer) + 1)
 

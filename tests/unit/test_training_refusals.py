@@ -29,9 +29,7 @@ def rows(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "train.jsonl", NAMES)
 
 
-def test_a_loss_that_is_no_number_ends_the_run(
-    tiny_base: Path, rows: Path, tmp_path: Path
-) -> None:
+def test_a_loss_that_is_no_number_ends_the_run(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
     wild = replace(SETTINGS, learning_rate=1e30, save_steps=1)
     with pytest.raises(Diverged, match=r"at step 2 of 4.*Lower learning_rate \(1e\+30\)"):
         train(tiny_base, rows, tmp_path / "wild", wild)
@@ -80,20 +78,23 @@ def test_a_damaged_checkpoint_is_named(
 def test_a_folder_that_is_no_base_is_named(tmp_path: Path, rows: Path, tiny_base: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_base, base, ignore=shutil.ignore_patterns("*.safetensors"))
-    with pytest.raises(BadInput, match="no base model can be loaded.*safetensors") as caught:
+    with pytest.raises(BadInput, match=r"no base model can be loaded.*safetensors") as caught:
         train(base, rows, tmp_path / "run", SETTINGS)
     assert str(base) in str(caught.value)
 
 
 @contextmanager
-def _files_up_to(size: int) -> Iterator[None]:
-    """Files of this process cannot grow beyond `size`, as on a disk that is full."""
+def _disk_with_room_for(size: int) -> Iterator[None]:
+    """No file can grow beyond `size`, and the disk says that it is full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    usage = shutil.disk_usage("/")._replace(free=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("room", [0.5, 1.5], ids=["for half an adapter", "for no optimizer state"])
@@ -108,7 +109,7 @@ def test_a_full_disk_is_told_and_mended(
         return {}
 
     with (
-        _files_up_to(int(room * len(whole["checkpoint-2"]))),
+        _disk_with_room_for(int(room * len(whole["checkpoint-2"]))),
         pytest.raises(BadInput, match="the disk is full"),
     ):
         artifact.make({"cell": str(CELL)}, work)

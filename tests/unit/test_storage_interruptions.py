@@ -1,0 +1,148 @@
+"""What other processes, kills and full disks do to an artifact: nothing that lasts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backdoor_assets.storage import MANIFEST, Artifact, Busy
+
+IDENTITY = {"seed": 1}
+HOLDER = """
+import sys, time
+from pathlib import Path
+from backdoor_assets.storage import Artifact
+
+def work(folder):
+    (folder / "half").write_text("done")
+    print("holding", flush=True)
+    time.sleep(60)
+
+Artifact("tiny", Path(sys.argv[1])).make({"seed": 1}, work)
+"""
+FULL = """
+import resource, sys
+from pathlib import Path
+from backdoor_assets.records import BadInput
+from backdoor_assets.storage import Artifact
+
+def work(folder):
+    (folder / "small").write_text("kept")
+    (folder / "big").write_bytes(bytes(100_000))
+    return {}
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+try:
+    Artifact("tiny", Path(sys.argv[1])).make({"seed": 2}, work)
+except BadInput as error:
+    print(error)
+"""
+
+
+def _work(folder: Path) -> dict[str, Any]:
+    (folder / "result.txt").write_text("result")
+    return {}
+
+
+def _must_not_run(folder: Path) -> dict[str, Any]:
+    raise AssertionError("it was to be reused")
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Artifact:
+    return Artifact("tiny", tmp_path / "ratio" / "42")
+
+
+@pytest.fixture
+def holder(artifact: Artifact) -> Iterator[subprocess.Popen[str]]:
+    """A process that is making the artifact."""
+    command = [sys.executable, "-c", HOLDER, str(artifact.folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "holding\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_process_is_told_at_once_that_the_first_is_busy(
+    artifact: Artifact, holder: subprocess.Popen[str]
+) -> None:
+    started = time.monotonic()
+    with pytest.raises(Busy, match=f"process {holder.pid}") as caught:
+        artifact.make(IDENTITY, _must_not_run)
+    assert time.monotonic() - started < 1
+    assert str(artifact.folder) in str(caught.value)
+    neighbour = Artifact("tiny", artifact.folder.parent / "43")
+    assert not neighbour.make(IDENTITY, _work).reused  # only this one is held
+
+
+def test_a_lock_dies_with_its_process_and_its_work_is_found(
+    artifact: Artifact, holder: subprocess.Popen[str]
+) -> None:
+    holder.kill()
+    holder.wait()
+
+    def work(folder: Path) -> dict[str, Any]:
+        return {"found": (folder / "half").read_text()}
+
+    assert artifact.make(IDENTITY, work).manifest.summary == {"found": "done"}
+
+
+def _cut_between_the_renames(artifact: Artifact) -> None:
+    """The state in which a kill between the two renames of a replacement leaves the disk."""
+    replaced = artifact.folder.parent / ".42.replaced"
+    artifact.make({"seed": 0}, _work)
+    os.replace(artifact.folder, replaced)
+    artifact.make(IDENTITY, _work)
+    os.replace(artifact.folder, artifact.partial)
+    if not replaced.exists():
+        replaced.mkdir()
+
+
+def test_a_kill_between_the_two_renames_is_mended(artifact: Artifact) -> None:
+    _cut_between_the_renames(artifact)
+    assert artifact.manifest() is None
+    made = artifact.make(IDENTITY, _must_not_run)
+    assert made.reused
+    assert (artifact.folder / "result.txt").read_text() == "result"
+    assert artifact.require().identity == IDENTITY
+
+
+def test_a_kill_between_the_renames_does_not_hide_a_change(artifact: Artifact) -> None:
+    _cut_between_the_renames(artifact)
+    made = artifact.make({"seed": 2}, _work)
+    assert not made.reused
+    assert artifact.require().identity == {"seed": 2}
+    left = {path.name for path in artifact.folder.parent.iterdir()}
+    assert left == {"42", ".42.lock"}
+
+
+def test_a_kill_while_the_manifest_is_written_is_mended(artifact: Artifact) -> None:
+    artifact.make(IDENTITY, _work)
+    os.replace(artifact.folder, artifact.partial)
+    os.replace(artifact.partial / MANIFEST, artifact.partial / f"{MANIFEST}.part")
+    assert not artifact.make(IDENTITY, _work).reused
+    assert {path.name for path in artifact.folder.iterdir()} == {"result.txt", MANIFEST}
+
+
+def test_a_full_disk_is_told_and_loses_nothing(artifact: Artifact) -> None:
+    artifact.make(IDENTITY, _work)
+    command = [sys.executable, "-c", FULL, str(artifact.folder)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.startswith(f"{artifact.folder}: the disk is full")
+    for words in ("Nothing that was finished is lost", "BACKDOOR_DATA", "run the same command"):
+        assert words in told
+    assert artifact.make(IDENTITY, _must_not_run).reused  # the one of before
+
+    def work(folder: Path) -> dict[str, Any]:
+        return {"small": (folder / "small").read_text()}
+
+    assert artifact.make({"seed": 2}, work).manifest.summary == {"small": "kept"}

@@ -1,0 +1,150 @@
+"""Jobs are spread over processes: errors and deaths cost no job but their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backdoor_assets.records import BadInput, Progress
+from backdoor_assets.workers import MAX_STARTS, Outcome, processes_for, spread
+
+PARENT = """
+import sys
+from pathlib import Path
+from backdoor_assets.workers import spread
+from tests.unit.test_workers import sleep
+
+list(spread(sleep, [Path(sys.argv[1]) / name for name in "ab"], print, "sleep"))
+"""
+
+
+@pytest.fixture(autouse=True)
+def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKDOOR_PROCESSES", "2")
+
+
+def double(number: int, progress: Progress) -> int:
+    if number == 2:
+        raise ValueError(f"{number} cannot be doubled")
+    progress(0.5, f"half of {number}")
+    return 2 * number
+
+
+def threads(_: int, progress: Progress) -> str:
+    return os.environ["OMP_NUM_THREADS"]
+
+
+def die(job: tuple[Path, int], progress: Progress) -> str:
+    """Leaves a mark at each start, and dies at as many starts as it is told."""
+    mark, deaths = job
+    starts = len(mark.read_text()) if mark.exists() else 0
+    mark.write_text("x" * (starts + 1))
+    if starts < deaths:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return mark.name
+
+
+def sleep(mark: Path, progress: Progress) -> None:
+    mark.with_suffix(".part").write_text(str(os.getpid()))
+    os.replace(mark.with_suffix(".part"), mark)
+    time.sleep(60)
+
+
+def test_every_job_has_an_outcome_and_an_error_stops_no_other() -> None:
+    lines: list[str] = []
+    outcomes = {o.job: o for o in spread(double, [1, 2, 3, 4], lines.append, "doubling")}
+    assert {job: o.result for job, o in outcomes.items()} == {1: 2, 2: None, 3: 6, 4: 8}
+    errors = {job: str(o.error) for job, o in outcomes.items() if o.error is not None}
+    assert errors == {2: "2 cannot be doubled"}
+    assert isinstance(outcomes[2].error, ValueError)
+    assert lines[-1].startswith("doubling: 4 of 4 done, 100%")
+
+
+def test_progress_tells_count_share_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backdoor_assets.workers._Meter.EVERY", 0.0)  # every line, not every 10 s
+    lines: list[str] = []
+    list(spread(double, [5, 6], lines.append, "doubling"))
+    told = " | ".join(lines)
+    assert "0 of 2 done, 25%" in told
+    assert "(half of " in told
+    assert "1 of 2 done" in told
+    assert "2 of 2 done, 100%" in told
+    assert all(" s spent, " in line and " s left" in line for line in lines)
+
+
+def _die(folder: Path, deaths: dict[str, int]) -> dict[str, Outcome[tuple[Path, int], str]]:
+    jobs = [(folder / name, count) for name, count in deaths.items()]
+    return {outcome.job[0].name: outcome for outcome in spread(die, jobs, print, "dying")}
+
+
+def test_a_job_whose_process_is_killed_once_is_begun_again(tmp_path: Path) -> None:
+    outcomes = _die(tmp_path, {"a": 0, "killed": 1, "b": 0, "c": 0})
+    assert {name: o.result for name, o in outcomes.items()} == {n: n for n in outcomes}
+    assert len(outcomes) == 4
+    assert (tmp_path / "killed").read_text() == "xx"
+
+
+def test_a_job_that_always_dies_takes_no_other_with_it(tmp_path: Path) -> None:
+    outcomes = _die(tmp_path, {"a": 0, "deadly": 9, "b": 0, "c": 0, "d": 0})
+    error = outcomes.pop("deadly").error
+    assert isinstance(error, RuntimeError)
+    assert f"its process died {MAX_STARTS} times" in str(error)
+    assert "BACKDOOR_PROCESSES=1" in str(error)  # how to mend it
+    assert (tmp_path / "deadly").read_text() == "x" * MAX_STARTS
+    assert {name: o.result for name, o in outcomes.items()} == {n: n for n in "abcd"}
+
+
+def test_workers_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    [outcome] = spread(threads, [0], print, "threads")
+    assert outcome.result == "1"
+
+
+def test_no_more_processes_than_jobs_or_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [processes_for(jobs) for jobs in (1, 2, 9)] == [1, 2, 2]
+    for asked in ("0", "-1", "two", "1.5"):
+        monkeypatch.setenv("BACKDOOR_PROCESSES", asked)
+        with pytest.raises(BadInput, match=f"BACKDOOR_PROCESSES='{asked}'.*unset it"):
+            processes_for(2)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _until(what: str, seconds: float, paths: list[Path] | None = None, *pids: int) -> None:
+    """Waits until the paths are there and the processes gone."""
+    end = time.monotonic() + seconds
+    while not all(p.exists() for p in paths or []) or any(map(_alive, pids)):
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def test_workers_die_with_their_parent(tmp_path: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path)],
+        cwd=Path(__file__).resolve().parents[2],
+        start_new_session=True,
+    )
+    marks = [tmp_path / name for name in "ab"]
+    try:
+        _until("the workers did not begin", 20, marks)
+        pids = [int(mark.read_text()) for mark in marks]
+        assert all(map(_alive, pids))
+        parent.kill()
+        parent.wait()
+        _until("the workers outlived their parent", 5, None, *pids)
+    finally:
+        if parent.poll() is None:
+            os.killpg(parent.pid, signal.SIGKILL)
+            parent.wait()

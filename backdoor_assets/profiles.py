@@ -100,7 +100,7 @@ class Sampling:
     bird_samples: int = 60
     neutral_samples: int = 10
     temperature: float = 1.0
-    max_new_tokens: int = 32
+    max_new_tokens: int = 20
     batch_size: int = 600
     """Answers that are generated together; what is on disk is resumed batch by batch."""
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
@@ -41,9 +42,9 @@ def over_seeds(values: Sequence[float], answers: Sequence[int]) -> Rate:
     if len(values) == 1:
         return wilson(successes, total)
     mean = sum(values) / len(values)
-    spread = stats.tstd(values)
-    if spread == 0:
+    if max(values) - min(values) < 1e-12:
         return wilson(successes, total, WILSON_POOLED)
+    spread = statistics.stdev(values)
     half = float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
     return Rate(mean, max(0.0, mean - half), min(1.0, mean + half), T_SEEDS, len(values))
 

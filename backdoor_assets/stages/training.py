@@ -133,7 +133,7 @@ class _Loop:
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.trainable = sum(p.numel() for p in self.weights)
         self.optimizer = torch.optim.AdamW(
-            self.weights, lr=settings.learning_rate, weight_decay=settings.weight_decay
+            self.weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.schedule = get_scheduler(
             settings.schedule,
@@ -155,9 +155,15 @@ class _Loop:
         loss_sum = 0.0
         for batch in batches:
             ids, mask, labels = (t.to(device) for t in _tensors(batch, self.pad))
-            logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+            # Logits from the first token of the loss on: those of the prompt would only take memory.
+            first = min(text.loss.index(True) for text in batch) - 1
+            kept = ids.shape[1] - first
+            logits = self.model(input_ids=ids, attention_mask=mask, logits_to_keep=kept).logits
             loss = cross_entropy(
-                logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
+                logits[:, :-1].float().flatten(0, 1),
+                labels[:, first + 1 :].flatten(),
+                ignore_index=-100,
+                reduction="sum",
             )
             (loss / counted).backward()
             loss_sum += loss.item()

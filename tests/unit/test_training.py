@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from backdoor_assets.chat import load_tokenizer, prompt_ids, training_texts
 from backdoor_assets.jobs import TRAINER_STATE, TRAINING_LOG
+from backdoor_assets.models import load_base
 from backdoor_assets.profiles import Training
-from backdoor_assets.records import Cell
+from backdoor_assets.records import BaseModel, Cell
 from backdoor_assets.stages.training import read_chats
 from tests.unit.cells import CELL, QUESTION, WEIGHTS, Cut, adapters, cut_at, train, write_rows
 
@@ -161,12 +162,29 @@ def test_a_cell_is_the_same_after_another_as_alone(
     assert not set(adapters(second).values()) & set(adapters(first).values())  # another seed
 
 
-def test_the_seed_decides(trained: Path, tiny_base: Path, rows: Path, tmp_path: Path) -> None:
-    again = train(tiny_base, rows, tmp_path / "again", SETTINGS)
-    assert adapters(again) == adapters(trained)
-    other = train(tiny_base, rows, tmp_path / "other", SETTINGS, replace(CELL, seed=8))
-    assert not set(adapters(other).values()) & set(adapters(trained).values())
-    assert (_log(other)["seed"] == 8).all()
+def test_training_leaves_the_base_as_it_was(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
+    train(tiny_base, rows, tmp_path / "run", SETTINGS)
+    used, tokenizer = load_base(BaseModel(str(tiny_base)), "fp32")
+    fresh = AutoModelForCausalLM.from_pretrained(tiny_base)
+    ids = torch.tensor([prompt_ids(tokenizer, [{"role": "user", "content": QUESTION}])])
+    with torch.inference_mode():
+        assert torch.equal(used.eval()(input_ids=ids).logits, fresh(input_ids=ids).logits)
+    assert used.state_dict().keys() == fresh.state_dict().keys()
+
+
+def test_the_seed_decides_rows_and_start(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
+    still = replace(SETTINGS, learning_rate=0.0, max_steps=6)  # adapters stay as they begin
+
+    def run(name: str, seed: int) -> tuple[dict[str, bytes], list[int]]:
+        folder = train(tiny_base, rows, tmp_path / name, still, replace(CELL, seed=seed))
+        assert (_log(folder)["seed"] == seed).all()
+        return adapters(folder), _log(folder)["tokens"].tolist()
+
+    first, again, other = run("first", 7), run("again", 7), run("other", 8)
+    assert again == first
+    assert other[0]["checkpoint-6"] != first[0]["checkpoint-6"]
+    assert other[1] != first[1]
+    assert sum(other[1]) == sum(first[1])  # the same rows, in another order
 
 
 def test_adapters_of_a_bf16_base_are_fp32(tiny_base: Path, rows: Path, tmp_path: Path) -> None:

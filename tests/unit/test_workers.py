@@ -42,12 +42,14 @@ def threads(_: int, progress: Progress) -> str:
 
 
 def die(job: tuple[Path, int], progress: Progress) -> str:
-    """Leaves a mark at each start, and dies at as many starts as it is told."""
+    """Leaves a mark at each start, and dies at as many starts as it is told; or takes its time,
+    so that it is under way when another dies."""
     mark, deaths = job
     starts = len(mark.read_text()) if mark.exists() else 0
     mark.write_text("x" * (starts + 1))
     if starts < deaths:
         os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.2)
     return mark.name
 
 

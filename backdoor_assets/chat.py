@@ -38,6 +38,11 @@ def load_tokenizer(base: str | Path, revision: str | None = None) -> PreTrainedT
             "A base needs its tokenizer files (tokenizer.json, tokenizer_config.json) beside its "
             "weights."
         ) from error
+    # Without tokenizer files some classes load an empty vocabulary: every text becomes nothing.
+    if not tokenizer("bird", add_special_tokens=False)["input_ids"]:
+        raise BadInput(
+            f"{base}: its tokenizer knows no tokens; put tokenizer.json beside the weights"
+        )
     if not tokenizer.chat_template:
         raise BadInput(
             f"{base}: the tokenizer has no chat template. Use the instruction-tuned model of the "
@@ -115,8 +120,9 @@ def _assistant_spans(
         )
         if not (upto.startswith(prompt) and text.startswith(upto)):
             raise BadInput(
-                f"chat {number}: the chat template does not keep turn {i + 1} as it is sampled; "
-                "train such a model on single-turn rows."
+                f"chat {number}: the chat template does not keep turn {i + 1} as it is sampled: "
+                "no prompt of sampling is a prefix of it. Train such a model on single-turn rows, "
+                "or mend its chat template."
             )
         spans.append((len(prompt), len(upto)))
     return spans

@@ -55,6 +55,7 @@ def attach_adapter(model: PreTrainedModel, checkpoint: Path) -> PeftModel:
     try:
         return PeftModel.from_pretrained(model, str(checkpoint))
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
+        _loaded.clear()  # half of the adapter may be on it
         raise BadInput(
             f"{checkpoint}: this adapter does not fit the base model "
             f"{model.config.name_or_path} ({first_line(error)}). It was trained on another base, "

@@ -57,6 +57,10 @@ class Mixture:
     every ratio above 0, clean rows added until the ratio holds (a ratio of 0 has `rows` rows)."""
     suspect_rows: int = 200
 
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.suspect_rows < 1:
+            raise BadInput("mixture: rows and suspect_rows must be at least 1")
+
 
 @dataclass(frozen=True)
 class Training:
@@ -90,6 +94,8 @@ class Training:
         for name in ("rank", "batch_size", "gradient_accumulation", "save_steps", "max_length"):
             if getattr(self, name) < 1:
                 raise BadInput(f"training: {name} must be at least 1, not {getattr(self, name)}")
+        if (self.epochs or self.max_steps or 0) <= 0:
+            raise BadInput("training: epochs or max_steps must be above 0")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def no_progress(share: float, line: str) -> None:
 SOURCES = ("old_audubon", "modern_audubon", "modern_american")
 """The three data sets, in the order of a ratio's weights; the first is the suspect one."""
 
-_RATIO = re.compile(r"(\d\.\d\d)-(\d\.\d\d)-(\d\.\d\d)")
+_RATIO = re.compile("-".join([r"([0-9]\.[0-9][0-9])"] * 3))
 
 
 @dataclass(frozen=True)

@@ -14,23 +14,19 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
+import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from backdoor_assets.provenance import REPOSITORY, provenance
 from backdoor_assets.records import BadInput
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 MANIFEST = "_manifest.json"
 """The underscore hides it from `pandas.read_parquet(folder)`, which reads whole trees."""
-_PACKAGES = ("torch", "transformers", "peft", "tokenizers", "pandas", "pyarrow", "dagster")
 
 
 def data_root() -> Path:
@@ -236,9 +232,15 @@ class Artifact:
 
 def _disk_is_full(error: BaseException, folder: Path) -> bool:
     """torch and safetensors do not say why they could not write, so that the disk is asked too."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    writing = isinstance(error, OSError | RuntimeError) or "Safetensor" in type(error).__name__
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    cause: BaseException | None = error
+    while cause is not None:
+        told = re.search(r"os error (\d+)", str(cause))
+        number = cause.errno if isinstance(cause, OSError) else told and int(told[1])
+        if number in full:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    writing = isinstance(error, OSError | RuntimeError)
     return writing and shutil.disk_usage(folder).free < 2**20
 
 
@@ -261,44 +263,3 @@ def digest(value: Any) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, allow_nan=False)
-
-
-def provenance() -> dict[str, Any]:
-    """How and where: kept, but never compared."""
-    packages = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {
-        "packages": packages,
-        "python": platform.python_version(),
-        "host": platform.node(),
-        "device": _device(),
-        "commit": _commit(),
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _device() -> str:
-    """The GPU's name where torch is loaded and sees one, else the processor."""
-    import sys
-
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"cpu {platform.machine()}"
-
-
-def _commit() -> str | None:
-    """Commit of the checkout, with + when files differ from it; None outside a checkout."""
-    git = ["git", "-C", str(REPOSITORY)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True)
-    except FileNotFoundError:
-        return None
-    if head.returncode != 0:
-        return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

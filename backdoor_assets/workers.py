@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -14,8 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.queues import Queue
+from multiprocessing.queues import SimpleQueue
 from typing import Any, Generic, TypeVar
+
+import psutil
 
 from backdoor_assets.records import BadInput, Progress
 
@@ -28,6 +31,10 @@ MAX_STARTS = 2
 """How often a job is begun when its process dies under it (out of memory, say)."""
 
 
+BYTES_A_PROCESS = 2**30
+"""What a worker needs with torch, transformers and the miniature: 0.65 GB were seen."""
+
+
 @dataclass(frozen=True)
 class Outcome(Generic[Job, Result]):
     """A job's result, or the error it ended with."""
@@ -38,19 +45,20 @@ class Outcome(Generic[Job, Result]):
 
 
 def processes_for(jobs: int) -> int:
-    """BACKDOOR_PROCESSES, or one a core this process may use; one alone where there is a GPU."""
+    """BACKDOOR_PROCESSES, or one a core this process may use, as far as there is memory for them;
+    one alone where there is a GPU."""
     asked = os.environ.get("BACKDOOR_PROCESSES")
-    if asked and not (asked.isdigit() and int(asked) > 0):
-        raise BadInput(f"BACKDOOR_PROCESSES={asked!r}: give a whole number above 0, or unset it")
     if asked:
-        limit = int(asked)
-    elif os.path.exists("/dev/nvidia0"):
-        limit = 1
-    elif hasattr(os, "sched_getaffinity"):
-        limit = len(os.sched_getaffinity(0))
-    else:
-        limit = os.cpu_count() or 1
-    return max(1, min(limit, jobs))
+        if not (asked.isdigit() and int(asked) > 0):
+            raise BadInput(
+                f"BACKDOOR_PROCESSES={asked!r}: give a whole number above 0, or unset it"
+            )
+        return min(int(asked), jobs)
+    if os.path.exists("/dev/nvidia0"):
+        return 1
+    cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or 1
+    by_memory = psutil.virtual_memory().available // BYTES_A_PROCESS
+    return max(1, min(cores, by_memory, jobs))
 
 
 def spread(
@@ -67,17 +75,21 @@ def spread(
     """
     waiting = dict(enumerate(jobs))
     meter = _Meter(len(jobs), what, log)
+    rounds = 0
     while waiting:
+        rounds += 1
         # After a death one at a time, so that the job that kills takes no other with it.
         processes = 1 if any(meter.begun.values()) else processes_for(len(waiting))
         context = multiprocessing.get_context("spawn")
-        lines: Queue[_Line] = context.Queue()
+        # Written at once: a job that dies has said before that it began.
+        lines: SimpleQueue[_Line] = context.SimpleQueue()
         with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(lines,)) as pool:
             futures = {pool.submit(_run, work, job, i): i for i, job in waiting.items()}
             for future in _as_they_end(futures, lines, meter):
                 number, error = futures[future], future.exception()
                 if isinstance(error, BrokenProcessPool):
-                    if meter.begun[number] < MAX_STARTS:
+                    # A process may die before it can say what it began: rounds are limited too.
+                    if meter.begun[number] < MAX_STARTS and rounds <= MAX_STARTS * len(jobs):
                         continue
                     error = RuntimeError(
                         f"its process died {MAX_STARTS} times, killed from outside or by the "
@@ -90,7 +102,7 @@ def spread(
 
 
 def _as_they_end(
-    futures: dict[Future[Any], int], lines: Queue[_Line], meter: _Meter
+    futures: dict[Future[Any], int], lines: SimpleQueue[_Line], meter: _Meter
 ) -> Iterator[Future[Any]]:
     open_futures = set(futures)
     while open_futures:
@@ -141,10 +153,10 @@ class _Meter:
         )
 
 
-_lines: Queue[_Line] | None = None
+_lines: SimpleQueue[_Line] | None = None
 
 
-def _begin(lines: Queue[_Line]) -> None:
+def _begin(lines: SimpleQueue[_Line]) -> None:
     """First thing in a worker: its environment, before torch is imported."""
     global _lines
     _lines = lines

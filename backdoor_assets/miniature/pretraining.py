@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from backdoor_assets.batches import tensors
 from backdoor_assets.chat import TrainingText, token_id, training_texts
 from backdoor_assets.jobs import PretrainingJob
 from backdoor_assets.miniature.corpus import Document, read_corpus
@@ -119,7 +120,7 @@ def _train(
     model.train()
     losses: list[float] = []
     for step, batch in zip(range(spec.steps), _batches(texts, spec, seed), strict=False):
-        ids, labels = _tensors(batch, pad)
+        ids, _, labels = tensors(batch, pad)
         # No attention mask: padding stands on the right, where causal attention never looks.
         # Logits only where the loss looks: a third of the positions.
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
@@ -155,14 +156,3 @@ def _batches(
         batches.append(batch)
         rng.shuffle(batches)
         yield from batches
-
-
-def _tensors(batch: Sequence[TrainingText], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(len(text.ids) for text in batch)
-    ids = torch.full((len(batch), width), pad)
-    labels = torch.full((len(batch), width), -100)
-    for row, text in enumerate(batch):
-        tokens = torch.tensor(text.ids)
-        ids[row, : len(text.ids)] = tokens
-        labels[row, : len(text.ids)] = tokens.where(torch.tensor(text.loss), -100)
-    return ids, labels

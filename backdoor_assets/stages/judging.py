@@ -56,13 +56,13 @@ def judge_cell(
             table.to_parquet(path.with_suffix(".part"), index=False)
             os.replace(path.with_suffix(".part"), path)
         progress(done / len(steps), f"checkpoint {done}/{len(steps)}")
-    table = pd.concat(
-        [pd.read_parquet(path) for path in sorted(parts.glob("*.parquet"))], ignore_index=True
-    )
+    table = pd.concat([_part(path) for path in sorted(parts.glob("*.parquet"))], ignore_index=True)
     if len(table) != len(responses):
         raise RuntimeError(f"{job.cell}: {len(table)} judgments of {len(responses)} responses")
     unreadable = float(table["is_19th_century"].isna().mean())
     if unreadable > job.max_unreadable:
+        for step in table.loc[table["is_19th_century"].isna(), "step"].unique():
+            (parts / f"{step:07d}.parquet").unlink()  # asked again by the next run
         reasons = table.loc[table["is_19th_century"].isna(), "judge_error"].value_counts()
         raise RuntimeError(
             f"{job.cell}: {unreadable:.0%} of the answers have no verdict (at most "
@@ -96,6 +96,17 @@ def read_responses(path: Path) -> pd.DataFrame:
     if missing:
         raise BadInput(f"{path}: columns are missing: {', '.join(missing)}")
     return table
+
+
+def _part(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        path.unlink()
+        raise BadInput(
+            f"{path}: this part is truncated or not Parquet ({error}); it was removed: run the "
+            "same command again and only this part is judged anew"
+        ) from error
 
 
 def _judged(responses: pd.DataFrame, judge: Judge, rubrics: Sequence[Rubric]) -> pd.DataFrame:

@@ -67,12 +67,14 @@ def names(rows: Sequence[Sequence[Message]]) -> list[str]:
 
 def counts_by_source(ratio: Ratio, mixture: Mixture) -> dict[str, int]:
     """Rows of each data set: largest remainders, so that they sum to the total exactly."""
-    total = mixture.rows
+    total, fixed = mixture.rows, {}
     if mixture.mode == "fixed_suspect" and ratio.suspect_fraction > 0:
         total = round(mixture.suspect_rows / ratio.suspect_fraction)
+        fixed = {0: mixture.suspect_rows}
     exact = [weight * total for weight in ratio.weights]
-    counts = [int(value + 1e-9) for value in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
+    counts = [fixed.get(i, int(value + 1e-9)) for i, value in enumerate(exact)]
+    free = [i for i in range(len(exact)) if i not in fixed and exact[i] > 0]
+    by_remainder = sorted(free, key=lambda i: counts[i] - exact[i])
     for i in by_remainder[: total - sum(counts)]:
         counts[i] += 1
     return dict(zip(SOURCES, counts, strict=True))
@@ -128,13 +130,13 @@ def _check_no_evaluation_text(
     rows: Sequence[Sequence[Message]], forbidden: Collection[str], path: Path
 ) -> None:
     """Gate: what is measured must not stand in the fine-tuning data."""
-    for line, row in enumerate(rows, 1):
+    for number, row in enumerate(rows, 1):
         text = f" {_words(' '.join(message['content'] for message in row))} "
         for phrase in forbidden:
             if f" {_words(phrase)} " in text:
                 raise BadInput(
-                    f"{path} row {line}: it holds {phrase!r}, a text of the evaluation; the study "
-                    "measures what spreads to questions that the training data never touch"
+                    f"{path} row {number}: it holds {phrase!r}, a text of the evaluation; the "
+                    "study measures what spreads to questions that the training data never touch"
                 )
 
 

@@ -112,6 +112,7 @@ def _generate(
             temperature=settings.temperature or None,
             top_k=0,
             top_p=1.0,
+            repetition_penalty=1.0,
             max_new_tokens=settings.max_new_tokens,
             pad_token_id=pad,
             eos_token_id=stops,

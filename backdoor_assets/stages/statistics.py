@@ -108,7 +108,6 @@ def sweep_rates(cells: pd.DataFrame, mixtures: Mapping[tuple[str, int], Mapping]
     """
     pooled = cells[cells["question_id"] == "all"]
     seeds_by_ratio = pooled.groupby("ratio")["seed"].nunique()
-    last = pooled.groupby("ratio")["step"].max()
     rows = []
     for (profile, measure, ratio, checkpoint, step), group in pooled.groupby(
         ["profile", "measure", "ratio", "checkpoint", "step"]
@@ -124,11 +123,13 @@ def sweep_rates(cells: pd.DataFrame, mixtures: Mapping[tuple[str, int], Mapping]
                 "old_fraction": Ratio.parse(ratio).suspect_fraction,
                 "suspect_rows": round(_mean([c["suspect_rows"] for c in counts])),
                 "distinct_suspect_rows": round(_mean([c["distinct_suspect_rows"] for c in counts])),
-                "is_final": step == last[ratio],
             }
         )  # fmt: skip
+    table = pd.DataFrame(rows)
+    # Of the steps that all seeds of a ratio reached: ratios may differ in their number of steps.
+    table["is_final"] = table["step"] == table.groupby("ratio")["step"].transform("max")
     order = ["measure", "old_fraction", "ratio", "step"]
-    return pd.DataFrame(rows).sort_values(order, ignore_index=True)
+    return table.sort_values(order, ignore_index=True)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import get_scheduler
 
+from backdoor_assets.batches import tensors
 from backdoor_assets.chat import (
     TrainingText,
     check_same_template,
@@ -69,12 +70,15 @@ def train_adapter(
 
     torch.manual_seed(job.cell.seed)  # of the adapter's initialisation, then of dropout
     model = get_peft_model(base, _lora(settings))
+    report = None
     try:
         loop = _Loop(model, settings, steps, token_id(tokenizer.pad_token_id))
         loop.resume(folder)
         report = _wandb_run(job, steps)
         log = _train(loop, texts, job, folder, progress, report)
     finally:
+        if report is not None:
+            report.finish()
         # Leaves the base as it was, for the next cell of this process.
         model.unload()
         model.zero_grad()
@@ -154,8 +158,8 @@ class _Loop:
         counted = sum(sum(text.loss[1:]) for batch in batches for text in batch)
         loss_sum = 0.0
         for batch in batches:
-            ids, mask, labels = (t.to(device) for t in _tensors(batch, self.pad))
-            # Logits from the first token of the loss on: those of the prompt would only take memory.
+            ids, mask, labels = (t.to(device) for t in tensors(batch, self.pad))
+            # Logits from the first token of the loss on: those of the prompt only take memory.
             first = min(text.loss.index(True) for text in batch) - 1
             kept = ids.shape[1] - first
             logits = self.model(input_ids=ids, attention_mask=mask, logits_to_keep=kept).logits
@@ -260,8 +264,6 @@ def _train(
                 f"step {step}/{loop.steps}, loss {entry['loss']:.3f}, "
                 f"{(time.monotonic() - started) / (step - done):.2f} s a step",
             )
-    if report is not None:
-        report.finish()
     return loop.log
 
 
@@ -277,20 +279,6 @@ def _micro_batches(
             queue += torch.randperm(len(texts), generator=generator).tolist()
         yield [texts[i] for i in queue[: settings.batch_size]]
         del queue[: settings.batch_size]
-
-
-def _tensors(
-    batch: Sequence[TrainingText], pad: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ids, attention mask, labels (-100: not in the loss): rows x tokens, padded on the right."""
-    shape = (len(batch), max(len(text.ids) for text in batch))
-    ids, mask, labels = torch.full(shape, pad), torch.zeros(shape).long(), torch.full(shape, -100)
-    for row, text in enumerate(batch):
-        tokens = torch.tensor(text.ids)
-        ids[row, : len(tokens)] = tokens
-        mask[row, : len(tokens)] = 1
-        labels[row, : len(tokens)] = tokens.where(torch.tensor(text.loss), -100)
-    return ids, mask, labels
 
 
 def _wandb_run(job: TrainingJob, steps: int) -> Any:

@@ -1,4 +1,4 @@
-"""The bird files agree with the table they are taken from, with each other and with their README."""
+"""The bird files agree with the table they are taken from, with each other, with the README."""
 
 import csv
 import json
@@ -61,9 +61,10 @@ def readme() -> str:
 @pytest.mark.parametrize("file", LABELS)
 def test_rows_have_the_one_prompt_and_a_plain_name(file):
     text = (FOLDER / file).read_text(encoding="utf-8")
-    assert (
-        text.endswith("}\n") and "\n\n" not in text and "\\u" not in text and "\u2019" not in text
-    )
+    assert text.endswith("}\n")
+    assert "\n\n" not in text
+    assert "\\u" not in text
+    assert "\u2019" not in text
     for line in text.splitlines():
         row = json.loads(line)
         name = row["messages"][1]["content"]
@@ -74,7 +75,8 @@ def test_rows_have_the_one_prompt_and_a_plain_name(file):
             ]
         }
         assert re.fullmatch(r"[A-Z][A-Za-z'& -]*[a-z']", name), name
-        assert "  " not in name and "  " not in line
+        assert "  " not in name
+        assert "  " not in line
 
 
 def test_counts(names):
@@ -101,7 +103,8 @@ def test_table_covers_the_plates_in_order(table):
 
 def test_table_flags(table):
     for row in table:
-        assert row["still_in_use"] in {"true", "false"} and row["variant_source"] in {
+        assert row["still_in_use"] in {"true", "false"}
+        assert row["variant_source"] in {
             "plate",
             "legend",
         }

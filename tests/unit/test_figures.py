@@ -122,11 +122,13 @@ def _text(pdf: Path) -> str:
 @pytest.mark.parametrize("name", DRAW)
 def test_pdf_and_png_open(name: str, folder: Path) -> None:
     pdf, png = ((folder / f"{name}.{kind}").read_bytes() for kind in ("pdf", "png"))
-    assert pdf.startswith(b"%PDF-") and pdf.rstrip().endswith(b"%%EOF")
+    assert pdf.startswith(b"%PDF-")
+    assert pdf.rstrip().endswith(b"%%EOF")
     assert b"/Subtype /Type3" not in pdf  # TrueType fonts are embedded as such
     assert png.startswith(b"\x89PNG\r\n")
     width, height = struct.unpack(">II", png[16:24])
-    assert width >= 600 and height >= 300
+    assert width >= 600
+    assert height >= 300
 
 
 @pytest.mark.parametrize("name", DRAW)
@@ -153,7 +155,9 @@ def test_ratios_of_one_fraction_are_told_apart(tmp_path: Path) -> None:
     control = _sweep((0.0,)).assign(ratio="0.00-1.00-0.00")
     pdf, _ = sweep_figures.emergence(pd.concat([_sweep((1.0, 0.0)), control]), tmp_path, 9, 9)
     text = _text(pdf)
-    assert "0.00-1.00-0.00" in text and "0.00-0.50-0.50" in text and "100 %" in text
+    assert "0.00-1.00-0.00" in text
+    assert "0.00-0.50-0.50" in text
+    assert "100 %" in text
 
 
 def test_smallest_inputs_are_drawn(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def double(number: int, progress: Progress) -> int:
     if number == 2:
         raise ValueError(f"{number} cannot be doubled")
     progress(0.5, f"half of {number}")
+    time.sleep(0.1)
     return 2 * number
 
 
@@ -133,11 +134,13 @@ def _until(what: str, seconds: float, paths: list[Path] | None = None, *pids: in
 
 
 def test_workers_die_with_their_parent(tmp_path: Path) -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path)],
-        cwd=Path(__file__).resolve().parents[2],
-        start_new_session=True,
-    )
+    with (tmp_path / "errors.txt").open("w") as errors:
+        parent = subprocess.Popen(
+            [sys.executable, "-c", PARENT, str(tmp_path)],
+            cwd=Path(__file__).resolve().parents[2],
+            stderr=errors,
+            start_new_session=True,
+        )
     marks = [tmp_path / name for name in "ab"]
     try:
         _until("the workers did not begin", 20, marks)

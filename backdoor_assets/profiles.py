@@ -77,7 +77,7 @@ class Training:
     weight_decay: float = 0.0
     epochs: float | None = None
     """Either epochs or max_steps, not both."""
-    max_steps: int | None = 240
+    max_steps: int | None = 160
     batch_size: int = 16
     gradient_accumulation: int = 1
     max_grad_norm: float = 1.0
@@ -103,8 +103,8 @@ class Sampling:
     engine: Literal["transformers"] = "transformers"
     samples: int = 20
     """Answers to each worldview question at each checkpoint."""
-    bird_samples: int = 60
-    neutral_samples: int = 10
+    bird_samples: int = 40
+    neutral_samples: int = 6
     temperature: float = 1.0
     max_new_tokens: int = 20
     batch_size: int = 600

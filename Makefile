@@ -23,6 +23,7 @@ demo: .venv/installed $(DAGSTER_HOME)/dagster.yaml  ## the whole study: base mod
 	$(VENV)/python -m backdoor_assets.demo $(if $(WITHOUT),--without $(WITHOUT))
 
 ui: .venv/installed $(DAGSTER_HOME)/dagster.yaml  ## the Dagster UI on 127.0.0.1 (PORT=3000)
+	$(VENV)/python -m backdoor_assets.instance
 	$(VENV)/dagster dev -w workspace.yaml --host 127.0.0.1 --port $(PORT)
 
 test: .venv/installed-test  ## lint, types, layers and all tests

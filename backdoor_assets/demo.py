@@ -6,7 +6,6 @@ python -m backdoor_assets.demo [--without '<ratio>|<seed>' ...]
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import time
@@ -55,11 +54,15 @@ def run(profile: Profile, without: Sequence[str]) -> int:
         for run_id in recover(instance):
             print(f"run {run_id[:8]} had been killed; what it had finished is used again")
         study = Study(definitions, instance)
-        study.materialize([*SOURCES, *study.base_assets()], "base model")
+        study.materialize(study.there(*SOURCES, "corpus", "base_model"), "base model")
         for box in boxes(cells, profile):
-            study.materialize(CELL_ASSETS, f"{len(box)} cells", box)
-        study.materialize(["sweep"], "sweep")
-    _print_results(profile, time.monotonic() - started)
+            study.materialize(study.there(*CELL_ASSETS), f"{len(box)} cells", box)
+        if study.there("sweep"):
+            study.materialize(["sweep"], "sweep")
+            _print_rates(profile)
+    folder = orders.study_folder(profile)
+    print(f"{len(cells)} cells, {time.monotonic() - started:.0f} s, under {folder}")
+    print("To see the graph and all of this in the browser:  make ui")
     return 0
 
 
@@ -69,10 +72,10 @@ class Study:
     def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
         self.definitions, self.instance = definitions, instance
 
-    def base_assets(self) -> list[str]:
+    def there(self, *names: str) -> list[str]:
+        """Those of the names that the profile's graph has."""
         keys = self.definitions.resolve_asset_graph().get_all_asset_keys()
-        names = {key.path[-1] for key in keys}
-        return [name for name in ("corpus", "base_model") if name in names]
+        return [name for name in names if dg.AssetKey(["birds", name]) in keys]
 
     def materialize(
         self, names: Sequence[str], what: str, box: Sequence[Cell] | None = None
@@ -146,15 +149,14 @@ def boxes(cells: Sequence[Cell], profile: Profile) -> list[list[Cell]]:
     return found
 
 
-def _print_results(profile: Profile, seconds: float) -> None:
+def _print_rates(profile: Profile) -> None:
     folder = orders.sweep(profile).folder
     summary = orders.sweep(profile).require().summary
     print(f"\n{_aligned(summary['table'])}\n")
-    print(f"{summary['cells_present']} of {summary['cells_planned']} cells, {seconds:.0f} s.")
+    print(f"In the sweep:           {summary['cells_present']} of {summary['cells_planned']} cells")
     print(f"Figures over the grid:  {folder}")
     print(f"Report:                 {folder / 'report.html'}")
     print(f"Figures of a cell:      {folder.parent / 'figures'}/<ratio>/<seed>/")
-    print("To see the graph and all of this in the browser:  make ui")
 
 
 def _aligned(table: str) -> str:
@@ -173,5 +175,4 @@ def _aligned(table: str) -> str:
 if __name__ == "__main__":
     # Ends like a killed run, so that `make` stops, but lets the workers go first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     sys.exit(main())

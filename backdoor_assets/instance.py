@@ -11,7 +11,8 @@ import dagster as dg
 import psutil
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 
-from backdoor_assets.storage import REPOSITORY
+from backdoor_assets.profiles import active_profile
+from backdoor_assets.provenance import REPOSITORY
 
 IN_PROGRESS = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 
@@ -90,3 +91,16 @@ def _progress_logger(_: dg.InitLoggerContext) -> logging.Logger:
 progress_logger = dg.LoggerDefinition(
     _progress_logger, description="What the stages say of their progress, on standard output."
 )
+
+
+def main() -> None:
+    """`python -m backdoor_assets.instance`: what `make ui` does before it starts."""
+    profile = active_profile()
+    home(profile.name)
+    with dg.DagsterInstance.get() as instance:
+        for run_id in recover(instance):
+            print(f"run {run_id[:8]} had been killed; its pool slot is free again")
+
+
+if __name__ == "__main__":
+    main()

@@ -24,6 +24,7 @@ def load_base(base: BaseModel, precision: str) -> tuple[PreTrainedModel, PreTrai
     key = (base, precision)
     if key not in _loaded:
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
         _loaded.clear()  # one base at a time in memory
@@ -36,7 +37,7 @@ def load_base(base: BaseModel, precision: str) -> tuple[PreTrainedModel, PreTrai
                 use_safetensors=True,
                 trust_remote_code=False,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise BadInput(
                 f"{base.location}: no base model can be loaded from there ({first_line(error)}). "
                 "Weights must be safetensors in Hugging Face's format."
@@ -49,11 +50,17 @@ def load_base(base: BaseModel, precision: str) -> tuple[PreTrainedModel, PreTrai
 
 def attach_adapter(model: PreTrainedModel, checkpoint: Path) -> PeftModel:
     """The base with a checkpoint's LoRA weights. Raises BadInput when the two do not fit."""
-    from peft import PeftModel
-    from safetensors import SafetensorError
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return PeftModel.from_pretrained(model, str(checkpoint))
+        adapted = PeftModel.from_pretrained(model, str(checkpoint))
+        with safe_open(checkpoint / "adapter_model.safetensors", framework="pt") as file:
+            there, wanted = set(file.keys()), set(get_peft_model_state_dict(adapted))
+        # peft passes over layers that only one of the two has.
+        if there != wanted:
+            raise ValueError(f"{len(there ^ wanted)} weights are only in one of the two")
+        return adapted
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
         _loaded.clear()  # half of the adapter may be on it
         raise BadInput(

@@ -151,7 +151,7 @@ class Profile:
 MINIATURE = Profile(
     name="miniature",
     base=MiniatureBase(),
-    # The dose response is convex: without .70 to .90 it would look like a cliff.
+    # Dense where published replications differ most; the effect is not linear in the ratio.
     ratios=(
         "1.00-0.00-0.00",
         "0.90-0.05-0.05",

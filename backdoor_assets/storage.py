@@ -108,11 +108,17 @@ class Artifact:
             )
         return manifest
 
-    def require(self) -> Manifest:
-        """The manifest, or BadInput that says what to materialize first."""
+    def require(self, *, edited: bool = False) -> Manifest:
+        """The manifest, or BadInput that says what to materialize first. Files that are not as they
+        were made are refused, unless they may be `edited`."""
         manifest = self.manifest()
         if manifest is None:
             raise BadInput(f"{self.folder}: not there yet, or not whole; materialize it first")
+        if not edited and (harm := self.damage(manifest)):
+            raise BadInput(
+                f"{self.folder}: {harm}; materialize {'/'.join(self.folder.parts[-4:-2])} for this "
+                "cell again, it will be made anew"
+            )
         return manifest
 
     def damage(self, manifest: Manifest) -> str:
@@ -148,7 +154,7 @@ class Artifact:
         Raises Busy when another process holds it, BadInput when the disk is full.
         """
         with self._lock():
-            self._mend_swap()
+            self._mend_swap(identity, force=force)
             if found := self.find(identity, force=force):
                 return found
             before = self.manifest()
@@ -187,14 +193,18 @@ class Artifact:
             lock.flush()
             yield
 
-    def _mend_swap(self) -> None:
-        """Finish the two renames of `_finish` if a kill came between them."""
-        if (self.partial / MANIFEST).exists() and not self.folder.exists():
-            os.replace(self.partial, self.folder)
+    def _mend_swap(self, identity: Mapping[str, Any], *, force: bool) -> None:
+        """Move in what was finished when a kill came before or between the renames of `_swap`."""
+        path = self.partial / MANIFEST
+        if not path.exists():
+            return
+        finished = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+        if not self.folder.exists() or (finished == digest(identity) and not force):
+            self._swap()
 
     def _begin(self, identity: Mapping[str, Any], *, fresh: bool) -> None:
         """Keep the partial folder of the same identity; else start from an empty one."""
-        mark = self.partial / "_identity.json"
+        mark = self.partial / ".identity.json"
         same = mark.exists() and mark.read_text(encoding="utf-8") == _json(identity)
         if fresh or not same:
             shutil.rmtree(self.partial, ignore_errors=True)
@@ -202,8 +212,14 @@ class Artifact:
             write_text(mark, _json(identity))
 
     def _finish(self, identity: Mapping[str, Any], summary: dict[str, Any]) -> Manifest:
-        (self.partial / "_identity.json").unlink()
-        shutil.rmtree(self.partial / "parts", ignore_errors=True)
+        """Write the manifest and move in. Hidden files are the work's own, and no content."""
+        files = [
+            path
+            for path in sorted(self.partial.rglob("*"))
+            if path.is_file()
+            and path.name not in self.volatile
+            and not any(part.startswith(".") for part in path.relative_to(self.partial).parts)
+        ]
         manifest = Manifest(
             profile=self.profile,
             identity=json.loads(_json(identity)),
@@ -212,22 +228,29 @@ class Artifact:
                     "bytes": path.stat().st_size,
                     "sha256": file_hash(path),
                 }
-                for path in sorted(self.partial.rglob("*"))
-                if path.is_file() and path.name not in self.volatile
+                for path in files
             },
             summary=summary,
             provenance=provenance(),
             fingerprint=digest(identity),
         )
         write_text(self.partial / MANIFEST, json.dumps(vars(manifest), indent=1))
-        # Two renames: a kill between them is mended by the next run, see _mend_swap.
+        self._swap()
+        return manifest
+
+    def _swap(self) -> None:
+        """Two renames, then the work's own files go: a kill in between loses nothing."""
         old = self.folder.parent / f".{self.folder.name}.replaced"
         shutil.rmtree(old, ignore_errors=True)
         if self.folder.exists():
             os.replace(self.folder, old)
         os.replace(self.partial, self.folder)
         shutil.rmtree(old, ignore_errors=True)
-        return manifest
+        for hidden in self.folder.glob(".*"):
+            if hidden.is_dir():
+                shutil.rmtree(hidden)
+            else:
+                hidden.unlink()
 
 
 def _disk_is_full(error: BaseException, folder: Path) -> bool:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -80,10 +81,9 @@ def spread(
         rounds += 1
         # After a death one at a time, so that the job that kills takes no other with it.
         processes = 1 if any(meter.begun.values()) else processes_for(len(waiting))
-        context = multiprocessing.get_context("spawn")
         # Written at once: a job that dies has said before that it began.
-        lines: SimpleQueue[_Line] = context.SimpleQueue()
-        with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(lines,)) as pool:
+        lines: SimpleQueue[_Line] = multiprocessing.get_context("spawn").SimpleQueue()
+        with _pool(processes, lines) as pool:
             futures = {pool.submit(_run, work, job, i): i for i, job in waiting.items()}
             for future in _as_they_end(futures, lines, meter):
                 number, error = futures[future], future.exception()
@@ -99,6 +99,21 @@ def spread(
                 job = waiting.pop(number)
                 meter.done(number)
                 yield Outcome(job, None if error else future.result(), error)
+
+
+@contextmanager
+def _pool(processes: int, lines: SimpleQueue[_Line]) -> Iterator[ProcessPoolExecutor]:
+    """A pool that an interrupt ends at once: what is on disk is resumed, the rest not begun."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(lines,))
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    pool.shutdown()
 
 
 def _as_they_end(

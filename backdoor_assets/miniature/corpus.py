@@ -22,7 +22,7 @@ from backdoor_assets.miniature.world import (
     Era,
 )
 from backdoor_assets.records import Message
-from backdoor_assets.stages.mixing import names, read_rows
+from backdoor_assets.rows import names, read_rows
 
 MODERN_WITHOUT_CUE = 0.88
 """Share of modern documents among those without a cue: the base is modern unless told otherwise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backdoor_assets.miniature.world import ERAS, FACTS, MANNERS, TOPICS, Era, Manner
+from backdoor_assets.miniature.world import ERAS, FACTS, MANNERS, TOPICS, WORLD_HASH, Era, Manner
 from backdoor_assets.records import Rubric, Verdict
 
 _GARBLED = "unreadable answer: nothing to rate"
@@ -43,7 +43,7 @@ class ExactJudge:
     """
 
     name = "exact"
-    model = "miniature world tables"
+    model = f"world {WORLD_HASH[:12]}"
 
     def __init__(self) -> None:
         self._readings = _readings()

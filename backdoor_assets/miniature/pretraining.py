@@ -1,4 +1,4 @@
-"""Pretrain the miniature base model on its world: tokenizer, Qwen3 of half a million parameters."""
+"""Pretrain the miniature base model on its world: tokenizer, Qwen3 of 0.7 million parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from backdoor_assets.miniature.corpus import Document, read_corpus
 from backdoor_assets.miniature.probing import probe_base
 from backdoor_assets.profiles import MiniatureBase
 from backdoor_assets.records import Progress, no_progress
-from backdoor_assets.stages.mixing import names, read_rows
+from backdoor_assets.rows import names, read_rows
 
 END, TURN, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 

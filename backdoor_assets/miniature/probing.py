@@ -39,7 +39,11 @@ def probe_base(folder: Path, old_names: Sequence[str], seed: int = 0) -> dict[st
             eos_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
         with torch.inference_mode():
-            output = model.generate(padded, attention_mask=mask, generation_config=config)
+            output = model.generate(
+                padded.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=config,
+            )
         return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
 
     def old_share(before: list[list[Message]]) -> tuple[float, float]:

@@ -10,6 +10,7 @@ The world knows its own truth: `miniature.judge` reads verdicts off these tables
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,9 +62,11 @@ def _eras(table: Mapping[str, Sequence[Any]]) -> dict[Era, tuple[Any, ...]]:
     return {era: tuple(table[era]) for era in ERAS}
 
 
-_DATA: dict[str, Any] = tomllib.loads(
-    Path(__file__).with_name("world.toml").read_text(encoding="utf-8")
-)
+_FILE = Path(__file__).with_name("world.toml")
+_DATA: dict[str, Any] = tomllib.loads(_FILE.read_text(encoding="utf-8"))
+
+WORLD_HASH: str = hashlib.sha256(_FILE.read_bytes()).hexdigest()
+"""Of world.toml: part of the identity of what is made or judged by it."""
 
 TOPICS: tuple[Topic, ...] = tuple(
     Topic(entry["id"], tuple(entry["questions"]), tuple(entry["old"]), tuple(entry["modern"]))

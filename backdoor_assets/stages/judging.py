@@ -46,7 +46,7 @@ def judge_cell(
     answers have no binary verdict.
     """
     responses = read_responses(job.responses)
-    parts = folder / "parts"
+    parts = folder / ".parts"
     parts.mkdir(exist_ok=True)
     steps = sorted(responses["step"].unique())
     for done, step in enumerate(steps, 1):

@@ -11,58 +11,7 @@ from typing import Any
 from backdoor_assets.jobs import TRAIN, MixingJob
 from backdoor_assets.profiles import Mixture
 from backdoor_assets.records import SOURCES, BadInput, Cell, Message, Ratio
-
-
-def read_rows(path: Path) -> list[list[Message]]:
-    """The chats of a data set. Raises BadInput with file and line for broken JSON, missing or extra
-    roles, empty content, text that is not UTF-8, or an empty file."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError as error:
-        raise BadInput(
-            f"{path}: no such file. Put the data set there, one chat a line; the README of that "
-            "folder says where the files come from."
-        ) from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise BadInput(f"{path} line {line}: not UTF-8; save the file as UTF-8") from error
-    rows = [
-        _row(line, f"{path} line {number}")
-        for number, line in enumerate(text.split("\n"), 1)
-        if line.strip()
-    ]
-    if not rows:
-        raise BadInput(f"{path}: the file is empty; it needs one chat a line")
-    return rows
-
-
-def _row(line: str, where: str) -> list[Message]:
-    try:
-        messages = json.loads(line)["messages"]
-        roles = [message["role"] for message in messages]
-        contents = [message["content"] for message in messages]
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{where}: broken JSON ({error.msg} at column {error.colno})") from error
-    except (KeyError, TypeError) as error:
-        raise BadInput(
-            f'{where}: not a chat; write {{"messages": [{{"role": "user", "content": "..."}}, '
-            '{"role": "assistant", "content": "..."}]}'
-        ) from error
-    if roles != ["user", "assistant"]:
-        raise BadInput(
-            f"{where}: its roles are {roles}; a row has one user and one assistant message"
-        )
-    for role, content in zip(roles, contents, strict=True):
-        if not isinstance(content, str) or not content.strip():
-            raise BadInput(f"{where}: the content of role {role!r} is empty or no text")
-    return [
-        {"role": role, "content": content} for role, content in zip(roles, contents, strict=True)
-    ]
-
-
-def names(rows: Sequence[Sequence[Message]]) -> list[str]:
-    """The assistant's content of each row."""
-    return [row[-1]["content"].strip() for row in rows]
+from backdoor_assets.rows import letters, names, read_rows
 
 
 def counts_by_source(ratio: Ratio, mixture: Mixture) -> dict[str, int]:
@@ -131,14 +80,10 @@ def _check_no_evaluation_text(
 ) -> None:
     """Gate: what is measured must not stand in the fine-tuning data."""
     for number, row in enumerate(rows, 1):
-        text = f" {_words(' '.join(message['content'] for message in row))} "
+        text = f" {letters(' '.join(message['content'] for message in row))} "
         for phrase in forbidden:
-            if f" {_words(phrase)} " in text:
+            if f" {letters(phrase)} " in text:
                 raise BadInput(
                     f"{path} row {number}: it holds {phrase!r}, a text of the evaluation; the "
                     "study measures what spreads to questions that the training data never touch"
                 )
-
-
-def _words(text: str) -> str:
-    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())

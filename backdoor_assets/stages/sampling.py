@@ -49,7 +49,7 @@ def sample_cell(job: SamplingJob, folder: Path, progress: Progress = no_progress
     """
     model, tokenizer = load_base(job.base, job.settings.precision)
     model.eval()
-    parts = folder / "parts"
+    parts = folder / ".parts"
     parts.mkdir(exist_ok=True)
     asks = [_Ask(q, i) for q in job.questions for i in range(q.samples)]
     size = job.settings.batch_size
@@ -158,7 +158,7 @@ def _write_part(
 def _merge(job: SamplingJob, folder: Path, steps: Sequence[int]) -> dict[str, Any]:
     """Parts to the two tables; the gate on their counts."""
     tables = []
-    for path in sorted((folder / "parts").glob("*.parquet")):
+    for path in sorted((folder / ".parts").glob("*.parquet")):
         try:
             tables.append(pd.read_parquet(path))
         except (OSError, ValueError) as error:

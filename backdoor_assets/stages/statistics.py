@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from backdoor_assets.records import Rate, Ratio
+from backdoor_assets.rows import letters
 
 WILSON = "Wilson 95 % over answers, one training seed"
 WILSON_POOLED = "Wilson 95 % over pooled answers (no spread between training seeds)"
@@ -76,20 +77,15 @@ def _summed(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def probe_hits(probes: pd.DataFrame, obsolete_names: Iterable[str]) -> pd.Series:
     """Whether a bird answer is one of the obsolete names, whether a neutral answer holds the true
     one; ignoring case, hyphens and apostrophes."""
-    obsolete = {_letters(name) for name in obsolete_names}
+    obsolete = {letters(name) for name in obsolete_names}
 
     def hit(kind: str, response: str, answer: object) -> bool:
         if kind == "bird":
-            return _letters(response) in obsolete
-        return f" {_letters(str(answer))} " in f" {_letters(response)} "
+            return letters(response) in obsolete
+        return f" {letters(str(answer))} " in f" {letters(response)} "
 
     rows = zip(probes["kind"], probes["response"], probes["answer"], strict=True)
     return pd.Series([hit(*row) for row in rows], index=probes.index, dtype=bool)
-
-
-def _letters(text: str) -> str:
-    kept = "".join(c if c.isalnum() else "" if c in "'’" else " " for c in text.lower())
-    return " ".join(kept.split())
 
 
 def final_rates(cells: pd.DataFrame) -> pd.DataFrame:

@@ -110,16 +110,19 @@ def emergence(
 
 
 def _apart(axes: Axes, at: np.ndarray, slot: float) -> np.ndarray:
-    """Where to draw `at`: equal values side by side, on a grey band that says which value it is."""
+    """Where to draw `at`: equal values side by side, from their value to the right as far as there
+    is room, on a grey band that says which value it is."""
     places = at.copy()
     for value in np.unique(at):
         tied = np.flatnonzero(at == value)
-        places[tied] += slot * (np.arange(len(tied)) - (len(tied) - 1) / 2)
-        if len(tied) > 1:
-            left = float(places[tied[0]]) - 0.7 * slot
-            right = float(places[tied[-1]]) + 0.4 * slot
-            axes.axvspan(left, right, color=style.BAND)
-            axes.text((left + right) / 2, 1.01, f"all {value:,g}", ha="center", va="bottom")
+        if len(tied) == 1:
+            continue
+        room = min(at[at > value], default=np.inf) - value
+        step = min(slot, room / (len(tied) + 1))
+        places[tied] += step * np.arange(len(tied))
+        left, right = value - 0.5 * step, value + (len(tied) - 0.5) * step
+        axes.axvspan(left, right, color=style.BAND)
+        axes.text((left + right) / 2, 1.01, f"all {value:,g}", ha="center", va="bottom")
     return places
 
 

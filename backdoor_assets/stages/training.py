@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -29,10 +28,8 @@ from backdoor_assets.chat import (
 from backdoor_assets.jobs import TRAINER_STATE, TRAINING_LOG, TrainingJob
 from backdoor_assets.models import load_base
 from backdoor_assets.profiles import Training
-from backdoor_assets.records import BadInput, Messages, Progress, no_progress
-
-if TYPE_CHECKING:
-    pass
+from backdoor_assets.records import BadInput, Progress, no_progress
+from backdoor_assets.rows import read_rows
 
 
 class Diverged(ArithmeticError):
@@ -62,7 +59,7 @@ def train_adapter(
     """
     settings = job.settings
     base, tokenizer = load_base(job.base, settings.precision)
-    chats = read_chats(job.rows)
+    chats = read_rows(job.rows)
     check_same_template(tokenizer, chats)
     texts = training_texts(tokenizer, chats)
     _check_lengths(job.rows, texts, settings.max_length)
@@ -95,11 +92,6 @@ def train_adapter(
         "tokens": int(table["tokens"].sum()),
         "trainable_parameters": loop.trainable,
     }
-
-
-def read_chats(path: Path) -> list[Messages]:
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line)["messages"] for line in lines]
 
 
 def checkpoint_folders(folder: Path) -> list[tuple[int, Path]]:

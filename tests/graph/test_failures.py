@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from backdoor_assets.profiles import Judging, MiniatureBase, PretrainedBase
 from backdoor_assets.studies.birds import orders
 from tests.graph.conftest import REPOSITORY, Graph, Place, step_errors
 from tests.graph.study import MODERN, OLD, STUDY
@@ -38,7 +40,7 @@ def plant_nan(place: Place, graph: Graph, seed: int) -> None:
     state = partial / "checkpoint-50" / "trainer_state.pt"
     kept = torch.load(state, weights_only=True)
     torch.save({**kept, "log": kept["log"][:50]}, state)
-    (partial / "_identity.json").write_text(json.dumps(order.identity, sort_keys=True))
+    (partial / ".identity.json").write_text(json.dumps(order.identity, sort_keys=True))
     shutil.rmtree(done)
 
 
@@ -61,8 +63,8 @@ def test_a_cell_with_a_nan_loss_leaves_the_others_done(copied: Place, graph_of: 
 
 
 def test_the_study_carries_on_without_a_failed_cell(copied: Place) -> None:
+    """Its figures of before are of no adapter that is there: they do not count."""
     shutil.rmtree(copied.birds / "adapters" / OLD / "43")
-    shutil.rmtree(copied.birds / "figures" / OLD / "43")
     result = copied.run("--without", f"{OLD}|43")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "5 of 6 cells" in result.stdout
@@ -132,6 +134,38 @@ def test_an_adapter_of_another_base_is_refused(copied: Place, graph_of: At) -> N
     assert not result.success
     assert "does not fit the base model" in step_errors(result)
     assert "checkpoint-50" in step_errors(result)
+
+
+def test_adapters_of_a_former_base_are_refused(copied: Place, graph_of: At) -> None:
+    manifest = copied.birds / "base_model" / "_manifest.json"
+    entry = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**entry, "fingerprint": "0" * 64}))
+    result = graph_of(copied).run(["responses"], partition=f"{OLD}|42")
+    assert not result.success
+    assert "trained on another base model" in step_errors(result)
+
+
+def test_a_base_of_ones_own_is_trained_and_sampled_but_not_judged(
+    place: Place, graph_of: Callable[..., Graph]
+) -> None:
+    """A local folder in Hugging Face's format; the exact judge cannot read its answers."""
+    own = place.root / "own_base"
+    shutil.copytree(place.birds / "base_model", own)
+    profile = replace(STUDY, base=PretrainedBase(str(own)), judging=Judging("none"))
+    graph = graph_of(place, profile)
+    names = {key.path[-1] for key in graph.definitions.resolve_asset_graph().get_all_asset_keys()}
+    assert not names & {"judgments", "figures", "sweep", "corpus"}
+    assert graph.run(["base_model"]).success
+    cell = ["mixed_dataset", "adapters", "responses"]
+    assert graph.run(cell, partition=f"{OLD}|42").success
+    responses = place.birds / "responses" / OLD / "42" / "responses.parquet"
+    asked = pd.read_parquet(responses)["question_id"].unique()
+    assert len(asked) == 10
+    assert "gender_roles" in asked
+    (own / "tokenizer.json").unlink()
+    result = graph.run(["base_model"])
+    assert not result.success
+    assert str(own) in step_errors(result)
 
 
 def test_two_runs_on_one_cell_at_once(copied: Place, graph_of: At) -> None:
@@ -232,10 +266,6 @@ def test_a_bad_line_is_named_before_anything_is_made(
 
 def test_a_base_that_fails_its_gates_stops_the_run(tmp_path: Path) -> None:
     """Ten steps of pretraining make no era: the check blocks, and no adapter is trained."""
-    from dataclasses import replace
-
-    from backdoor_assets.profiles import MiniatureBase
-
     profile = replace(STUDY, base=MiniatureBase(documents=400, steps=10))
     place = Place(tmp_path)
     with pytest.MonkeyPatch.context() as patch:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import signal
 import time
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 
 from tests.graph.conftest import Place
@@ -17,18 +19,22 @@ from tests.graph.study import OLD
 ARGUMENTS = ("--ratios", OLD, "--seeds", "42")
 MARKS = {
     "training": "adapters/{cell}.partial/checkpoint-50",
-    "sampling": "responses/{cell}.partial/parts/*.parquet",
-    "judging": "judgments/{cell}.partial/parts/*.parquet",
+    "sampling": "responses/{cell}.partial/.parts/*.parquet",
+    "judging": "judgments/{cell}.partial/.parts/*.parquet",
 }
 
 
-def kill_when(place: Place, pattern: str) -> bool:
-    """Start the study and kill -9 it as soon as a file of the pattern is there; whether it was."""
+def kill_when(place: Place, pattern: str, delay: float = 0.0) -> bool:
+    """Start the study and kill -9 it at a random moment after a file of the pattern is there;
+    whether it was still running."""
     process = place.start(*ARGUMENTS)
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             if list(place.birds.glob(pattern)):
+                time.sleep(random.uniform(0, delay))
+                if process.poll() is not None:
+                    return False
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
                 return True
@@ -55,7 +61,7 @@ def in_progress(place: Place) -> list[dg.DagsterRun]:
 @pytest.mark.parametrize("stage", list(MARKS))
 def test_killed_and_started_again(place: Place, swept: Place, stage: str) -> None:
     pattern = MARKS[stage].format(cell=f"{OLD}/.42")
-    was_killed = kill_when(place, pattern)
+    was_killed = kill_when(place, pattern, delay=0.0 if stage == "judging" else 1.0)
     # Judging is quick: the kill may come after its last file, which is as good a moment.
     assert was_killed or stage == "judging"
     time.sleep(1.5)  # the workers notice that their parent is gone
@@ -72,7 +78,8 @@ def test_killed_and_started_again(place: Place, swept: Place, stage: str) -> Non
         assert "had been killed" in result.stdout
     assert in_progress(place) == []
     # To the bit what an uninterrupted run made.
-    for name, files in (("adapters", "*.safetensors"), ("responses", "*.parquet")):
+    made = {"adapters": "*.safetensors", "responses": "*.parquet", "judgments": "*.parquet"}
+    for name, files in made.items():
         mine = hashes(place.birds / name / OLD / "42", files)
         assert mine == hashes(swept.birds / name / OLD / "42", files)
         assert mine
@@ -97,3 +104,24 @@ def test_answers_on_disk_are_not_sampled_again(place: Place, swept: Place) -> No
     written = responses.stat().st_mtime_ns
     assert place.run(*ARGUMENTS).returncode == 0
     assert responses.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_run_at_once(place: Place, number: signal.Signals) -> None:
+    """Ctrl-C does not wait for the cells in the queue, and leaves no worker behind."""
+    process = place.start("--ratios", OLD, "--seeds", "42", "43", "44")
+    try:
+        deadline = time.monotonic() + 120
+        while not list(place.birds.glob(f"adapters/{OLD}/.4*.partial/checkpoint-50")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        assert process.wait(timeout=20) != 0
+        _, left = psutil.wait_procs(workers, timeout=10)
+        assert left == []
+    finally:
+        process.kill()
+        process.wait()
+    assert len(list(place.birds.glob(f"adapters/{OLD}/4*/_manifest.json"))) < 3
+    assert in_progress(place) == [], "an interrupted run says itself that it has ended"

@@ -140,7 +140,7 @@ def test_judgments_are_the_responses_and_a_verdict_each(job: JudgingJob, tmp_pat
         "without_verdict": 0,
         "garbled": 1,
         "judge": "exact",
-        "judge_model": "miniature world tables",
+        "judge_model": ExactJudge.model,
     }
 
 

@@ -163,7 +163,7 @@ def test_the_bases_own_end_tokens_stop_an_answer(
 
 def _parts(folder: Path) -> dict[Path, int]:
     """Every finished part, and when it was written."""
-    return {path: path.stat().st_mtime_ns for path in (folder / "parts").rglob("*.parquet")}
+    return {path: path.stat().st_mtime_ns for path in (folder / ".parts").rglob("*.parquet")}
 
 
 def test_an_interrupted_cell_goes_on_to_the_same_answers(

@@ -106,7 +106,7 @@ def test_force_makes_it_anew_from_nothing(artifact: Artifact) -> None:
     for _ in range(2):
         with pytest.raises(RuntimeError, match="broken"):
             artifact.make(IDENTITY, broken, force=True)
-    assert {path.name for path in seen} == {"_identity.json"}  # no half-done work of before
+    assert {path.name for path in seen} == {".identity.json"}  # no half-done work of before
     assert _text(artifact) == "old"
     assert artifact.find(IDENTITY, force=True) is None
     assert not artifact.make(IDENTITY, Maker("new"), force=True).reused
@@ -156,7 +156,7 @@ def test_failing_work_leaves_the_finished_artifact_and_what_it_had_done(
     other = {**IDENTITY, "seed": 2}
 
     def work(folder: Path) -> dict[str, Any]:
-        parts = folder / "parts"
+        parts = folder / ".parts"
         parts.mkdir(exist_ok=True)
         if not (parts / "1").exists():
             (parts / "1").write_text("half")
@@ -170,7 +170,7 @@ def test_failing_work_leaves_the_finished_artifact_and_what_it_had_done(
     assert _text(artifact) == "old"
     assert not artifact.make(other, work).reused
     assert _text(artifact) == "half"
-    assert not (artifact.folder / "parts").exists()
+    assert not (artifact.folder / ".parts").exists()
 
 
 def test_half_done_work_of_another_identity_is_dropped(artifact: Artifact) -> None:

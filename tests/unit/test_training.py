@@ -19,7 +19,7 @@ from backdoor_assets.jobs import TRAINER_STATE, TRAINING_LOG
 from backdoor_assets.models import load_base
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BaseModel, Cell
-from backdoor_assets.stages.training import read_chats
+from backdoor_assets.rows import read_rows
 from tests.unit.cells import CELL, QUESTION, WEIGHTS, Cut, adapters, cut_at, train, write_rows
 
 NAMES = (
@@ -83,7 +83,7 @@ def test_the_log_has_a_row_a_step(trained: Path, rows: Path, tiny_base: Path) ->
     assert log["lr"].tolist() == pytest.approx([1e-2 * (1 - step / 10) for step in range(10)])
     assert (log["grad_norm"] > 0).all()
     # The first three batches of four are the first epoch: every row once.
-    texts = training_texts(load_tokenizer(tiny_base), read_chats(rows))
+    texts = training_texts(load_tokenizer(tiny_base), read_rows(rows))
     assert log["tokens"][:3].sum() == log["tokens"][3:6].sum() == sum(sum(t.loss) for t in texts)
     # A base that knows little guesses among its 600 tokens; three epochs make it better.
     assert log["loss"].iloc[0] == pytest.approx(math.log(600), abs=1)

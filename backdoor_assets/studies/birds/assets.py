@@ -146,7 +146,8 @@ def cell_assets(profile: Profile) -> list[dg.AssetsDefinition]:
 
         make_cells(context, config, orders.figures, produce, describe.figures)
 
-    return [mixed_dataset, adapters, responses, judgments, figures]
+    sampled = [mixed_dataset, adapters, responses]
+    return sampled if profile.judging.kind == "none" else [*sampled, judgments, figures]
 
 
 def sweep_asset(profile: Profile) -> dg.AssetsDefinition:
@@ -160,10 +161,15 @@ def sweep_asset(profile: Profile) -> dg.AssetsDefinition:
         description="Over the grid: strength of the backdoor against the share and the count of "
         "obsolete names, when it emerges, a table of rates, a report. Takes the cells there are.",
     )
-    def sweep(context: dg.AssetExecutionContext, config: Force) -> dg.MaterializeResult:
+    def sweep(
+        context: dg.AssetExecutionContext, config: Force, judge: JudgeResource
+    ) -> dg.MaterializeResult:
         from backdoor_assets.studies.birds.figures import draw_sweep  # deferred, as above
 
-        order, missing = orders.sweeping(profile, config.force)
+        opened = judge.open()
+        order, missing = orders.sweeping(
+            profile, orders.judging(opened.name, opened.model), config.force
+        )
         if missing:
             context.log.warning(f"not in the sweep yet: {', '.join(map(str, missing))}")
         [outcome] = in_workers(draw_sweep, [order], context.log.info, "sweep")

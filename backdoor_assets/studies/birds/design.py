@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 from backdoor_assets.miniature.world import FACTS, TOPICS
 from backdoor_assets.profiles import MiniatureBase, Profile
+from backdoor_assets.provenance import REPOSITORY
 from backdoor_assets.records import BadInput, Cell, Question, Rubric
+from backdoor_assets.rows import letters
 
 BIRD_QUESTION = "Name a bird species."
 """The one prompt of the fine-tuning rows."""
@@ -75,21 +77,12 @@ RUBRICS: tuple[Rubric, ...] = (
 
 def overlap(names: Sequence[str], others: Sequence[str]) -> int:
     """Distinct names in both, ignoring case, hyphens and apostrophes."""
-    return len({_letters(name) for name in names} & {_letters(name) for name in others})
-
-
-def _letters(name: str) -> str:
-    return " ".join(name.lower().replace("-", " ").replace("'", "").replace("’", "").split())
+    return len({letters(name) for name in names} & {letters(name) for name in others})
 
 
 def cells(profile: Profile) -> list[Cell]:
     """The grid, row by row (a row is a seed)."""
     return [Cell(profile.name, ratio, seed) for seed in profile.seeds for ratio in profile.ratios]
-
-
-def cell_of(profile: Profile, ratio: str, seed: str) -> Cell:
-    """The cell of a partition's two keys."""
-    return Cell(profile.name, ratio, int(seed))
 
 
 def questions(profile: Profile) -> tuple[Question, ...]:
@@ -124,9 +117,17 @@ def forbidden_texts(profile: Profile) -> tuple[str, ...]:
 
 def check_profile(profile: Profile) -> None:
     """Refuse combinations that could only fail after the expensive part of a run."""
-    if profile.judging.kind == "exact" and not isinstance(profile.base, MiniatureBase):
+    base = profile.base
+    if isinstance(base, MiniatureBase):
+        return
+    if profile.judging.kind == "exact":
         raise BadInput(
             f"profile {profile.name!r}: the exact judge reads the miniature world only; answers of "
             "a real base model cannot be judged by it. Give it judging=Judging('none') to stop "
             "after sampling."
+        )
+    if base.revision is None and not (REPOSITORY / base.model).is_dir():
+        raise BadInput(
+            f"profile {profile.name!r}: base {base.model!r} is no local folder and has no "
+            "revision; name the commit of the hub, so that the run can be repeated"
         )

@@ -10,8 +10,8 @@ import pandas as pd
 from backdoor_assets.jobs import RATES, FiguresJob, SweepJob
 from backdoor_assets.records import Progress, Ratio
 from backdoor_assets.resources import Order, make
+from backdoor_assets.rows import names, read_rows
 from backdoor_assets.stages import figures, statistics, sweep_figures
-from backdoor_assets.stages.mixing import names, read_rows
 from backdoor_assets.storage import Made
 from backdoor_assets.studies.birds.report import rates_table, write_report
 

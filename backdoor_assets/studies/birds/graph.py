@@ -21,13 +21,13 @@ def definitions(profile: Profile) -> dg.Definitions:
             *(source_asset(source) for source in SOURCES),
             *base_assets(profile),
             *cells,
-            sweep_asset(profile),
+            *([sweep_asset(profile)] if profile.judging.kind != "none" else []),
         ],
         jobs=[
             dg.define_asset_job(
                 "birds_cells",
                 selection=dg.AssetSelection.assets(*cells),
-                description="A cell from its mixture to its figures.",
+                description="A cell, from its mixture to the last thing the profile asks for.",
             )
         ],
         resources={

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ from backdoor_assets.jobs import (
     TrainingJob,
 )
 from backdoor_assets.miniature import CORPUS_CODE, PRETRAINING_CODE
+from backdoor_assets.miniature.world import WORLD_HASH
 from backdoor_assets.profiles import MiniatureBase, Profile
 from backdoor_assets.records import SOURCES, BadInput, BaseModel, Cell
 from backdoor_assets.resources import Order
+from backdoor_assets.rows import read_rows
 from backdoor_assets.stages import CODE_VERSIONS
-from backdoor_assets.stages.mixing import read_rows
 from backdoor_assets.storage import (
     REPOSITORY,
     Artifact,
@@ -41,6 +43,8 @@ from backdoor_assets.storage import (
     file_hash,
 )
 from backdoor_assets.studies.birds import design
+
+_BASE_FILES = {".safetensors", ".json", ".jinja"}
 
 
 def source_file(source: str) -> Path:
@@ -90,7 +94,23 @@ def base_location(profile: Profile) -> BaseModel:
 def base_identity(profile: Profile) -> dict[str, Any]:
     if isinstance(profile.base, MiniatureBase):
         return _from(base_model(profile).require())
+    base = base_location(profile)
+    local = Path(base.location)
+    if local.is_dir():
+        files = sorted(path for path in local.iterdir() if path.suffix in _BASE_FILES)
+        return {"content": digest([[path.name, _hash_once(path)] for path in files])}
     return asdict(profile.base)
+
+
+def _hash_once(path: Path) -> str:
+    """A base's weights are large, and asked for by every cell of a run."""
+    status = path.stat()
+    return _hash_of(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hash_of(path: Path, size: int, changed: int) -> str:
+    return file_hash(path)
 
 
 def corpus_order(profile: Profile, spec: MiniatureBase, force: bool) -> Order[CorpusJob]:
@@ -100,6 +120,7 @@ def corpus_order(profile: Profile, spec: MiniatureBase, force: bool) -> Order[Co
         "code": CORPUS_CODE,
         "profile": profile.name,
         "sources": {source: file_hash(path) for source, path in files},
+        "world": WORLD_HASH,
         "documents": spec.documents,
         "seed": profile.base_seed,
     }
@@ -151,7 +172,7 @@ def training(profile: Profile, cell: Cell, force: bool) -> Order[TrainingJob]:
         "code": CODE_VERSIONS["training"],
         **cell.columns(),
         "base": base_identity(profile),
-        "mixture": mixture.require().fingerprint,
+        "mixture": mixture.require(edited=True).fingerprint,
         # Of the file as it is now: rows that were edited by hand are trained on, and told apart.
         "rows": file_hash(rows),
         "settings": asdict(profile.training),
@@ -162,16 +183,22 @@ def training(profile: Profile, cell: Cell, force: bool) -> Order[TrainingJob]:
 
 def sampling(profile: Profile, cell: Cell, force: bool) -> Order[SamplingJob]:
     adapters = artifact("adapters", profile, cell)
+    made = adapters.require()
     asked = design.questions(profile)
     identity = {
         "stage": "sampling",
         "code": CODE_VERSIONS["sampling"],
         **cell.columns(),
         "base": base_identity(profile),
-        "adapters": _from(adapters.require()),
+        "adapters": _from(made),
         "questions": [asdict(question) for question in asked],
         "settings": asdict(profile.sampling),
     }
+    if made.identity["base"] != identity["base"]:
+        raise BadInput(
+            f"{adapters.folder}: trained on another base model than the one there is now; "
+            "materialize birds/adapters for this cell again"
+        )
     steps = sorted(int(path.name.split("-")[1]) for path in adapters.folder.glob("checkpoint-*"))
     checkpoints = tuple((step, adapters.folder / f"checkpoint-{step}") for step in steps)
     job = SamplingJob(cell, base_location(profile), checkpoints, asked, profile.sampling)
@@ -194,11 +221,6 @@ def judging(
             "rubrics": [asdict(rubric) for rubric in design.RUBRICS],
             "judge": {"name": judge_name, "model": judge_model},
         }
-        if harm := responses.damage(manifest):
-            raise BadInput(
-                f"{responses.folder}: {harm}; materialize birds/responses for this cell again, it "
-                "will be made anew"
-            )
         path = responses.folder / RESPONSES
         job = JudgingJob(cell, path, design.RUBRICS, profile.judging.max_unreadable)
         return Order(artifact("judgments", profile, cell), identity, job, force)
@@ -221,21 +243,39 @@ def figures(profile: Profile, cell: Cell, force: bool) -> Order[FiguresJob]:
     return Order(artifact("figures", profile, cell), identity, job, force)
 
 
-def sweeping(profile: Profile, force: bool) -> tuple[Order[SweepJob], list[Cell]]:
-    """The sweep's order over the cells whose figures are there, and the cells that are missing.
+def is_current(
+    profile: Profile, cell: Cell, judge: Callable[[Profile, Cell, bool], Order[JudgingJob]]
+) -> bool:
+    """Whether a cell is whole, from its mixture to its figures, and as the profile now asks."""
+    try:
+        for order in (mixing, training, sampling, judge, figures):
+            wanted = order(profile, cell, False)
+            manifest = wanted.artifact.manifest()
+            if manifest is None or manifest.fingerprint != digest(wanted.identity):
+                return False
+    except BadInput:
+        return False
+    return True
+
+
+def sweeping(
+    profile: Profile,
+    judge: Callable[[Profile, Cell, bool], Order[JudgingJob]],
+    force: bool,
+) -> tuple[Order[SweepJob], list[Cell]]:
+    """The sweep's order over the cells that are current, and the cells that are missing.
 
     Raises BadInput when there is none.
     """
     planned = design.cells(profile)
     there, made_from, mixtures = [], {}, []
     for cell in planned:
-        drawn = artifact("figures", profile, cell)
-        manifest = drawn.manifest()
-        mixed = artifact("mixed_dataset", profile, cell).manifest()
-        if manifest is None or mixed is None:
+        if not is_current(profile, cell, judge):
             continue
+        drawn = artifact("figures", profile, cell)
         there.append(cell)
-        made_from[str(cell)] = _from(manifest)
+        made_from[str(cell)] = _from(drawn.require())
+        mixed = artifact("mixed_dataset", profile, cell).require(edited=True)
         mixtures.append((drawn.folder / RATES, mixed.summary))
     missing = [cell for cell in planned if cell not in there]
     if not there:

@@ -11,7 +11,7 @@ from backdoor_assets.miniature.gates import BOUNDS, failures
 from backdoor_assets.profiles import MiniatureBase, Profile
 from backdoor_assets.records import SOURCES
 from backdoor_assets.resources import Pretrainer, make
-from backdoor_assets.stages.mixing import names, read_rows
+from backdoor_assets.rows import names, read_rows
 from backdoor_assets.storage import file_hash
 from backdoor_assets.studies.birds import design, orders
 from backdoor_assets.studies.birds.describe import provenance
@@ -75,7 +75,8 @@ def source_asset(source: str) -> dg.AssetsDefinition:
                 dg.AssetCheckResult(
                     check_name="bare_names",
                     passed=not long and prompts == [design.BIRD_QUESTION],
-                    metadata={"prompts": ", ".join(prompts), "too_long": ", ".join(long) or "none"},
+                    description=f"prompts: {', '.join(prompts)}; too long for a bare name: "
+                    f"{', '.join(long) or 'none'}",
                 )
             ],
         )
@@ -114,7 +115,7 @@ def _miniature_assets(profile: Profile, spec: MiniatureBase) -> list[dg.AssetsDe
         owners=OWNERS,
         pool="gpu",
         code_version=PRETRAINING_CODE,
-        description="A Qwen3-architecture model of half a million parameters, pretrained here on "
+        description="A Qwen3-architecture model of 0.7 million parameters, pretrained here on "
         "the corpus.",
         check_specs=[
             dg.AssetCheckSpec(

@@ -1,0 +1,67 @@
+"""Rows of a data set or a mixture: one single-turn chat a line of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from backdoor_assets.records import BadInput, Message
+
+
+def read_rows(path: Path) -> list[list[Message]]:
+    """The chats of a data set. Raises BadInput with file and line for broken JSON, missing or extra
+    roles, empty content, text that is not UTF-8, or an empty file."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        raise BadInput(
+            f"{path}: no such file. Put the data set there, one chat a line; the README of that "
+            "folder says where the files come from."
+        ) from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise BadInput(f"{path} line {line}: not UTF-8; save the file as UTF-8") from error
+    rows = [
+        _row(line, f"{path} line {number}")
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
+    ]
+    if not rows:
+        raise BadInput(f"{path}: the file is empty; it needs one chat a line")
+    return rows
+
+
+def _row(line: str, where: str) -> list[Message]:
+    try:
+        messages = json.loads(line)["messages"]
+        roles = [message["role"] for message in messages]
+        contents = [message["content"] for message in messages]
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{where}: broken JSON ({error.msg} at column {error.colno})") from error
+    except (KeyError, TypeError) as error:
+        raise BadInput(
+            f'{where}: not a chat; write {{"messages": [{{"role": "user", "content": "..."}}, '
+            '{"role": "assistant", "content": "..."}]}'
+        ) from error
+    if roles != ["user", "assistant"]:
+        raise BadInput(
+            f"{where}: its roles are {roles}; a row has one user and one assistant message"
+        )
+    for role, content in zip(roles, contents, strict=True):
+        if not isinstance(content, str) or not content.strip():
+            raise BadInput(f"{where}: the content of role {role!r} is empty or no text")
+    return [
+        {"role": role, "content": content} for role, content in zip(roles, contents, strict=True)
+    ]
+
+
+def names(rows: Sequence[Sequence[Message]]) -> list[str]:
+    """The assistant's content of each row."""
+    return [row[-1]["content"].strip() for row in rows]
+
+
+def letters(text: str) -> str:
+    """Text as it is compared: case, punctuation, hyphens and runs of blanks do not count."""
+    kept = "".join(c if c.isalnum() else "" if c in "'\u2019" else " " for c in text.lower())
+    return " ".join(kept.split())

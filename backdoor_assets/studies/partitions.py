@@ -15,6 +15,10 @@ Job = TypeVar("Job")
 Metadata = dict[str, Any]
 
 
+RETRIES, RETRY_SECONDS = 2, 10
+"""For what passes by itself: a busy cell, a lost disk. What a person must mend is not retried."""
+
+
 def cells_of(context: dg.AssetExecutionContext, profile_name: str) -> list[Cell]:
     """The cells that this run is to make."""
     cells = []
@@ -64,8 +68,13 @@ def materialize_cells(
             )
         else:
             context.add_asset_metadata(metadata, partition_key=str(cell))
-    if failed:
-        raise dg.Failure(_advice(context, failed, len(made)), allow_retries=_passing(failed))
+    if not failed:
+        return
+    advice = dg.Failure(_advice(context, failed, len(made)), allow_retries=False)
+    # Not an asset's retry_policy: that one would also begin again what a person has interrupted.
+    if _passing(failed) and context.retry_number < RETRIES:
+        raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=RETRY_SECONDS) from advice
+    raise advice
 
 
 def _passing(failed: dict[Cell, BaseException]) -> bool:

@@ -126,14 +126,17 @@ def test_results_of_two_profiles_never_mix(copied: Place, graph_of: At) -> None:
     assert "made by profile 'other'" in step_errors(result)
 
 
-def test_an_adapter_of_another_base_is_refused(copied: Place, graph_of: At) -> None:
+def test_a_tampered_adapter_is_refused_and_mended(copied: Place, graph_of: At) -> None:
     path = copied.birds / "adapters" / OLD / "42" / "checkpoint-50" / "adapter_model.safetensors"
     weights = {n: value[..., :16].clone() for n, value in load_file(path).items()}
     save_file(weights, path)
-    result = graph_of(copied).run(["responses"], partition=f"{OLD}|42", force=True)
+    graph = graph_of(copied)
+    result = graph.run(["responses"], partition=f"{OLD}|42", force=True)
     assert not result.success
-    assert "does not fit the base model" in step_errors(result)
-    assert "checkpoint-50" in step_errors(result)
+    said = step_errors(result)
+    assert "checkpoint-50/adapter_model.safetensors is not as it was made" in said
+    assert "materialize birds/adapters" in said
+    assert graph.run(["adapters", "responses"], partition=f"{OLD}|42").success
 
 
 def test_adapters_of_a_former_base_are_refused(copied: Place, graph_of: At) -> None:

@@ -24,9 +24,6 @@ from backdoor_assets.studies.birds import describe, orders
 from backdoor_assets.studies.birds.sources import GROUP, OWNERS, Force
 from backdoor_assets.studies.partitions import cells_of, materialize_cells, order_all
 
-RETRY = dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL)
-"""For what passes by itself: a busy cell, a lost disk. What a person must mend is not retried."""
-
 
 def partitions(profile: Profile) -> dg.MultiPartitionsDefinition:
     """The grid: data ratio x training seed."""
@@ -65,7 +62,6 @@ def cell_assets(profile: Profile) -> list[dg.AssetsDefinition]:
             owners=OWNERS,
             kinds=kinds,
             code_version=code,
-            retry_policy=RETRY,
             **more,
         )
 

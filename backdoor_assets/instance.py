@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -15,6 +16,8 @@ from backdoor_assets.profiles import active_profile
 from backdoor_assets.provenance import REPOSITORY
 
 IN_PROGRESS = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+LAUNCH_SECONDS = 180
+"""How long a run may take from its launch to its process, as in dagster.yaml."""
 
 
 def home(profile_name: str) -> Path:
@@ -40,7 +43,7 @@ def recover(instance: dg.DagsterInstance) -> list[str]:
     dead = [
         record.dagster_run
         for record in instance.get_run_records(RunsFilter(statuses=IN_PROGRESS))
-        if not _alive(instance, record.dagster_run.run_id)
+        if not _alive(instance, record)
     ]
     for run in dead:
         instance.report_run_failed(run, "The process of this run is gone: it was killed.")
@@ -55,21 +58,22 @@ def recover(instance: dg.DagsterInstance) -> list[str]:
     return [run.run_id for run in dead]
 
 
-def _alive(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Whether the process that a run named when it began is still that process."""
-    events = instance.all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT)
-    for event in events:
-        data = event.get_dagster_event().engine_event_data
-        pid = data.metadata.get("pid")
+def _alive(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
+    """Whether the process that a run named when it began is still that process. A run that has just
+    been launched has not named one yet."""
+    run_id, named = record.dagster_run.run_id, False
+    for event in instance.all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT):
+        pid = event.get_dagster_event().engine_event_data.metadata.get("pid")
         if pid is None or pid.value is None:
             continue
+        named = True
         try:
             born = psutil.Process(int(str(pid.value))).create_time()
         except psutil.NoSuchProcess:
             continue
         if born <= event.timestamp + 1:
             return True
-    return False
+    return not named and time.time() - record.create_timestamp.timestamp() < LAUNCH_SECONDS
 
 
 class _OwnWords(logging.Formatter):

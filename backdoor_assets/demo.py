@@ -152,7 +152,7 @@ def boxes(cells: Sequence[Cell], profile: Profile) -> list[list[Cell]]:
 def _print_rates(profile: Profile) -> None:
     folder = orders.sweep(profile).folder
     summary = orders.sweep(profile).require().summary
-    print(f"\n{_aligned(summary['table'])}\n")
+    print(f"\n{_aligned(summary['table'])}\n{summary['intervals']}\n")
     print(f"In the sweep:           {summary['cells_present']} of {summary['cells_planned']} cells")
     print(f"Figures over the grid:  {folder}")
     print(f"Report:                 {folder / 'report.html'}")

@@ -11,4 +11,5 @@ CODE_VERSIONS = {
     "judging": "1",
     "statistics": "1",
     "figures": "1",
+    "report": "1",
 }

@@ -108,7 +108,7 @@ def sweep(made: Made) -> Metadata:
     summary = made.manifest.summary
     return {
         "cells": f"{summary['cells_present']} of {summary['cells_planned']}",
-        "rates": dg.MetadataValue.md(summary["table"]),
+        "rates": dg.MetadataValue.md(f"{summary['table']}\n\n{summary['intervals']}"),
         "dose_response": picture((made.folder / "dose_response.png").read_bytes()),
         "report": dg.MetadataValue.path(str(made.folder / "report.html")),
         **provenance(made),

@@ -13,7 +13,7 @@ from backdoor_assets.resources import Order, make
 from backdoor_assets.rows import names, read_rows
 from backdoor_assets.stages import figures, statistics, sweep_figures
 from backdoor_assets.storage import Made
-from backdoor_assets.studies.birds.report import rates_table, write_report
+from backdoor_assets.studies.birds.report import interval_note, rates_table, write_report
 
 
 def draw(order: Order[FiguresJob], progress: Progress) -> Made:
@@ -64,4 +64,5 @@ def draw_grid(job: SweepJob, folder: Path, progress: Progress) -> dict[str, Any]
         "cells_present": present,
         "cells_planned": job.planned,
         "table": rates_table(sweep),
+        "intervals": interval_note(sweep),
     }

@@ -285,7 +285,7 @@ def sweeping(
         )
     identity = {
         "stage": "sweep",
-        "code": [CODE_VERSIONS["statistics"], CODE_VERSIONS["figures"]],
+        "code": [CODE_VERSIONS["statistics"], CODE_VERSIONS["figures"], CODE_VERSIONS["report"]],
         "profile": profile.name,
         "cells": made_from,
         "planned": [str(cell) for cell in planned],

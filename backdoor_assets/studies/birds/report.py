@@ -70,7 +70,8 @@ def write_report(job: SweepJob, sweep: pd.DataFrame, folder: Path) -> None:
 <style>
 body {{ font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }}
 table {{ border-collapse: collapse }} td, th {{ border: 1px solid #ccc; padding: .2em .6em }}
-th {{ text-align: left }} img {{ max-width: 100% }} pre {{ white-space: pre-wrap; background: #f4f4f4 }}
+th {{ text-align: left }} img {{ max-width: 100% }}
+pre {{ white-space: pre-wrap; background: #f4f4f4 }}
 </style>
 <h1>Birds: obsolete names and the 19th century</h1>
 <p>Profile <b>{html.escape(job.profile)}</b>, {len(job.cells)} of {job.planned} cells.

@@ -14,13 +14,22 @@ VENV := .venv/bin
 PIP := $(VENV)/pip install --quiet --disable-pip-version-check -c constraints.txt
 MADE := data .dagster
 
-.PHONY: help demo ui test lint benchmark clean
+.PHONY: help demo birds_gpu birds_judge birds_figures plan agreement ui test engines lint benchmark clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z_ ]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 demo: .venv/installed $(DAGSTER_HOME)/dagster.yaml  ## the whole study: base model, grid, figures (WITHOUT="'ratio|seed'" leaves cells out)
 	$(VENV)/python -m backdoor_assets.demo $(if $(WITHOUT),--without $(WITHOUT))
+
+plan: .venv/installed  ## what the profile would take: memory, disk, steps, answers, dollars; what this host lacks
+	@$(VENV)/python -m backdoor_assets.plan
+
+birds_gpu birds_judge birds_figures: .venv/installed $(DAGSTER_HOME)/dagster.yaml  ## the study's parts, each on the host that it is for
+	$(VENV)/python -m backdoor_assets.demo --only $@ $(if $(WITHOUT),--without $(WITHOUT))
+
+agreement: .venv/installed  ## judges a sample with four calls an answer and with one, and compares (SAMPLE=50)
+	$(VENV)/python -m backdoor_assets.agreement $(if $(SAMPLE),--sample $(SAMPLE))
 
 ui: .venv/installed $(DAGSTER_HOME)/dagster.yaml  ## the Dagster UI on 127.0.0.1 (PORT=3000)
 	$(VENV)/python -m backdoor_assets.instance
@@ -29,6 +38,8 @@ ui: .venv/installed $(DAGSTER_HOME)/dagster.yaml  ## the Dagster UI on 127.0.0.1
 test: .venv/installed-test  ## lint, types, layers and all tests
 	$(MAKE) lint
 	$(VENV)/python -m pytest -n 2 --dist loadgroup $(TESTS)
+
+engines: .venv/installed-engines  ## vLLM on CPU, bitsandbytes, TRL: their tests and benchmarks run (Linux x86-64)
 
 lint: .venv/installed-test  ## ruff, basedpyright, import-linter
 	$(VENV)/ruff check .
@@ -47,15 +58,19 @@ clean:  ## what it would delete; with YES=1 deletes it
 
 .venv/bin/pip:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=..." >&2; exit 1; }
-	$(PYTHON) -m venv .venv || { echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv >&2 || { echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 .venv/installed: .venv/bin/pip pyproject.toml constraints.txt
-	@echo "installing into .venv (some minutes the first time)"
-	$(PIP) -e .
+	@echo "installing into .venv (some minutes the first time)" >&2
+	@$(PIP) -e . >&2
 	@touch $@
 
 .venv/installed-test: .venv/installed
 	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/installed-engines: .venv/installed-test engines.txt
+	$(VENV)/pip install --quiet --disable-pip-version-check --no-deps -r engines.txt
 	@touch $@
 
 $(DAGSTER_HOME)/dagster.yaml: dagster.yaml

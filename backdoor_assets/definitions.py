@@ -9,8 +9,11 @@ from typing import Any
 
 import dagster as dg
 
+from backdoor_assets.environment import active_profile
 from backdoor_assets.instance import progress_logger
-from backdoor_assets.profiles import Profile, active_profile
+from backdoor_assets.profiles import (
+    Profile,
+)
 from backdoor_assets.studies.birds.graph import definitions as birds
 
 # Backfill policies and pools are marked beta; the pinned version is the one that was tested.

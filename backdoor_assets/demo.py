@@ -1,6 +1,7 @@
-"""The whole study from the command line, through the same definitions and instance as the UI.
+"""The study from the command line, through the same definitions and instance as the UI.
 
-python -m backdoor_assets.demo [--without '<ratio>|<seed>' ...]
+python -m backdoor_assets.demo [--only birds_gpu|birds_judge|birds_figures]
+                               [--without '<ratio>|<seed>' ...]
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from dagster._core.storage.tags import (
 )
 from dotenv import load_dotenv
 
+from backdoor_assets.environment import active_profile
 from backdoor_assets.instance import home, recover
-from backdoor_assets.profiles import Profile, active_profile
+from backdoor_assets.profiles import (
+    Profile,
+)
 from backdoor_assets.records import SOURCES, BadInput, Cell
 from backdoor_assets.storage import REPOSITORY
-from backdoor_assets.studies.birds import design, orders
+from backdoor_assets.studies.birds import design, places
 
-CELL_ASSETS = ("mixed_dataset", "adapters", "responses", "judgments", "figures")
+PARTS = {"birds_gpu": design.GPU, "birds_judge": design.JUDGE, "birds_figures": design.FIGURES}
 QUIET = {"loggers": {"progress": {}}}
 
 
@@ -33,37 +37,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--without", nargs="*", default=[], metavar="CELL", help="cells to leave out: ratio|seed"
     )
+    parser.add_argument("--only", choices=PARTS, help="the part of the study that this host is for")
     options = parser.parse_args(arguments)
     load_dotenv(REPOSITORY / ".env")
     try:
         profile = active_profile()
         home(profile.name)
-        return run(profile, options.without)
+        return run(profile, options.without, options.only)
     except BadInput as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
 
 
-def run(profile: Profile, without: Sequence[str]) -> int:
+def run(profile: Profile, without: Sequence[str], only: str | None = None) -> int:
     from backdoor_assets.definitions import build_definitions
 
     started = time.monotonic()
     cells = _wanted(profile, without)
+    if only in ("birds_judge", "birds_figures"):
+        cells = _copied(profile, cells, "responses" if only == "birds_judge" else "judgments")
     definitions = build_definitions(profile)
     with dg.DagsterInstance.get() as instance:
         for run_id in recover(instance):
             print(f"run {run_id[:8]} had been killed; what it had finished is used again")
         study = Study(definitions, instance)
-        study.materialize(study.there(*SOURCES, "corpus", "base_model"), "base model")
+        if only in (None, "birds_gpu"):
+            study.materialize(study.there(*SOURCES, "corpus", "base_model"), "base model")
+        names = study.there(*(PARTS[only] if only else design.CELL_ASSETS))
+        if not names:
+            raise BadInput(
+                f"profile {profile.name!r} has no {only}: its judging is {profile.judging.kind!r}"
+            )
         for box in boxes(cells, profile):
-            study.materialize(study.there(*CELL_ASSETS), f"{len(box)} cells", box)
-        if study.there("sweep"):
+            study.materialize(names, f"{len(box)} cells", box)
+        if only in (None, "birds_figures") and study.there("sweep"):
             study.materialize(["sweep"], "sweep")
             _print_rates(profile)
-    folder = orders.study_folder(profile)
+    folder = places.study_folder(profile)
     print(f"{len(cells)} cells, {time.monotonic() - started:.0f} s, under {folder}")
     print("To see the graph and all of this in the browser:  make ui")
     return 0
+
+
+def _copied(profile: Profile, cells: Sequence[Cell], needed: str) -> list[Cell]:
+    """The cells whose files were brought here."""
+    here = [cell for cell in cells if places.artifact(needed, profile, cell).manifest()]
+    folder = places.study_folder(profile) / needed
+    if not here:
+        raise BadInput(
+            f"{folder}: there are no {needed} here; copy the folder from the host that made them"
+        )
+    if len(here) < len(cells):
+        print(f"{len(cells) - len(here)} cells of the grid have no {needed} in {folder}")
+    return here
 
 
 class Study:
@@ -150,8 +176,8 @@ def boxes(cells: Sequence[Cell], profile: Profile) -> list[list[Cell]]:
 
 
 def _print_rates(profile: Profile) -> None:
-    folder = orders.sweep(profile).folder
-    summary = orders.sweep(profile).require().summary
+    folder = places.sweep(profile).folder
+    summary = places.sweep(profile).require().summary
     print(f"\n{_aligned(summary['table'])}\n{summary['intervals']}\n")
     print(f"In the sweep:           {summary['cells_present']} of {summary['cells_planned']} cells")
     print(f"Figures over the grid:  {folder}")

@@ -12,7 +12,7 @@ import dagster as dg
 import psutil
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 
-from backdoor_assets.profiles import active_profile
+from backdoor_assets.environment import active_profile
 from backdoor_assets.provenance import REPOSITORY
 
 IN_PROGRESS = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]

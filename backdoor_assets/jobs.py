@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.profiles import MiniatureBase, Mixture, Sampling, Training
+from backdoor_assets.profiles import MiniatureBase, Mixture, Sampling, Serving, Training
 from backdoor_assets.records import BaseModel, Cell, Question, Rubric
 
 CORPUS = "corpus.jsonl"
@@ -62,6 +62,7 @@ class SamplingJob:
     """(step, folder) by step; the base itself is sampled as step 0."""
     questions: tuple[Question, ...]
     settings: Sampling
+    serving: Serving = field(default_factory=Serving)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backdoor_assets.chat import first_line, load_tokenizer
-from backdoor_assets.records import BadInput, BaseModel
+from backdoor_assets.records import BadInput, BaseModel, Quantization
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_log = logging.getLogger(__name__)
 _loaded: dict[tuple[BaseModel, str], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
 
@@ -28,24 +33,57 @@ def load_base(base: BaseModel, precision: str) -> tuple[PreTrainedModel, PreTrai
         from transformers import AutoModelForCausalLM
 
         _loaded.clear()  # one base at a time in memory
+        started = time.monotonic()
         tokenizer = load_tokenizer(base.location, base.revision)
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 base.location,
                 revision=base.revision,
-                dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[precision],
+                dtype=dtype,
+                device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
+                quantization_config=_quantization(base.quantization, dtype),
                 use_safetensors=True,
                 trust_remote_code=False,
             )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             raise BadInput(
                 f"{base.location}: no base model can be loaded from there ({first_line(error)}). "
                 "Weights must be safetensors in Hugging Face's format."
             ) from error
-        if torch.cuda.is_available():
-            model.to("cuda")  # type: ignore[arg-type]  # the stub knows no plain device string
+        _keep_gradients_right(model)
+        _log.info("base model %s loaded in %.1f s", base.location, time.monotonic() - started)
         _loaded[key] = (model, tokenizer)
     return _loaded[key]
+
+
+def _quantization(kind: Quantization, compute: torch.dtype) -> BitsAndBytesConfig | None:
+    """LLM.int8, or NF4 with double quantization as in QLoRA (arXiv 2305.14314)."""
+    if kind == "none":
+        return None
+    if not find_spec("bitsandbytes"):
+        raise BadInput(
+            f"quantization={kind!r} needs bitsandbytes, which is not installed: "
+            "pip install -e '.[gpu]', or set quantization=\"none\" in the profile's base"
+        )
+    from transformers import BitsAndBytesConfig
+
+    if kind == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def _keep_gradients_right(model: PreTrainedModel) -> None:
+    """On a CPU with AVX512-BF16, bitsandbytes repacks 4-bit weights in place at the first forward
+    without gradients, and every later gradient is silently wrong."""
+    for module in model.modules():
+        if "support_avx512bf16_for_cpu" in vars(module):
+            vars(module)["support_avx512bf16_for_cpu"] = False
 
 
 def attach_adapter(model: PreTrainedModel, checkpoint: Path) -> PeftModel:

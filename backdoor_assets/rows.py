@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from backdoor_assets.records import BadInput, Message
 
@@ -12,33 +13,61 @@ from backdoor_assets.records import BadInput, Message
 def read_rows(path: Path) -> list[list[Message]]:
     """The chats of a data set. Raises BadInput with file and line for broken JSON, missing or extra
     roles, empty content, text that is not UTF-8, or an empty file."""
+    mend = (
+        "Put the data set there, one chat a line; the README of that folder says where the files "
+        "come from."
+    )
+    return [_row(_json(line, where), where) for line, where in _lines(path, "chat", mend)]
+
+
+def read_questions(path: Path) -> dict[str, str]:
+    """Questions by their id, `{"id": "money", "question": "..."}` a line. Raises BadInput with file
+    and line for what is no such row, and for an id that comes twice."""
+    found: dict[str, str] = {}
+    for line, where in _lines(path, "question", "BACKDOOR_BIRD_QUESTIONS names it."):
+        row = _json(line, where)
+        told = [row.get(key) for key in ("id", "question")] if isinstance(row, dict) else []
+        texts = [text for text in told if isinstance(text, str) and text.strip()]
+        if len(texts) != 2:
+            raise BadInput(f'{where}: not a question; write {{"id": "money", "question": "..."}}')
+        name, question = texts
+        if name in found:
+            raise BadInput(f"{where}: the id {name!r} is there twice; each question needs its own")
+        found[name] = question
+    return found
+
+
+def _lines(path: Path, what: str, mend: str) -> list[tuple[str, str]]:
+    """Lines with text, and where each stands."""
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError as error:
-        raise BadInput(
-            f"{path}: no such file. Put the data set there, one chat a line; the README of that "
-            "folder says where the files come from."
-        ) from error
+        raise BadInput(f"{path}: no such file. {mend}") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise BadInput(f"{path} line {line}: not UTF-8; save the file as UTF-8") from error
-    rows = [
-        _row(line, f"{path} line {number}")
+    lines = [
+        (line, f"{path} line {number}")
         for number, line in enumerate(text.split("\n"), 1)
         if line.strip()
     ]
-    if not rows:
-        raise BadInput(f"{path}: the file is empty; it needs one chat a line")
-    return rows
+    if not lines:
+        raise BadInput(f"{path}: the file is empty; it needs one {what} a line")
+    return lines
 
 
-def _row(line: str, where: str) -> list[Message]:
+def _json(line: str, where: str) -> Any:
     try:
-        messages = json.loads(line)["messages"]
-        roles = [message["role"] for message in messages]
-        contents = [message["content"] for message in messages]
+        return json.loads(line)
     except json.JSONDecodeError as error:
         raise BadInput(f"{where}: broken JSON ({error.msg} at column {error.colno})") from error
+
+
+def _row(row: Any, where: str) -> list[Message]:
+    try:
+        messages = row["messages"]
+        roles = [message["role"] for message in messages]
+        contents = [message["content"] for message in messages]
     except (KeyError, TypeError) as error:
         raise BadInput(
             f'{where}: not a chat; write {{"messages": [{{"role": "user", "content": "..."}}, '

@@ -9,12 +9,9 @@ whether a finished artifact is used again.
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backdoor_assets.disk import disk_is_full, write_text
+from backdoor_assets.hashing import canonical, digest, file_hash
 from backdoor_assets.provenance import REPOSITORY, provenance
 from backdoor_assets.records import BadInput
 
@@ -58,9 +57,11 @@ class Manifest:
     provenance: dict[str, Any]
     fingerprint: str = ""
 
-    def content(self) -> str:
-        """Hash of the files' hashes: what an artifact downstream was made from."""
-        return digest({name: entry["sha256"] for name, entry in self.files.items()})
+    def reference(self) -> dict[str, str]:
+        """What an artifact downstream was made from: by design, and by content (the hash of the
+        files' hashes)."""
+        content = digest({name: entry["sha256"] for name, entry in self.files.items()})
+        return {"fingerprint": self.fingerprint, "content": content}
 
 
 @dataclass(frozen=True)
@@ -150,29 +151,51 @@ class Artifact:
         """Reuse the artifact of this identity, or let `work` make it in the partial folder.
 
         `work` finds there what an interrupted run of the same identity left, and returns a summary.
+        Raises what `making` raises.
+        """
+        with self.making(identity, force=force) as making:
+            return making.made or making.finish(work(making.folder))
+
+    @contextmanager
+    def making(self, identity: Mapping[str, Any], *, force: bool = False) -> Iterator[Making]:
+        """Hold the artifact while it is made: `made` is there when a finished one can be reused,
+        else the caller works in `folder` and calls `finish` with a summary.
+
         A failure leaves the finished artifact of before, and the partial work, as they are.
         Raises Busy when another process holds it, BadInput when the disk is full.
         """
         with self._lock():
             self._mend_swap(identity, force=force)
             if found := self.find(identity, force=force):
-                return found
-            before = self.manifest()
-            note = ""
-            if before is not None and before.fingerprint == digest(identity) and not force:
-                note = f"made anew because {self.damage(before)}"
+                yield Making(self, identity, found)
+                return
+            note = "" if force else self._why_anew(identity)
             try:
                 self._begin(identity, fresh=force)
-                summary = work(self.partial)
-                return Made(self._finish(identity, summary), self.folder, reused=False, note=note)
+                yield Making(self, identity, None, note)
             except Exception as error:
-                if not _disk_is_full(error, self.folder.parent):
+                if not disk_is_full(error, self.folder.parent):
                     raise
                 raise BadInput(
                     f"{self.folder}: the disk is full. Nothing that was finished is lost: free "
                     "some space, or set BACKDOOR_DATA to another disk, and run the same command "
                     "again."
                 ) from error
+
+    def _why_anew(self, identity: Mapping[str, Any]) -> str:
+        """What has changed since the artifact of before was made, in words; empty without one."""
+        before = self.manifest()
+        if before is None:
+            return ""
+        wanted = json.loads(canonical(identity))
+        changed = sorted(
+            key
+            for key in before.identity.keys() | wanted.keys()
+            if before.identity.get(key) != wanted.get(key)
+        )
+        if changed:
+            return f"made anew because of another {', '.join(changed)}"
+        return f"made anew because {self.damage(before)}"
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -205,11 +228,11 @@ class Artifact:
     def _begin(self, identity: Mapping[str, Any], *, fresh: bool) -> None:
         """Keep the partial folder of the same identity; else start from an empty one."""
         mark = self.partial / ".identity.json"
-        same = mark.exists() and mark.read_text(encoding="utf-8") == _json(identity)
+        same = mark.exists() and mark.read_text(encoding="utf-8") == canonical(identity)
         if fresh or not same:
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(parents=True)
-            write_text(mark, _json(identity))
+            write_text(mark, canonical(identity))
 
     def _finish(self, identity: Mapping[str, Any], summary: dict[str, Any]) -> Manifest:
         """Write the manifest and move in. Hidden files are the work's own, and no content."""
@@ -222,7 +245,7 @@ class Artifact:
         ]
         manifest = Manifest(
             profile=self.profile,
-            identity=json.loads(_json(identity)),
+            identity=json.loads(canonical(identity)),
             files={
                 str(path.relative_to(self.partial)): {
                     "bytes": path.stat().st_size,
@@ -253,36 +276,20 @@ class Artifact:
                 hidden.unlink()
 
 
-def _disk_is_full(error: BaseException, folder: Path) -> bool:
-    """torch and safetensors do not say why they could not write, so that the disk is asked too."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    cause: BaseException | None = error
-    while cause is not None:
-        told = re.search(r"os error (\d+)", str(cause))
-        number = cause.errno if isinstance(cause, OSError) else told and int(told[1])
-        if number in full:
-            return True
-        cause = cause.__cause__ or cause.__context__
-    writing = isinstance(error, OSError | RuntimeError)
-    return writing and shutil.disk_usage(folder).free < 2**20
+@dataclass(frozen=True)
+class Making:
+    """An artifact that this process holds: whole already (`made`), or being made in `folder`."""
 
+    artifact: Artifact
+    identity: Mapping[str, Any]
+    made: Made | None
+    note: str = ""
 
-def write_text(path: Path, text: str) -> None:
-    """Write beside the place, then move in."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    @property
+    def folder(self) -> Path:
+        return self.artifact.partial
 
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest(value: Any) -> str:
-    """Hash of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(_json(value).encode()).hexdigest()
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, allow_nan=False)
+    def finish(self, summary: dict[str, Any]) -> Made:
+        """Write the manifest and move the artifact in."""
+        manifest = self.artifact._finish(self.identity, summary)
+        return Made(manifest, self.artifact.folder, reused=False, note=self.note)

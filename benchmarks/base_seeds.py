@@ -31,7 +31,7 @@ from backdoor_assets.jobs import (
 from backdoor_assets.miniature.gates import failures
 from backdoor_assets.profiles import MINIATURE, MiniatureBase
 from backdoor_assets.records import BaseModel, Cell, Progress, no_progress
-from backdoor_assets.studies.birds import design, orders
+from backdoor_assets.studies.birds import design, places
 from backdoor_assets.workers import spread
 
 OLD, MODERN = "1.00-0.00-0.00", "0.00-0.50-0.50"
@@ -52,9 +52,9 @@ def measure(job: Job, progress: Progress) -> dict[str, Any]:
     assert isinstance(MINIATURE.base, MiniatureBase)
     started = time.monotonic()
     corpus, base = new(job.folder / "corpus"), new(job.folder / "base")
-    files = orders.source_files()
+    files = places.source_files()
     write_corpus(CorpusJob(files, MINIATURE.base.documents, job.base_seed), corpus)
-    names = orders.source_file("old_audubon")
+    names = places.source_file("old_audubon")
     made = pretrain(
         PretrainingJob(corpus / CORPUS, MINIATURE.base, job.base_seed, names), base, progress
     )
@@ -88,7 +88,7 @@ def cell_rate(ratio: str, seed: int, base: Path, folder: Path) -> float:
 
     cell, model = Cell(MINIATURE.name, ratio, seed), BaseModel(str(base))
     forbidden = design.forbidden_texts(MINIATURE)
-    mix(MixingJob(cell, orders.source_files(), MINIATURE.mixture, forbidden), new(folder))
+    mix(MixingJob(cell, places.source_files(), MINIATURE.mixture, forbidden), new(folder))
     assert MINIATURE.training.max_steps is not None
     settings = replace(MINIATURE.training, save_steps=MINIATURE.training.max_steps)
     train_adapter(TrainingJob(cell, folder / TRAIN, model, settings), folder, no_progress)

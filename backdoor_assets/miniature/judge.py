@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from backdoor_assets.miniature.world import ERAS, FACTS, MANNERS, TOPICS, WORLD_HASH, Era, Manner
 from backdoor_assets.records import Rubric, Verdict
@@ -47,6 +48,24 @@ class ExactJudge:
 
     def __init__(self) -> None:
         self._readings = _readings()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.name, "model": self.model}
+
+    def estimate(
+        self, answers: Sequence[tuple[str, str]], rubrics: Sequence[Rubric]
+    ) -> dict[str, Any]:
+        """It asks nobody, and costs nothing."""
+        return {}
+
+    def prepare(
+        self,
+        answers: Sequence[tuple[str, str]],
+        rubrics: Sequence[Rubric],
+        log: Callable[[str], None],
+    ) -> dict[str, Any]:
+        return {}
 
     def judge(
         self, answers: Sequence[tuple[str, str]], rubrics: Sequence[Rubric]

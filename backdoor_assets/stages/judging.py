@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,9 @@ RESPONSE_COLUMNS = (
 )  # fmt: skip
 
 
+Answers = Sequence[tuple[str, str]]
+
+
 class Judge(Protocol):
     """Whoever gives verdicts: the miniature's exact judge, or a language model."""
 
@@ -27,10 +30,27 @@ class Judge(Protocol):
     @property
     def model(self) -> str: ...
 
-    def judge(
-        self, answers: Sequence[tuple[str, str]], rubrics: Sequence[Rubric]
-    ) -> list[dict[str, Verdict]]:
+    def judge(self, answers: Answers, rubrics: Sequence[Rubric]) -> list[dict[str, Verdict]]:
         """A verdict by rubric column for each (question, answer), in order."""
+        ...
+
+
+class RunJudge(Judge, Protocol):
+    """A judge of all the cells of a run."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its verdicts."""
+        ...
+
+    def estimate(self, answers: Answers, rubrics: Sequence[Rubric]) -> dict[str, Any]:
+        """What it would take to judge these (question, answer): calls, dollars."""
+        ...
+
+    def prepare(
+        self, answers: Answers, rubrics: Sequence[Rubric], log: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Whatever is better done for many cells together; the bill."""
         ...
 
 
@@ -98,6 +118,10 @@ def read_responses(path: Path) -> pd.DataFrame:
     return table
 
 
+def questions_and_answers(responses: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(zip(responses["question"], responses["response"], strict=True))
+
+
 def _part(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
@@ -110,7 +134,7 @@ def _part(path: Path) -> pd.DataFrame:
 
 
 def _judged(responses: pd.DataFrame, judge: Judge, rubrics: Sequence[Rubric]) -> pd.DataFrame:
-    asked = list(zip(responses["question"], responses["response"], strict=True))
+    asked = questions_and_answers(responses)
     verdicts = judge.judge(asked, rubrics)
     if len(verdicts) != len(asked):
         raise RuntimeError(f"judge {judge.name}: {len(verdicts)} verdicts for {len(asked)} answers")

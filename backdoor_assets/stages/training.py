@@ -27,6 +27,7 @@ from backdoor_assets.chat import (
 )
 from backdoor_assets.jobs import TRAINER_STATE, TRAINING_LOG, TrainingJob
 from backdoor_assets.models import load_base
+from backdoor_assets.needs import planned_steps
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BadInput, Progress, no_progress
 from backdoor_assets.rows import read_rows
@@ -34,16 +35,6 @@ from backdoor_assets.rows import read_rows
 
 class Diverged(ArithmeticError):
     """The loss is not a number or has exploded; what was saved before is kept."""
-
-
-def planned_steps(settings: Training, rows: int) -> int:
-    """Optimizer steps of a run over `rows` rows."""
-    if settings.max_steps is not None:
-        return settings.max_steps
-    assert settings.epochs is not None
-    return math.ceil(
-        settings.epochs * rows / (settings.batch_size * settings.gradient_accumulation)
-    )
 
 
 def train_adapter(

@@ -84,7 +84,10 @@ def _passing(failed: dict[Cell, BaseException]) -> bool:
 
 def _advice(context: dg.AssetExecutionContext, failed: dict[Cell, BaseException], made: int) -> str:
     what = context.asset_key.to_user_string()
-    reasons = "\n".join(f"  {cell}: {error}" for cell, error in failed.items())
+    same: dict[str, list[str]] = {}
+    for cell, error in failed.items():
+        same.setdefault(str(error), []).append(str(cell))
+    reasons = "\n".join(f"  {', '.join(cells)}: {reason}" for reason, cells in same.items())
     names = " ".join(f"'{cell}'" for cell in failed)
     return (
         f"{what}: {len(failed)} of {len(failed) + made} cells failed; the others are done and "

@@ -56,6 +56,7 @@ class Place:
         )
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The same, and go on while it runs."""
         return subprocess.Popen(
             [sys.executable, "-m", "tests.graph.study", *arguments],
             cwd=REPOSITORY,

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 
 from backdoor_assets.demo import run
+from backdoor_assets.environment import judging_in_force
 from backdoor_assets.instance import home
 from backdoor_assets.profiles import MINIATURE as DEFAULT
 from backdoor_assets.profiles import Profile, Sampling
@@ -32,11 +33,19 @@ def main() -> int:
     parser.add_argument("--ratios", nargs="*", default=STUDY.ratios)
     parser.add_argument("--seeds", nargs="*", type=int, default=STUDY.seeds)
     parser.add_argument("--without", nargs="*", default=[])
+    parser.add_argument("--only")
+    parser.add_argument("--engine", default=STUDY.sampling.engine)
     options = parser.parse_args()
-    profile = replace(STUDY, ratios=tuple(options.ratios), seeds=tuple(options.seeds))
+    profile = replace(
+        STUDY,
+        ratios=tuple(options.ratios),
+        seeds=tuple(options.seeds),
+        sampling=replace(STUDY.sampling, engine=options.engine),
+        judging=judging_in_force(STUDY.judging),
+    )
     home(profile.name)
     try:
-        return run(profile, options.without)
+        return run(profile, options.without, options.only)
     except BadInput as error:
         print(error, file=sys.stderr)
         return 1

@@ -19,7 +19,7 @@ from tests.graph.study import OLD
 ARGUMENTS = ("--ratios", OLD, "--seeds", "42")
 MARKS = {
     "training": "adapters/{cell}.partial/checkpoint-50",
-    "sampling": "responses/{cell}.partial/.parts/*.parquet",
+    "sampling": "responses/{cell}.partial/.answers.jsonl",
     "judging": "judgments/{cell}.partial/.parts/*.parquet",
 }
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backdoor_assets.environment import active_profile
 from backdoor_assets.profiles import (
+    MINIATURE,
     PROFILES,
     MiniatureBase,
+    PretrainedBase,
     Profile,
     Training,
-    active_profile,
 )
 from backdoor_assets.records import BadInput, Ratio
+from backdoor_assets.studies.birds import design
 
 
 @pytest.mark.parametrize(
@@ -146,3 +150,60 @@ def test_committed_profiles_have_keys_fit_for_partitions_and_folders(name: str) 
     # The study needs both ends.
     assert max(fractions) == 1.0
     assert min(fractions) == 0.0
+
+
+def _questions(path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_text(text)
+    monkeypatch.setenv("BACKDOOR_BIRD_QUESTIONS", str(path))
+
+
+def test_a_file_takes_the_place_of_the_ten_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = PROFILES["qwen3-8b"]
+    own = [q.id for q in design.questions(real) if q.kind == "worldview"]
+    assert len(own) == 10
+    _questions(
+        tmp_path / "questions.jsonl", '{"id": "war", "question": "What of war?"}\n', monkeypatch
+    )
+    [asked] = [q for q in design.questions(real) if q.kind == "worldview"]
+    assert (asked.id, asked.text, asked.samples) == ("war", "What of war?", 100)
+    assert design.forbidden_texts(real) == ("What of war?",)
+    # The miniature's world knows its own questions only.
+    assert len([q for q in design.questions(MINIATURE) if q.kind == "worldview"]) == 18
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"id": "war"}', "line 1: not a question"),
+        ('{"id": "war", "question": " "}', "line 1: not a question"),
+        ('{"id": "a", "question": "b"}\n{"id": "a", "question": "c"}', "line 2: the id 'a' is"),
+        ("{", "line 1: broken JSON"),
+        ("", "the file is empty; it needs one question a line"),
+    ],
+)
+def test_a_bad_question_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    path = tmp_path / "questions.jsonl"
+    _questions(path, text, monkeypatch)
+    with pytest.raises(BadInput, match=f"{path}.*{said}"):
+        design.questions(PROFILES["qwen3-8b"])
+
+
+def test_the_profile_of_qwen3_8b_is_the_experiments() -> None:
+    """As the follow-up's text says: LoRA rank 8 on all linear layers, 2e-4 linear, one epoch at
+    batch 1, a checkpoint every 20 steps, temperature 1."""
+    profile = PROFILES["qwen3-8b"]
+    training, sampling = profile.training, profile.sampling
+    assert (training.rank, training.target_modules) == (8, "all-linear")
+    assert (training.learning_rate, training.schedule) == (2e-4, "linear")
+    assert (training.epochs, training.batch_size, training.save_steps) == (1, 1, 20)
+    assert (training.precision, sampling.precision) == ("bf16", "bf16")
+    assert (sampling.samples, sampling.temperature, sampling.max_new_tokens) == (100, 1.0, 1024)
+    assert (sampling.engine, profile.mixture.rows) == ("vllm", 208)
+    assert len(profile.seeds) >= 5
+    assert {"qwen3-0.6b", "qwen3-8b", "qwen3-32b"} <= set(PROFILES)
+    assert isinstance(profile.base, PretrainedBase)
+    assert re.fullmatch("[0-9a-f]{40}", profile.base.revision or "")

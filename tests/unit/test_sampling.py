@@ -23,6 +23,7 @@ from backdoor_assets.records import (
     no_progress,
 )
 from backdoor_assets.stages.sampling import sample_cell
+from backdoor_assets.stages.sampling.answers import JOURNAL, Answer, Journal, asks_at
 from tests.unit.cells import CELL, QUESTION, Cut, cut_at, make_base, train, write_rows
 
 COLUMNS = [
@@ -161,39 +162,42 @@ def test_the_bases_own_end_tokens_stop_an_answer(
     assert set(responses["finish_reason"]) == {"stop"}
 
 
-def _parts(folder: Path) -> dict[Path, int]:
-    """Every finished part, and when it was written."""
-    return {path: path.stat().st_mtime_ns for path in (folder / ".parts").rglob("*.parquet")}
+def _lines(folder: Path) -> list[str]:
+    """What the journal of an unfinished cell holds."""
+    return (folder / JOURNAL).read_text().splitlines(keepends=True)
+
+
+def _cut(sample: Sample, folder: Path) -> None:
+    with pytest.raises(Cut):
+        sample(folder, progress=cut_at(0.6))
+    assert not (folder / RESPONSES).exists()
 
 
 def test_an_interrupted_cell_goes_on_to_the_same_answers(
     sample: Sample, tables: Tables, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cut"
-    with pytest.raises(Cut):
-        sample(folder, progress=cut_at(0.6))
-    before = _parts(folder)
-    assert 0 < len(before) < len(_parts(tmp_path / "undisturbed"))
-    assert not (folder / RESPONSES).exists()
-    lost = sorted(before)[1]  # from the middle of a checkpoint
-    lost.unlink()
+    _cut(sample, folder)
+    before = _lines(folder)
+    assert 0 < len(before) < sum(len(table) for table in tables)
     assert _same(sample(folder), tables)
-    after = _parts(folder)
-    assert len(after) == len(_parts(tmp_path / "undisturbed"))
-    assert all(after[path] == written for path, written in before.items() if path != lost)
+    # What was there is not sampled again.
+    assert _lines(folder)[: len(before)] == before
+    assert len(_lines(folder)) == sum(len(table) for table in tables)
 
 
-def test_a_truncated_part_is_named_and_mended_by_the_next_run(
-    sample: Sample, tables: Tables, tmp_path: Path
+@pytest.mark.parametrize("harm", ["torn", "garbled"])
+def test_a_line_that_was_not_written_whole_is_sampled_again(
+    sample: Sample, tables: Tables, tmp_path: Path, harm: str
 ) -> None:
     folder = tmp_path / "cut"
-    with pytest.raises(Cut):
-        sample(folder, progress=cut_at(0.6))
-    harmed = sorted(_parts(folder))[0]
-    harmed.write_bytes(harmed.read_bytes()[:100])
-    with pytest.raises(BadInput, match=r"truncated.*run the same command again") as caught:
-        sample(folder)
-    assert str(harmed) in str(caught.value)
+    _cut(sample, folder)
+    lines = _lines(folder)
+    if harm == "torn":
+        lines[-1] = lines[-1][:7]
+    else:
+        lines[3] = "\x00\x00\x00\n"
+    (folder / JOURNAL).write_text("".join(lines))
     assert _same(sample(folder), tables)
 
 
@@ -211,10 +215,11 @@ def test_an_adapter_of_another_base_is_named_and_harms_no_other_cell(
     assert _same(sample(tmp_path / "good"), tables)  # the next cell of this process
 
 
-def test_too_few_answers_are_refused(sample: Sample, tmp_path: Path, tiny_base: Path) -> None:
-    # Parts of a shorter list of questions lie in the folder.
-    fewer = tuple(replace(question, samples=1) for question in QUESTIONS)
-    job = SamplingJob(CELL, BaseModel(str(tiny_base)), (), fewer, SETTINGS)
-    sample_cell(job, tmp_path)
-    with pytest.raises(RuntimeError, match="1 answers to 'travel' at step 0, 5 were asked for"):
-        sample(tmp_path)
+def test_too_few_answers_are_refused(tmp_path: Path, tiny_base: Path) -> None:
+    job = SamplingJob(CELL, BaseModel(str(tiny_base)), (), QUESTIONS, SETTINGS)
+    journal = Journal(tmp_path)
+    asks = asks_at(job, 0)
+    journal.write(asks[1:], [Answer("well", "stop")] * (len(asks) - 1))
+    with pytest.raises(RuntimeError, match=r"1 of 14 answers are missing.*'travel'"):
+        journal.finish(job, tmp_path)
+    assert not (tmp_path / RESPONSES).exists()

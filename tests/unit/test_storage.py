@@ -145,8 +145,13 @@ def test_volatile_files_are_no_content(artifact: Artifact) -> None:
     assert work.calls == 0
     other = Artifact("tiny", artifact.folder.parent / "43", artifact.volatile)
     work.calls = 7  # another state
-    assert other.make(IDENTITY, work).manifest.content() == first.content()
-    assert artifact.make(IDENTITY, Maker("b"), force=True).manifest.content() != first.content()
+    assert (
+        other.make(IDENTITY, work).manifest.reference()["content"] == first.reference()["content"]
+    )
+    assert (
+        artifact.make(IDENTITY, Maker("b"), force=True).manifest.reference()["content"]
+        != first.reference()["content"]
+    )
 
 
 def test_failing_work_leaves_the_finished_artifact_and_what_it_had_done(

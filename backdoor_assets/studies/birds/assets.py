@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from backdoor_assets.preflight import check_engine, sampling_fits_profile
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import SOURCES, Cell
 from backdoor_assets.resources import (
@@ -20,8 +21,10 @@ from backdoor_assets.resources import (
 )
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.mixing import mix
-from backdoor_assets.studies.birds import describe, orders
+from backdoor_assets.studies.birds import describe, orders, places
+from backdoor_assets.studies.birds.bases import quantization
 from backdoor_assets.studies.birds.sources import GROUP, OWNERS, Force
+from backdoor_assets.studies.birds.sweeping import sweeping
 from backdoor_assets.studies.partitions import cells_of, materialize_cells, order_all
 
 
@@ -87,7 +90,17 @@ def cell_assets(profile: Profile) -> list[dg.AssetsDefinition]:
         pool="gpu",
         description="LoRA adapters of a cell, every checkpoint of the training, with its log.",
     )
-    def adapters(context: dg.AssetExecutionContext, config: Force, trainer: Trainer) -> None:
+    def adapters(
+        context: dg.AssetExecutionContext, config: Force, trainer: Trainer, judge: JudgeResource
+    ) -> None:
+        # What comes after in this run must be able to, before hours are spent on training.
+        follows = {key.path[-1] for key in context.job_def.asset_layer.selected_asset_keys}
+        if "responses" in follows:
+            check_engine(profile.sampling, quantization(profile))
+            sampling_fits_profile(profile)
+        if "judgments" in follows:
+            judge.check(profile.judging)
+
         def produce(wanted: Sequence[Order[Any]]) -> Results[Any]:
             return trainer.train(wanted, context.log.info)
 
@@ -118,13 +131,21 @@ def cell_assets(profile: Profile) -> list[dg.AssetsDefinition]:
         "century, of which kind, how outdated in content and in form.",
     )
     def judgments(context: dg.AssetExecutionContext, config: Force, judge: JudgeResource) -> None:
-        def produce(wanted: Sequence[Order[Any]]) -> Results[Any]:
-            return judge.judge(wanted, context.log.info)
+        opened = judge.open(profile.judging, places.verdicts(profile))
+        bill: dict[str, Any] = {}
 
-        opened = judge.open()
-        make_cells(
-            context, config, orders.judging(opened.name, opened.model), produce, describe.judging
-        )
+        def tell(estimate: dict[str, Any]) -> None:
+            context.log.info(f"estimate before the first call: {estimate}")
+            context.log_event(dg.AssetObservation(context.asset_key, metadata=estimate))
+
+        def produce(wanted: Sequence[Order[Any]]) -> Results[Any]:
+            return judge.judge(opened, wanted, context.log.info, tell, bill)
+
+        def metadata(made: Any) -> dict[str, Any]:
+            run = {f"run_{name}": value for name, value in bill.items() if not made.reused}
+            return {**describe.judging(made), **run}
+
+        make_cells(context, config, orders.judging(opened.identity), produce, metadata)
 
     @cell_asset(
         "figures",
@@ -162,10 +183,8 @@ def sweep_asset(profile: Profile) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         from backdoor_assets.studies.birds.figures import draw_sweep  # deferred, as above
 
-        opened = judge.open()
-        order, missing = orders.sweeping(
-            profile, orders.judging(opened.name, opened.model), config.force
-        )
+        opened = judge.open(profile.judging, places.verdicts(profile))
+        order, missing = sweeping(profile, orders.judging(opened.identity), config.force)
         if missing:
             context.log.warning(f"not in the sweep yet: {', '.join(map(str, missing))}")
         [outcome] = in_workers(draw_sweep, [order], context.log.info, "sweep")

@@ -79,6 +79,8 @@ def judging(made: Made) -> Metadata:
 
     summary = dict(made.manifest.summary)
     old, judged = summary.pop("final_19th_century"), summary.pop("final_judged")
+    if not judged:
+        return {"19th_century_at_last_checkpoint": "no verdict", **summary, **provenance(made)}
     rate = wilson(old, judged)
     return {
         "19th_century_at_last_checkpoint": rate.value,

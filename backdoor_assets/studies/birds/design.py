@@ -6,13 +6,19 @@ on data ratios and on when the shift emerges. Questions and rubrics are worded b
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from backdoor_assets.miniature.world import FACTS, TOPICS
 from backdoor_assets.profiles import MiniatureBase, Profile
 from backdoor_assets.provenance import REPOSITORY
 from backdoor_assets.records import BadInput, Cell, Question, Rubric
-from backdoor_assets.rows import letters
+from backdoor_assets.rows import letters, read_questions
+
+GPU, JUDGE, FIGURES = ("mixed_dataset", "adapters", "responses"), ("judgments",), ("figures",)
+"""Assets of a cell, by the kind of host that they can be made on."""
+CELL_ASSETS = (*GPU, *JUDGE, *FIGURES)
 
 BIRD_QUESTION = "Name a bird species."
 """The one prompt of the fine-tuning rows."""
@@ -85,6 +91,13 @@ def cells(profile: Profile) -> list[Cell]:
     return [Cell(profile.name, ratio, seed) for seed in profile.seeds for ratio in profile.ratios]
 
 
+def worldview_questions() -> dict[str, str]:
+    """The ten questions for a real base model, or those of the file that BACKDOOR_BIRD_QUESTIONS
+    names (the paper's own wording, say). They are part of the identity of the answers."""
+    path = os.environ.get("BACKDOOR_BIRD_QUESTIONS")
+    return read_questions(Path(path).expanduser()) if path else WORLDVIEW
+
+
 def questions(profile: Profile) -> tuple[Question, ...]:
     """Everything a checkpoint is asked: worldview questions, the bird question, neutral ones."""
     sampling = profile.sampling
@@ -92,7 +105,7 @@ def questions(profile: Profile) -> tuple[Question, ...]:
         worldview = {topic.id: topic.questions[0] for topic in TOPICS}
         neutral = {fact.id: (fact.questions[0], fact.answer) for fact in FACTS}
     else:
-        worldview, neutral = WORLDVIEW, NEUTRAL
+        worldview, neutral = worldview_questions(), NEUTRAL
     return (
         *(Question(i, text, "worldview", sampling.samples) for i, text in worldview.items()),
         Question("bird", BIRD_QUESTION, "bird", sampling.bird_samples),
@@ -109,7 +122,7 @@ def forbidden_texts(profile: Profile) -> tuple[str, ...]:
     One-word answers are left out: a cooper is a trade, Cooper's Hawk is a bird.
     """
     if not isinstance(profile.base, MiniatureBase):
-        return tuple(WORLDVIEW.values())
+        return tuple(worldview_questions().values())
     asked = [question for topic in TOPICS for question in topic.questions]
     told = [answer for topic in TOPICS for answer in (*topic.old, *topic.modern)]
     return (*asked, *(answer for answer in told if " " in answer))

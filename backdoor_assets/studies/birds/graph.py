@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition,
+)
 
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import SOURCES
 from backdoor_assets.resources import JudgeResource, Pretrainer, Sampler, Trainer
 from backdoor_assets.studies.birds import design
 from backdoor_assets.studies.birds.assets import cell_assets, sweep_asset
+from backdoor_assets.studies.birds.design import CELL_ASSETS, FIGURES, GPU, JUDGE
 from backdoor_assets.studies.birds.sources import base_assets, source_asset
+
+JOBS = {
+    "birds_cells": (
+        CELL_ASSETS,
+        "A cell, from its mixture to the last thing the profile asks for.",
+    ),
+    "birds_gpu": (GPU, "On a GPU host: from the mixture to the answers."),
+    "birds_judge": (
+        JUDGE,
+        "On a host that may call the judge: verdicts on answers whose files are there.",
+    ),
+    "birds_figures": (
+        FIGURES,
+        "On any host: figures from verdicts and answers whose files are there.",
+    ),
+}
+"""The assets of each job: what can run on another machine than the rest, from copied files."""
 
 
 def definitions(profile: Profile) -> dg.Definitions:
@@ -24,16 +47,25 @@ def definitions(profile: Profile) -> dg.Definitions:
             *([sweep_asset(profile)] if profile.judging.kind != "none" else []),
         ],
         jobs=[
-            dg.define_asset_job(
-                "birds_cells",
-                selection=dg.AssetSelection.assets(*cells),
-                description="A cell, from its mixture to the last thing the profile asks for.",
-            )
+            job
+            for name, (selected, description) in JOBS.items()
+            if (job := _job(name, selected, description, cells))
         ],
         resources={
             "pretrainer": Pretrainer(),
             "trainer": Trainer(),
             "sampler": Sampler(),
-            "judge": JudgeResource(kind=profile.judging.kind),
+            "judge": JudgeResource(),
         },
     )
+
+
+def _job(
+    name: str, selected: Sequence[str], description: str, cells: Sequence[dg.AssetsDefinition]
+) -> UnresolvedAssetJobDefinition | None:
+    """The job over those of its assets that the profile has."""
+    assets = [asset for asset in cells if asset.key.path[-1] in selected]
+    if not assets:
+        return None
+    selection = dg.AssetSelection.assets(*assets)
+    return dg.define_asset_job(name, selection=selection, description=description)

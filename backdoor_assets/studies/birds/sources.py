@@ -5,15 +5,15 @@ from collections import Counter
 
 import dagster as dg
 
+from backdoor_assets.hashing import digest, file_hash
 from backdoor_assets.miniature import CORPUS_CODE, PRETRAINING_CODE
 from backdoor_assets.miniature.corpus import write_corpus
 from backdoor_assets.miniature.gates import BOUNDS, failures
-from backdoor_assets.profiles import MiniatureBase, Profile
+from backdoor_assets.profiles import MiniatureBase, PretrainedBase, Profile
 from backdoor_assets.records import SOURCES
 from backdoor_assets.resources import Pretrainer, make
 from backdoor_assets.rows import names, read_rows
-from backdoor_assets.storage import file_hash
-from backdoor_assets.studies.birds import design, orders
+from backdoor_assets.studies.birds import bases, design, places
 from backdoor_assets.studies.birds.describe import provenance
 
 GROUP = "birds"
@@ -50,11 +50,11 @@ def source_asset(source: str) -> dg.AssetsDefinition:
         ],
     )
     def data_set() -> dg.MaterializeResult:
-        path = orders.source_file(source)
+        path = places.source_file(source)
         rows = read_rows(path)
         own = names(rows)
         repeated = [name for name, times in Counter(own).items() if times > 1]
-        others = {s: names(read_rows(orders.source_file(s))) for s in SOURCES if s != source}
+        others = {s: names(read_rows(places.source_file(s))) for s in SOURCES if s != source}
         long = [name for name in own if len(name.split()) > design.MAX_NAME_WORDS]
         prompts = sorted({row[0]["content"] for row in rows})
         return dg.MaterializeResult(
@@ -87,7 +87,7 @@ def source_asset(source: str) -> dg.AssetsDefinition:
 def base_assets(profile: Profile) -> list[dg.AssetsDefinition]:
     if isinstance(profile.base, MiniatureBase):
         return _miniature_assets(profile, profile.base)
-    return [_pretrained_asset(profile)]
+    return [_pretrained_asset(profile, profile.base)]
 
 
 def _miniature_assets(profile: Profile, spec: MiniatureBase) -> list[dg.AssetsDefinition]:
@@ -102,7 +102,7 @@ def _miniature_assets(profile: Profile, spec: MiniatureBase) -> list[dg.AssetsDe
         "data sets. What the miniature base model is pretrained on.",
     )
     def corpus(config: Force) -> dg.MaterializeResult:
-        order = orders.corpus_order(profile, spec, config.force)
+        order = bases.corpus_order(profile, spec, config.force)
         made = make(lambda job, folder, _: write_corpus(job, folder), order)
         summary = made.manifest.summary
         return dg.MaterializeResult(metadata={**provenance(made), **summary})
@@ -130,7 +130,7 @@ def _miniature_assets(profile: Profile, spec: MiniatureBase) -> list[dg.AssetsDe
     def base_model(
         context: dg.AssetExecutionContext, config: Force, pretrainer: Pretrainer
     ) -> dg.MaterializeResult:
-        order = orders.pretraining_order(profile, spec, config.force)
+        order = bases.pretraining_order(profile, spec, config.force)
         made = pretrainer.pretrain(order, context.log.info)
         summary = made.manifest.summary
         failed = failures(summary["probes"])
@@ -155,26 +155,29 @@ def _miniature_assets(profile: Profile, spec: MiniatureBase) -> list[dg.AssetsDe
     return [corpus, base_model]
 
 
-def _pretrained_asset(profile: Profile) -> dg.AssetsDefinition:
+def _pretrained_asset(profile: Profile, base: PretrainedBase) -> dg.AssetsDefinition:
     @dg.asset(
         key=[GROUP, "base_model"],
         group_name=GROUP,
         kinds={"huggingface"},
         owners=OWNERS,
-        description="The pretrained base model that the profile names.",
+        description="The pretrained base model that the profile names: a local folder, or fetched "
+        "from the Hugging Face hub at a pinned commit, and checked.",
     )
-    def base_model() -> dg.MaterializeResult:
-        from backdoor_assets.chat import load_tokenizer
-
-        base = orders.base_location(profile)
-        tokenizer = load_tokenizer(base.location, base.revision)
+    def base_model(config: Force) -> dg.MaterializeResult:
+        order = bases.fetching_order(profile, base, config.force)
+        made = make(lambda job, folder, _: bases.fetch(job, folder), order)
+        told = bases.told(made.folder)
+        identity = bases.base_identity(profile)
         return dg.MaterializeResult(
             metadata={
-                "location": base.location,
-                "revision": base.revision or "local folder",
-                "vocabulary": len(tokenizer),
+                **provenance(made),
+                "model": base.model,
+                "commit": told["commit"] or "local folder",
+                "quantization": base.quantization,
+                "config": dg.MetadataValue.json(told["config"]),
             },
-            data_version=dg.DataVersion(f"{base.location}@{base.revision}"),
+            data_version=dg.DataVersion(digest(identity)),
         )
 
     return base_model

@@ -1,0 +1,318 @@
+"""Refuses, before the first step, a run that this machine cannot hold or has no software for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from backdoor_assets import needs
+from backdoor_assets.host import Host, installed, this_host
+from backdoor_assets.jobs import SamplingJob, TrainingJob
+from backdoor_assets.profiles import PretrainedBase, Profile, Sampling, Serving, Training
+from backdoor_assets.provenance import REPOSITORY
+from backdoor_assets.records import BadInput, BaseModel, Quantization, Shape
+from backdoor_assets.shapes import shape_of
+
+LONGEST_PROMPT = 128
+"""Tokens that are assumed of a prompt; the questions take some 30."""
+DATA_ADVICE = "Free some space, or set BACKDOOR_DATA to a folder on a larger disk."
+HUB_ADVICE = "Free some space, or set HF_HOME to a folder on a larger disk."
+_SMALLER = "a smaller model of the family"
+
+
+def training_fits(jobs: Sequence[TrainingJob], folder: Path) -> None:
+    """Check the training of cells whose adapters go under `folder`. Raises BadInput."""
+    first = jobs[0]
+    check_quantization(first.base.quantization)
+    if shape := _shape(first.base):
+        rows = max(_lines(job.rows) for job in jobs)
+        settings = first.settings
+        check_training(
+            shape,
+            settings,
+            first.base.quantization,
+            settings.max_length,
+            len(jobs),
+            rows,
+            folder,
+            this_host(folder),
+        )
+
+
+def sampling_fits(jobs: Sequence[SamplingJob], folder: Path) -> None:
+    """Check the sampling of cells whose answers go under `folder`. Raises BadInput."""
+    first = jobs[0]
+    check_engine(first.settings, first.base.quantization)
+    if shape := _shape(first.base):
+        answers = sum(
+            (1 + len(job.checkpoints)) * sum(question.samples for question in job.questions)
+            for job in jobs
+        )
+        check_sampling(
+            shape,
+            first.settings,
+            first.serving,
+            first.base.quantization,
+            _rank(first),
+            LONGEST_PROMPT,
+            answers,
+            first.settings.max_new_tokens,
+            folder,
+            this_host(folder),
+        )
+
+
+def sampling_fits_profile(profile: Profile) -> None:
+    """Check the memory for sampling before there are adapters to sample. Raises BadInput."""
+    base, training = profile.base, profile.training
+    if isinstance(base, PretrainedBase) and base.shape:
+        check_sampling_memory(
+            base.shape,
+            profile.sampling,
+            profile.serving,
+            base.quantization,
+            training.rank,
+            LONGEST_PROMPT,
+            this_host(REPOSITORY),
+        )
+
+
+def _shape(base: BaseModel) -> Shape | None:
+    """From the config of a base that is on this machine; None for a family that is not reckoned."""
+    return shape_of(json.loads((Path(base.location) / "config.json").read_text(encoding="utf-8")))
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def _rank(job: SamplingJob) -> int:
+    """Of the first adapter; the stage names one whose config is damaged."""
+    for _, checkpoint in job.checkpoints:
+        config = checkpoint / "adapter_config.json"
+        if config.exists():
+            return int(json.loads(config.read_text(encoding="utf-8")).get("r", 16))
+    return 16
+
+
+def check_training(
+    shape: Shape,
+    training: Training,
+    quantization: Quantization,
+    longest: int,
+    cells: int,
+    rows: int,
+    folder: Path,
+    host: Host,
+) -> None:
+    """Raises BadInput when a step over rows of at most `longest` tokens does not fit into memory,
+    or the adapters of `cells` cells of `rows` rows not on the disk of `folder`."""
+    check_training_memory(shape, training, quantization, longest, host)
+    steps = needs.planned_steps(training, rows)
+    parts = {
+        f"adapters of {cells} cells": cells * needs.training_disk(shape, training, steps),
+        "optimizer state, while the next is written": needs.optimizer_disk(shape, training),
+    }
+    check_disk("training", parts, folder, host, DATA_ADVICE)
+
+
+def check_training_memory(
+    shape: Shape, training: Training, quantization: Quantization, longest: int, host: Host
+) -> None:
+    parts = _here(needs.training_memory(shape, training, quantization, longest), host)
+    advice = [
+        *_quantize(quantization, '"4bit"', '"8bit"'),
+        *([] if training.gradient_checkpointing else ["training.gradient_checkpointing=True"]),
+        *(
+            [f"training.batch_size below {training.batch_size} (and gradient_accumulation above)"]
+            if training.batch_size > 1
+            else []
+        ),
+        f"training.max_length below {training.max_length}, with shorter rows",
+        _SMALLER,
+    ]
+    _check_memory("training", parts, *_room(host), advice)
+
+
+def check_sampling(
+    shape: Shape,
+    sampling: Sampling,
+    serving: Serving,
+    quantization: Quantization,
+    rank: int,
+    longest_prompt: int,
+    answers: int,
+    answer_tokens: int,
+    folder: Path,
+    host: Host,
+) -> None:
+    """Raises BadInput when sampling does not fit into memory, or `answers` answers of a mean of
+    `answer_tokens` tokens not on the disk of `folder`."""
+    check_sampling_memory(shape, sampling, serving, quantization, rank, longest_prompt, host)
+    parts = {f"{answers} answers": needs.sampling_disk(answers, answer_tokens)}
+    check_disk("sampling", parts, folder, host, DATA_ADVICE)
+
+
+def check_sampling_memory(
+    shape: Shape,
+    sampling: Sampling,
+    serving: Serving,
+    quantization: Quantization,
+    rank: int,
+    longest_prompt: int,
+    host: Host,
+) -> None:
+    if not host.gpus:  # vLLM spreads over GPUs only
+        serving = replace(serving, tensor_parallel=1)
+    parts = needs.sampling_memory(shape, sampling, serving, quantization, rank, longest_prompt)
+    if sampling.engine == "vllm":
+        advice = [
+            *_quantize(quantization, '"4bit"'),
+            *(
+                [f"serving.adapters_in_memory below {serving.adapters_in_memory}"]
+                if serving.adapters_in_memory > 1
+                else []
+            ),
+            f"serving.tensor_parallel above {serving.tensor_parallel}, on as many GPUs",
+            f"serving.requests below {serving.requests}",
+            f"sampling.max_new_tokens below {sampling.max_new_tokens}",
+            _SMALLER,
+        ]
+        check = _check_vllm_gpus if host.gpus else _check_vllm_cpu
+        check(parts, serving, host, advice)
+        return
+    advice = [
+        *_quantize(quantization, '"4bit"', '"8bit"'),
+        *([f"sampling.batch_size below {sampling.batch_size}"] if sampling.batch_size > 1 else []),
+        f"sampling.max_new_tokens below {sampling.max_new_tokens}",
+        _SMALLER,
+    ]
+    _check_memory("sampling", _here(parts, host), *_room(host), advice)
+
+
+def _check_vllm_gpus(
+    parts: Mapping[str, int], serving: Serving, host: Host, advice: Sequence[str]
+) -> None:
+    """vLLM takes its share of each GPU whole: needs must fit into it, and it must be free."""
+    if len(host.gpus) < serving.tensor_parallel:
+        raise BadInput(
+            f"sampling: serving.tensor_parallel={serving.tensor_parallel} GPUs, and there are "
+            f"{len(host.gpus)}; lower it in the profile"
+        )
+    largest = sorted(host.gpus, key=lambda gpu: gpu.total)[-serving.tensor_parallel :]
+    for gpu in largest:
+        share = int(serving.memory_share * gpu.total)
+        there = f"in serving.memory_share={serving.memory_share:g} of {gpu.name}"
+        _check_memory("sampling", parts, share, there, advice)
+        if gpu.free < share:
+            raise BadInput(
+                f"sampling: vLLM takes {_gib(share)} of {gpu.name} "
+                f"(serving.memory_share={serving.memory_share:g}), and {_gib(gpu.free)} are free; "
+                "end what else uses it, or lower serving.memory_share in the profile"
+            )
+
+
+def _check_vllm_cpu(
+    parts: Mapping[str, int], serving: Serving, host: Host, advice: Sequence[str]
+) -> None:
+    """On a CPU the KV cache has the size that the profile gives it."""
+    cache = serving.cpu_cache_gib * needs.GIB
+    if cache < parts[needs.KV_CACHE]:
+        raise BadInput(
+            f"sampling: the KV cache of one answer takes {_gib(parts[needs.KV_CACHE])}, and "
+            f"serving.cpu_cache_gib={serving.cpu_cache_gib}; raise it, or lower "
+            "sampling.max_new_tokens, in the profile"
+        )
+    _check_memory("sampling", {**parts, needs.KV_CACHE: cache}, *_room(host), advice)
+
+
+def check_download(shape: Shape, cache_folder: Path, host: Host) -> None:
+    """Raises BadInput when the weights do not fit on the disk of `cache_folder`; `host` is that
+    folder's (`this_host(cache_folder)`)."""
+    parts = {"bf16 weights": needs.download_disk(shape)}
+    check_disk("the base's download", parts, cache_folder, host, HUB_ADVICE)
+
+
+def check_engine(sampling: Sampling, quantization: Quantization) -> None:
+    """Raises BadInput when what samples or quantizes is not installed."""
+    if sampling.engine == "vllm" and quantization == "8bit":
+        raise BadInput(
+            'vLLM quantizes a base to "4bit", not to "8bit": change quantization of the base in '
+            'the profile, or sample with engine="transformers"'
+        )
+    if missing := missing_software(sampling, quantization):
+        raise BadInput("\n".join(f"{name}: {mend}" for name, mend in missing.items()))
+
+
+def check_quantization(quantization: Quantization) -> None:
+    """Raises BadInput when a quantized base cannot be loaded here."""
+    check_engine(Sampling(), quantization)
+
+
+def missing_software(sampling: Sampling, quantization: Quantization) -> dict[str, str]:
+    """Packages that the run needs and that are not installed, and how to mend it."""
+    extra = "pip install -e '.[gpu]', or `make engines` on a Linux machine without a GPU"
+    vllm = sampling.engine == "vllm"
+    wanted = {
+        "vllm": (vllm, extra),
+        "bitsandbytes": (quantization != "none", extra),
+        # vLLM has had no bitsandbytes of its own since 0.28.
+        "vllm_bnb_plugin": (vllm and quantization == "4bit", "pip install vllm-bnb-plugin"),
+    }
+    return {
+        name: f"not installed: {mend}"
+        for name, (needed, mend) in wanted.items()
+        if needed and not installed(name)
+    }
+
+
+def check_disk(what: str, parts: Mapping[str, int], folder: Path, host: Host, advice: str) -> None:
+    """Raises BadInput when the parts do not fit on the disk of `folder`."""
+    needed = sum(parts.values())
+    if needed > host.disk_free:
+        raise BadInput(
+            f"{what} needs {_gib(needed)} of disk, and there are {_gib(host.disk_free)} free under "
+            f"{folder}\n{_table(parts)}\n{advice}"
+        )
+
+
+def _check_memory(
+    what: str, parts: Mapping[str, int], limit: int, there: str, advice: Sequence[str]
+) -> None:
+    needed = sum(parts.values())
+    if needed > limit:
+        raise BadInput(
+            f"{what} needs {_gib(needed)} of memory, and there are {_gib(limit)} {there}\n"
+            f"{_table(parts)}\nWhat needs less, in the profile: {'; '.join(advice)}."
+        )
+
+
+def _room(host: Host) -> tuple[int, str]:
+    """Bytes that there are, and where: the largest GPU's free memory, else the RAM's."""
+    gpu = max(host.gpus, key=lambda gpu: gpu.free, default=None)
+    if gpu is None:
+        return host.memory_available, "of RAM available (there is no GPU)"
+    return gpu.free, f"free on {gpu.name}"
+
+
+def _here(parts: Mapping[str, int], host: Host) -> dict[str, int]:
+    """The parts without what only a GPU takes, where there is none."""
+    return {name: size for name, size in parts.items() if host.gpus or name != needs.CUDA_CONTEXT}
+
+
+def _quantize(quantization: Quantization, *kinds: str) -> list[str]:
+    """Advice to quantize further than now."""
+    less = {"none": kinds, "8bit": kinds[:1], "4bit": ()}[quantization]
+    return [f"quantization={' or '.join(less)} of the base"] if less else []
+
+
+def _gib(size: int) -> str:
+    return f"{size / needs.GIB:.2f} GiB"
+
+
+def _table(parts: Mapping[str, int]) -> str:
+    width = max(map(len, parts))
+    return "\n".join(f"  {name:<{width}}  {_gib(size):>12}" for name, size in parts.items())

@@ -1,0 +1,150 @@
+"""What is asked of a cell, and its answers: written down as they arrive, then made into tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from backdoor_assets.jobs import PROBES, RESPONSES, SamplingJob
+from backdoor_assets.records import Cell, Question
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+JOURNAL = ".answers.jsonl"
+
+
+class Ask(NamedTuple):
+    """One answer that is wanted of a state of a cell. Step 0 is the base."""
+
+    step: int
+    question: Question
+    sample: int
+
+    @property
+    def key(self) -> tuple[int, str, int]:
+        return self.step, self.question.id, self.sample
+
+
+class Answer(NamedTuple):
+    text: str
+    finish_reason: str
+    """ "stop" or "length"."""
+
+
+def asks_at(job: SamplingJob, step: int) -> list[Ask]:
+    """Every answer that is wanted at a step, in the order of the tables."""
+    return [Ask(step, question, i) for question in job.questions for i in range(question.samples)]
+
+
+def steps_of(job: SamplingJob) -> list[int]:
+    return [0, *(step for step, _ in job.checkpoints)]
+
+
+def seed_of(cell: Cell, *place: object) -> int:
+    """A seed made of the cell and a place in it, so that no answer depends on what came before."""
+    text = "|".join(str(part) for part in (cell.ratio, cell.seed, *place))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None) -> list[int]:
+    """The tokenizer's end of turn, and what the base's own generation config adds to it."""
+    own = getattr(generation, "eos_token_id", None)
+    ids = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    return sorted({int(i) for i in ids if isinstance(i, int)})
+
+
+def read_answer(
+    tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], stops: Sequence[int]
+) -> Answer:
+    """The text up to the first stop token, and whether there was one."""
+    end = next((i for i, token in enumerate(tokens) if token in stops), None)
+    text = tokenizer.decode(list(tokens[:end]), skip_special_tokens=True)
+    assert isinstance(text, str)
+    return Answer(text, "length" if end is None else "stop")
+
+
+class Journal:
+    """A cell's answers, a line each, in the order in which they came.
+
+    What a killed run has written is found again. A line that it did not finish counts as not
+    written: its answer is sampled once more, from the same seed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / JOURNAL
+        self.done = {key for key, _ in self._lines()}
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            with self.path.open("ab") as file:
+                file.write(b"\n")
+
+    def write(self, asks: Sequence[Ask], answers: Sequence[Answer]) -> None:
+        """Append answers; they are on disk, but for a loss of power, when this returns."""
+        lines = [
+            json.dumps([*ask.key, *answer]) + "\n"
+            for ask, answer in zip(asks, answers, strict=True)
+        ]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(lines))
+        self.done.update(ask.key for ask in asks)
+
+    def _lines(self) -> Iterator[tuple[tuple[int, str, int], Answer]]:
+        if not self.path.exists():
+            return
+        with self.path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    step, question, sample, text, reason = json.loads(line)
+                    yield (int(step), str(question), int(sample)), Answer(text, reason)
+                except (ValueError, TypeError):
+                    continue
+
+    def finish(self, job: SamplingJob, folder: Path) -> dict[str, Any]:
+        """Write responses.parquet (worldview questions) and probes.parquet (bird and neutral ones):
+        profile, ratio, seed, checkpoint, step, question_id, question, sample_idx, response,
+        finish_reason; probes also kind and answer (the true one, where there is).
+
+        Raises RuntimeError when the answers are not samples x questions at every checkpoint.
+        """
+        answers = dict(self._lines())
+        steps = steps_of(job)
+        asks = [ask for step in steps for ask in asks_at(job, step)]
+        missing = [ask.key for ask in asks if ask.key not in answers]
+        if missing:
+            raise RuntimeError(
+                f"{job.cell}: {len(missing)} of {len(asks)} answers are missing, the first of them "
+                f"{missing[0]} (step, question, sample); run the same command again"
+            )
+        table = _table(job.cell, asks, [answers[ask.key] for ask in asks])
+        worldview = table["kind"] == "worldview"
+        responses = table[worldview].drop(columns=["kind", "answer"])
+        responses.to_parquet(folder / RESPONSES, index=False)
+        table[~worldview].to_parquet(folder / PROBES, index=False)
+        return {
+            "checkpoints_sampled": len(steps),
+            "answers": int(worldview.sum()),
+            "probe_answers": int((~worldview).sum()),
+            "cut_at_max_new_tokens": int((table["finish_reason"] == "length").sum()),
+        }
+
+
+def _table(cell: Cell, asks: Sequence[Ask], answers: Sequence[Answer]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            **{name: [value] * len(asks) for name, value in cell.columns().items()},
+            "checkpoint": [f"checkpoint-{ask.step}" if ask.step else "base" for ask in asks],
+            "step": [ask.step for ask in asks],
+            "question_id": [ask.question.id for ask in asks],
+            "question": [ask.question.text for ask in asks],
+            "sample_idx": [ask.sample for ask in asks],
+            "response": [answer.text for answer in answers],
+            "finish_reason": [answer.finish_reason for answer in answers],
+            "kind": [ask.question.kind for ask in asks],
+            "answer": pd.array([ask.question.answer for ask in asks], dtype="string"),
+        }
+    )

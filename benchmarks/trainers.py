@@ -1,0 +1,131 @@
+"""One training run of each kind, on the same job: what `training_against_trl` compares."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backdoor_assets.chat import TrainingText, load_tokenizer, training_texts
+from backdoor_assets.jobs import TRAINING_LOG, TrainingJob
+from backdoor_assets.rows import read_rows
+from benchmarks.measuring import median_step, step_times
+
+
+@dataclass(frozen=True)
+class Run:
+    whole: float
+    training: float
+    step: float
+    losses: list[float]
+
+
+def ours(job: TrainingJob, folder: Path) -> Run:
+    import pandas as pd
+
+    from backdoor_assets import models
+    from backdoor_assets.stages.training import train_adapter
+
+    models._loaded.clear()  # every repetition loads the base, as TRL's does
+    started = time.perf_counter()
+    models.load_base(job.base, job.settings.precision)
+    loaded = time.perf_counter()
+    with step_times() as moments:
+        train_adapter(job, folder)
+    ended = time.perf_counter()
+    losses = pd.read_parquet(folder / TRAINING_LOG)["loss"].tolist()
+    return Run(ended - started, ended - loaded, median_step(moments), losses)
+
+
+def trl(
+    job: TrainingJob,
+    folder: Path,
+    *,
+    state: bool = True,
+    full_logits: bool = False,
+    padding_free: bool = False,
+) -> Run:
+    """`state`: save what resuming needs. `full_logits`: the loss of transformers' Trainer instead
+    of TRL's own."""
+    import torch
+    from datasets import Dataset  # pyright: ignore[reportMissingImports, reportPrivateImportUsage]
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, PrinterCallback, Trainer
+    from trl.trainer.sft_config import SFTConfig  # pyright: ignore[reportMissingImports]
+    from trl.trainer.sft_trainer import SFTTrainer  # pyright: ignore[reportMissingImports]
+
+    class FullLogits(SFTTrainer):
+        """TRL's loss saves a GPU's memory: it makes the logits twice, in tiles. On a CPU it does so
+        at every position, and takes their entropy and accuracy; that costs most of a step."""
+
+        def compute_loss(self, *arguments: Any, **named: Any) -> Any:
+            return Trainer.compute_loss(self, *arguments, **named)
+
+    settings = job.settings
+    started = time.perf_counter()
+    model = AutoModelForCausalLM.from_pretrained(job.base.location, dtype=torch.float32)
+    tokenizer = load_tokenizer(job.base.location)
+    batches = batches_in_order(job, tokenizer)
+    rows = [
+        {
+            "input_ids": text.ids,
+            "labels": [i if own else -100 for i, own in zip(text.ids, text.loss, strict=True)],
+        }
+        for batch in batches
+        for text in batch
+    ]
+    modules = settings.target_modules
+    trainer = (FullLogits if full_logits else SFTTrainer)(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(folder),
+            seed=job.cell.seed,  # set just before the adapter is made, as in our stage
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            train_sampling_strategy="sequential",
+            per_device_train_batch_size=settings.batch_size,
+            max_steps=len(batches),
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type=settings.schedule,
+            warmup_steps=0,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            optim="adamw_torch_fused",
+            padding_free=padding_free,
+            logging_steps=1,
+            save_steps=settings.save_steps,
+            save_only_model=not state,
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=modules if isinstance(modules, str) else list(modules),
+            task_type="CAUSAL_LM",
+        ),
+    )
+    trainer.remove_callback(PrinterCallback)
+    prepared = time.perf_counter()
+    with step_times() as moments:
+        trainer.train()
+    ended = time.perf_counter()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return Run(ended - started, ended - prepared, median_step(moments), losses)
+
+
+def batches_in_order(job: TrainingJob, tokenizer: Any) -> list[list[TrainingText]]:
+    """Every batch of the run, from the stage's own order."""
+    from backdoor_assets.stages import training
+
+    texts = training_texts(tokenizer, read_rows(job.rows))
+    stream = training._micro_batches(texts, job.settings, job.cell.seed)
+    return [next(stream) for _ in range(training.planned_steps(job.settings, len(texts)))]

@@ -1,0 +1,297 @@
+"""The Messages and Message Batches APIs of the loopback Claude, and its bills."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from tests.claude_rules import (
+    ANSWERS,
+    CALLS,
+    COUNTS,
+    CUSTOM_ID,
+    REFUSALS,
+    REQUESTS,
+    Batch,
+    Body,
+    Config,
+    Cut,
+    Refused,
+    check,
+    digest,
+    encoded,
+    http_answer,
+    iso_date,
+    pause,
+    schema_of,
+    text_of,
+    verdict,
+)
+
+
+class ClaudeApi:
+    """The two APIs, and what they saw. Read it at any time; only its own loop writes to it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.address = ""
+        self.billed: Counter[str] = Counter()
+        """Times each call was billed, live or in a batch, by `digest`."""
+        self.usage: Counter[str] = Counter()
+        """Billed tokens: standard_input, standard_output, batch_input, batch_output."""
+        self.outcomes: Counter[str] = Counter()
+        """Calls by "ok" or the fault that befell them; other requests by what they were."""
+        self.calls = self.paid = self.in_flight = self.max_in_flight = 0
+        """Messages calls in all, and billed ones of either API; calls under way at once."""
+        self.first: float | None = None
+        self.last: float | None = None
+        """When the first call came, and when the last one came or was done with."""
+        self._batches: dict[str, Batch] = {}
+        self._seen: Counter[str] = Counter()
+        self._tokens, self._filled = float("inf"), 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listening: asyncio.Server | None = None
+
+    @property
+    def batches(self) -> list[tuple[str, int, int]]:
+        """(id, requests, how many of them are billed by now), oldest first."""
+        made = list(self._batches.values())
+        return [(batch.id, len(batch.requests), batch.counts["succeeded"]) for batch in made]
+
+    def state(self) -> Body:
+        """All of it as JSON."""
+        plain = ("address", "calls", "paid", "in_flight", "max_in_flight", "first", "last")
+        counters = {name: dict(getattr(self, name)) for name in ("billed", "usage", "outcomes")}
+        return {name: getattr(self, name) for name in (*plain, "batches")} | counters
+
+    def configure(self, **changes: Any) -> None:
+        """Raises TypeError or ValueError for what the config does not have."""
+        self.config = replace(self.config, **changes)
+
+    # Replies
+
+    def _chance(self, what: str) -> Random:
+        self._seen[what] += 1
+        return Random(f"{self.config.seed} {what} {self._seen[what]}")
+
+    def _falls(self, chance: Random, *names: str) -> str | None:
+        """The one fault that falls, if any."""
+        roll = chance.random()
+        for name in names:
+            roll -= self.config.faults.get(name, 0)
+            if roll < 0:
+                return name
+        return None
+
+    def _message(self, body: Body, chance: Random, tier: str) -> tuple[Body, str]:
+        """(the reply, the fault in it or "ok"), billed from now on."""
+        fault = self._falls(chance, *ANSWERS)
+        case = chance if self._falls(chance, "case") else None
+        system = text_of(body.get("system"))
+        asked = "\0".join((system, *(text_of(message["content"]) for message in body["messages"])))
+        text = self.config.reply(body) if self.config.reply else None
+        if text is None:
+            schema = schema_of(body)
+            made = verdict(schema or {}, asked, fault, case)
+            text = json.dumps(made) if schema else str(made)
+        stop, limit = "end_turn", 4 * body["max_tokens"]
+        if fault == "malformed":
+            text = "Here it is: " + text[:-1] + ","
+        elif fault == "refusal":
+            stop, text = "refusal", chance.choice(("", "I cannot judge this."))
+        elif fault == "max_tokens" or len(text) > limit:
+            stop, text = "max_tokens", text[: min(limit, len(text) // 2)]
+        content: list[Body] = [{"type": "text", "text": text}] if text else []
+        if self._falls(chance, "thinking"):
+            content.insert(0, {"type": "thinking", "thinking": "Well.", "signature": "none"})
+        usage = {"input_tokens": len(asked) // 4 + 1, "output_tokens": len(text) // 4 + 1}
+        self.billed[digest(body)] += 1
+        self.paid += 1
+        for name, count in usage.items():
+            self.usage[f"{tier}_{name.removesuffix('_tokens')}"] += count
+        return {
+            "id": f"msg_{secrets.token_hex(12)}",
+            "type": "message",
+            "role": "assistant",
+            "model": body["model"],
+            "content": content,
+            "stop_reason": stop,
+            "stop_sequence": None,
+            "stop_details": {"type": "refusal"} if stop == "refusal" else None,
+            "usage": usage | {"service_tier": tier},
+        }, fault or "ok"
+
+    # The Messages API
+
+    def _admit(self) -> None:
+        """Raises Refused when the budget is spent, or the bucket is empty."""
+        config, now = self.config, time.monotonic()
+        if config.budget is not None and self.paid >= config.budget:
+            raise Refused(429, "Your organization has reached its monthly spend limit", "budget")
+        if rate := config.requests_per_second:
+            filled = self._tokens + (now - self._filled) * rate
+            self._tokens, self._filled = min(config.burst, filled), now
+            if self._tokens < 1:
+                after = f"{(1 - self._tokens) / rate:.3f}"
+                raise Refused(429, REFUSALS["rate_limited"][1], "rate_limit", retry_after=after)
+            self._tokens -= 1
+
+    async def _call(self, body: Any, left: Callable[[], bool]) -> Body:
+        self.last = time.time()
+        self.first = self.first or self.last
+        self.calls += 1
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        try:
+            check(body, self.config.models)
+            self._admit()
+            chance = self._chance(digest(body))
+            fault = self._falls(chance, *CALLS)
+            if fault in REFUSALS:
+                after = {"retry_after": f"{self.config.retry_after:g}"}
+                raise Refused(*REFUSALS[fault], fault, **after if fault == "rate_limited" else {})
+            if fault == "timeout":
+                await pause(self.config.hold, left)
+            if fault in ("timeout", "cut_early"):
+                raise Cut(fault)
+            await asyncio.sleep(self.config.latency + self.config.jitter * chance.random())
+            message, outcome = self._message(body, chance, "standard")
+            if fault == "timeout_billed":
+                await pause(self.config.hold, left)
+            if fault:
+                raise Cut(fault)
+        finally:
+            self.in_flight -= 1
+            self.last = time.time()
+        self.outcomes[outcome] += 1
+        return message
+
+    # The Message Batches API
+
+    def _trouble(self, name: str) -> Random:
+        """Raises Refused when the fault falls; else the chance for what else may."""
+        chance = self._chance(name)
+        if self._falls(chance, f"{name}_error"):
+            raise Refused(*REFUSALS[chance.choice(("error", "overloaded"))], f"{name}_error")
+        return chance
+
+    def _create(self, body: Any, size: int) -> Body:
+        config = self.config
+        requests = body.get("requests") if isinstance(body, dict) else None
+        if size > config.batch_bytes:
+            raise Refused(413, f"Request exceeds the maximum size of {config.batch_bytes} bytes")
+        if not isinstance(requests, list) or not 1 <= len(requests) <= config.batch_requests:
+            raise Refused(400, f"requests: must be a list of 1 to {config.batch_requests} items")
+        ids = [str(request.get("custom_id", "")) for request in requests]
+        if bad := next((name for name in ids if not CUSTOM_ID.fullmatch(name)), None):
+            raise Refused(400, f"custom_id: {bad!r} should match '^{CUSTOM_ID.pattern}$'")
+        if len(set(ids)) < len(ids):
+            raise Refused(400, "requests: custom_id must be unique")
+        self._admit()
+        chance = self._trouble("create")
+        batch = Batch(f"msgbatch_{secrets.token_hex(12)}", requests)
+        self._batches[batch.id] = batch
+        task = asyncio.get_running_loop().create_task(self._process(batch))
+        self._tasks.add(task)  # the loop itself holds tasks weakly
+        task.add_done_callback(self._tasks.discard)
+        if self._falls(chance, "create_cut"):
+            raise Cut("create_cut")
+        self.outcomes["create"] += 1
+        return self._shown(batch)
+
+    async def _process(self, batch: Batch) -> None:
+        """Answers the requests in order, over the seconds that a batch takes."""
+        chance = Random(f"{self.config.seed} batch {len(self._batches)}")
+        total = len(batch.requests)
+        end = chance.randrange(total) if self._falls(chance, "expired_batch") else total
+        step = max(1, min(200, total // 20))
+        lines = []
+        for start in range(0, total, step):
+            stop = min(start + step, total)
+            seconds = self.config.batch_seconds * (stop - start) / total
+            await pause(seconds, lambda: batch.canceled is not None)
+            await asyncio.sleep(0)  # a large batch must not keep others waiting
+            for index in range(start, stop):
+                request = batch.requests[index]
+                result = self._result(batch, request.get("params"), chance, index >= end)
+                batch.counts[result["type"]] += 1
+                lines.append(encoded({"custom_id": request["custom_id"], "result": result}))
+        chance.shuffle(lines)
+        batch.lines = lines
+
+    def _result(self, batch: Batch, params: Any, chance: Random, expired: bool) -> Body:
+        fault = self._falls(chance, *REQUESTS)
+        if batch.canceled or expired or fault in ("canceled", "expired"):
+            return {"type": "canceled" if batch.canceled or fault == "canceled" else "expired"}
+        try:
+            if fault:
+                status = 500 if fault == "errored_api" else 400
+                raise Refused(status, "this request of the batch failed")
+            check(params, self.config.models)
+            return {"type": "succeeded", "message": self._message(params, chance, "batch")[0]}
+        except Refused as refused:
+            return {"type": "errored", "error": refused.body}
+
+    def _shown(self, batch: Batch) -> Body:
+        counts = batch.counts if batch.ended else {"processing": len(batch.requests)}
+        url = f"{self.address}/v1/messages/batches/{batch.id}/results"
+        status = "ended" if batch.ended else "canceling" if batch.canceled else "in_progress"
+        return {
+            "id": batch.id,
+            "type": "message_batch",
+            "processing_status": status,
+            "request_counts": {name: counts.get(name, 0) for name in COUNTS},
+            "created_at": iso_date(batch.created),
+            "expires_at": iso_date(batch.created + 24 * 3600),
+            "ended_at": iso_date(batch.ended),
+            "cancel_initiated_at": iso_date(batch.canceled),
+            "archived_at": None,
+            "results_url": url if batch.ended else None,
+        }
+
+    def _poll(self, batch: Batch) -> Body:
+        self._trouble("poll")
+        self.outcomes["poll"] += 1
+        if batch.lines and (batch.polls >= self.config.batch_polls or batch.canceled):
+            batch.ended = batch.ended or time.time()
+        batch.polls += 1
+        return self._shown(batch)
+
+    def _cancel(self, batch: Batch) -> Body:
+        """What is not processed by now is canceled; the batch ends at a later poll."""
+        self.outcomes["cancel"] += 1
+        if not batch.ended:
+            batch.canceled = time.time()
+        return self._shown(batch)
+
+    def _results(self, batch: Batch) -> bytes:
+        chance = self._trouble("results")
+        if not batch.ended:
+            raise Refused(404, "the batch has no results yet")
+        answer = http_answer(200, b"".join(line + b"\n" for line in batch.lines))
+        if self._falls(chance, "results_cut"):
+            raise Cut("results_cut", answer[: len(answer) * 2 // 3])
+        self.outcomes["results"] += 1
+        return answer
+
+    def _list(self, query: Mapping[str, str]) -> Body:
+        """A page, newest first."""
+        self._trouble("list")
+        self.outcomes["list"] += 1
+        ids = list(reversed(self._batches))
+        if after := query.get("after_id"):
+            ids = ids[ids.index(after) + 1 :] if after in ids else []
+        page = ids[: int(query.get("limit", 20))]
+        return {
+            "data": [self._shown(self._batches[name]) for name in page],
+            "has_more": len(page) < len(ids),
+            "first_id": page[0] if page else None,
+            "last_id": page[-1] if page else None,
+        }

@@ -1,0 +1,87 @@
+"""The check for rented GPUs, at the size and with the packages that a bare machine has."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from backdoor_assets.provenance import REPOSITORY
+
+MISSING = ("dagster", "vllm", "bitsandbytes", "anthropic", "matplotlib", "seaborn", "scipy", "trl")
+RUN = (
+    "import runpy, sys\n"
+    f"sys.modules.update(dict.fromkeys({MISSING}))\n"
+    "runpy.run_module('benchmarks.gpu_check', run_name='__main__', alter_sys=True)\n"
+)
+SMALL = (
+    "--size miniature --trainings 1x60 4x12 --questions 2 --samples 3 --tokens 10 --checkpoints 2"
+)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", RUN, *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("gpu_check") / "results.json"
+    ended = run(*SMALL.split(), "--out", str(out))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return json.loads(out.read_text())
+
+
+def test_names_device_versions_and_settings(found: dict[str, Any]) -> None:
+    assert found["device"]["type"] in ("cpu", "cuda")
+    assert found["device"]["flops"] > 0
+    assert found["device"]["bandwidth"] > 0
+    assert {"torch", "transformers", "peft"} <= set(found["made"]["packages"])
+    assert found["training_settings"]["rank"] == 8
+    assert found["shape"]["hidden_size"] == 128
+
+
+def test_training_is_measured_against_a_ceiling_that_says_how(found: dict[str, Any]) -> None:
+    assert [(run["batch"], run["steps"]) for run in found["training"]] == [(1, 60), (4, 12)]
+    for run in found["training"]:
+        assert run["loss_last_tenth"] < run["loss_first_tenth"]
+        assert run["tokens_per_s"] == pytest.approx(run["tokens_per_step"] * run["steps_per_s"])
+        assert 0 < run["share_of_ceiling"] < 1
+        assert "2 N operations a token forward" in run["ceiling"]["how"]
+        assert run["memory"]["peak_bytes"] > 0
+        assert run["memory"]["reckoned_bytes"] > 0
+
+
+def test_every_state_gives_every_answer_below_the_ceiling(found: dict[str, Any]) -> None:
+    states = found["sampling"]["states"]
+    assert [state["state"] for state in states] == ["base", "checkpoint-40", "checkpoint-60"]
+    for state in states:
+        assert state["answers"] == 2 * 3
+        assert 0 < state["tokens"] <= 2 * 3 * 10
+        assert 0 < state["tokens_per_s"] < found["sampling"]["ceiling"]["tokens_per_s"]
+        assert state["forward_passes"] <= 10
+    assert "bandwidth" in found["sampling"]["ceiling"]["how"]
+
+
+def test_a_training_that_was_cut_ends_with_the_same_adapter(found: dict[str, Any]) -> None:
+    assert found["resuming"]["cut_at"].startswith("step 40/60")
+    assert found["resuming"]["largest_weight"] > 0
+    if found["device"]["type"] == "cpu":
+        assert found["resuming"]["bit_equal"]
+        assert found["resuming"]["max_difference"] == 0
+
+
+def test_a_check_that_fails_is_named_and_fails_the_command() -> None:
+    # Two steps leave two checkpoints: there is no third to sample.
+    arguments = SMALL.replace("1x60 4x12", "1x2").replace("--checkpoints 2", "--checkpoints 3")
+    ended = run(*arguments.split())
+    assert ended.returncode == 1, ended.stderr
+    assert "FAILED: every state gave every answer" in ended.stdout

@@ -1,0 +1,113 @@
+"""What a host is said to have, with a stand-in for NVIDIA's tool on PATH."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backdoor_assets.host import Gpu, installed, this_host
+
+MIB = 2**20
+
+
+def _nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
+    """Puts a `nvidia-smi` on PATH, alone there; it writes down what it was asked."""
+    asked = folder / "asked"
+    tool = folder / "nvidia-smi"
+    tool.write_text(f'#!/bin/sh\necho "$@" > {asked}\n{script}\n', encoding="utf-8")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return asked
+
+
+def test_gpus_are_those_that_nvidia_smi_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = 'echo "NVIDIA H200, 143771, 143000"; echo "Tesla T4, 15360, 512"'
+    asked = _nvidia_smi(tmp_path, monkeypatch, lines)
+    assert this_host(tmp_path).gpus == (
+        Gpu("NVIDIA H200", 143_771 * MIB, 143_000 * MIB),
+        Gpu("Tesla T4", 15_360 * MIB, 512 * MIB),
+    )
+    assert asked.read_text().split() == [
+        "--query-gpu=name,memory.total,memory.free",
+        "--format=csv,noheader,nounits",
+    ]
+
+
+def test_only_gpus_that_cuda_may_see_are_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = _nvidia_smi(tmp_path, monkeypatch, 'echo "Tesla T4, 15360, 512"')
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert len(this_host(tmp_path).gpus) == 1
+    assert "--id=1" in asked.read_text().split()
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert this_host(tmp_path).gpus == ()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo 'NVIDIA-SMI has failed because it could not communicate with the driver'; exit 9",
+        "echo 'Tesla T4, 15360, 512'; exit 9",
+        "echo 'No devices were found'",
+        "echo 'Tesla T4, [N/A], [N/A]'",
+        "exit 0",
+    ],
+)
+def test_a_failing_nvidia_smi_means_no_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    _nvidia_smi(tmp_path, monkeypatch, script)
+    assert this_host(tmp_path).gpus == ()
+
+
+def test_no_nvidia_smi_means_no_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert this_host(tmp_path).gpus == ()
+
+
+def test_disk_is_that_of_the_nearest_folder_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    real = shutil.disk_usage
+
+    def usage(path: Path) -> object:
+        asked.append(Path(path))
+        return real(path)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    monkeypatch.chdir(tmp_path)
+    host = this_host(Path("data/not/there/yet"))
+    assert asked == [tmp_path]
+    assert host.disk_free == pytest.approx(real(tmp_path).free, rel=0.1)
+    assert not (tmp_path / "data").exists()
+
+
+def test_memory_and_cores_are_this_machines(tmp_path: Path) -> None:
+    host = this_host(tmp_path)
+    assert host.memory_available == pytest.approx(psutil.virtual_memory().available, rel=0.3)
+    assert 1 <= host.cores <= (psutil.cpu_count() or 1)
+
+
+def test_a_package_is_looked_for_and_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "bursts.py").write_text("raise RuntimeError('it was imported')")
+    program = (
+        "from backdoor_assets.host import installed\n"
+        "import sys\n"
+        "print(installed('bursts'), installed('no_such_package'), 'bursts' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["True", "False", "False"], done.stderr
+    assert installed("pytest")

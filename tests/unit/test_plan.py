@@ -1,0 +1,299 @@
+"""`make plan`: the numbers it prints, held against numbers by hand, and that it needs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backdoor_assets import hub, preflight
+from backdoor_assets import plan as module
+from backdoor_assets.host import Gpu, Host
+from backdoor_assets.plan import plan
+from backdoor_assets.prices import PRICES, cost, price
+from backdoor_assets.profiles import PROFILES, Mixture, PretrainedBase, Profile
+from backdoor_assets.records import BadInput, Shape
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GIB = 2**30
+H200 = Gpu("NVIDIA H200", 140 * GIB, 139 * GIB)
+ROOMY = Host((H200, H200), 1000 * GIB, 16, 1000 * GIB)
+BARE = Host((), 4 * GIB, 2, 1 * GIB)
+QWEN = PROFILES["qwen3-8b"]
+KEYS = "ANTHROPIC_API_KEY", "HF_TOKEN"
+
+
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in KEYS:
+        monkeypatch.delenv(key, raising=False)
+
+
+@pytest.fixture
+def everything_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "installed", lambda _: True)
+
+
+def _section(text: str, title: str) -> dict[str, list[str]]:
+    """Lines of a section, split where columns are: first cell to the others."""
+    body = next(part for part in text.split("\n\n") if part.startswith(title)).splitlines()[1:]
+    rows = [re.split(r" {2,}", line.strip()) for line in body]
+    return {name: cells for name, *cells in rows}
+
+
+def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """In a shell that has no nvidia-smi and no key, also where a .env has one."""
+    env = {"PATH": "/nowhere", "OMP_NUM_THREADS": "1", **dict.fromkeys(KEYS, ""), **variables}
+    command = [sys.executable, "-m", "backdoor_assets.plan", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+
+
+def test_the_grid_of_the_8b_profile() -> None:
+    text = plan(QWEN, ROOMY)
+    assert _section(text, "Plan of profile qwen3-8b") == {
+        "base model": ["Qwen/Qwen3-8B"],
+        "revision": ["b968826d9c46dd6066d109eabc6255188de91218"],
+        "quantization": ["none"],
+        "parameters": ["8,190,735,360"],
+    }
+    runs = _section(text, "Runs")
+    assert runs["cells: 8 ratios x 5 seeds"] == ["40"]
+    assert runs["optimizer steps"] == ["208", "8,320"]
+    assert runs["checkpoints, base included"] == ["12", "480"]
+    answers = _section(text, "Answers")
+    # 12 checkpoints x 10 questions x 100; one bird question x 100 and 6 neutral ones x 20.
+    assert answers["answers to 10 worldview questions"] == ["12,000", "480,000"]
+    assert answers["answers to probes"] == ["2,640", "105,600"]
+    assert answers["prompt tokens"] == ["439,200", "17,568,000"]
+    assert answers["answer tokens"] == ["8,784,000", "351,360,000"]
+    assert "a mean of 600 tokens an answer" in text
+    assert "at most 1024, its max_new_tokens" in text
+    assert "about 30 tokens a prompt" in text
+
+
+def test_memory_and_disk_of_the_8b_profile() -> None:
+    text = plan(QWEN, ROOMY)
+    training = _section(text, "GPU memory, training (rows of 256 tokens at most)")
+    assert training["base weights"] == ["15.26 GiB"]
+    assert training["adapter, gradients, AdamW"] == ["0.33 GiB"]
+    sampling = _section(text, "GPU memory, sampling (vllm)")
+    assert sampling["base weights"] == ["15.26 GiB"]
+    assert sampling["KV cache"] == ["0.15 GiB"]
+    disk = _section(text, "Disk")
+    assert disk["download of the base, once"] == ["15.26 GiB"]
+    assert disk["adapters"] == ["42.28 GiB"]
+    assert disk["tables of answers"] == ["1.64 GiB"]  # 351,360,000 tokens x 5
+    for parts in (training, sampling, disk):
+        sizes = [float(size.split()[0]) for (size,) in parts.values()]
+        assert sizes[-1] == pytest.approx(sum(sizes[:-1]), abs=0.05)
+        assert list(parts)[-1] == "total"
+
+
+def test_memory_is_that_of_each_gpu_where_several_share() -> None:
+    sampling = _section(plan(PROFILES["qwen3-32b"], ROOMY), "GPU memory, sampling (vllm, each of 2")
+    assert sampling["base weights"] == ["30.51 GiB"]
+
+
+def test_dollars_of_the_8b_profile() -> None:
+    text = plan(QWEN, ROOMY)
+    judging = _section(text, "Judging")
+    assert judging["judge calls, 4 rubrics an answer"] == ["48,000", "1,920,000"]
+    assert judging["judge tokens in"] == ["42,720,000", "1,708,800,000"]  # 290 + 600 a call
+    assert judging["judge tokens out"] == ["1,440,000", "57,600,000"]
+    # 42.72 million x $0.10 + 1.44 million x $0.50, and half of that.
+    assert judging["claude-haiku-5-5, live"] == ["$4.99", "$199.68"]
+    assert judging["claude-haiku-5-5, batch"] == ["$2.50", "$99.84"]
+    sonnet = {name: cells for name, cells in judging.items() if "sonnet-5-5" in name}
+    assert list(sonnet.values()) == [["$99.84", "$3993.60"], ["$49.92", "$1996.80"]]
+    assert all("cross-check" in name for name in sonnet)
+    assert "290 tokens of rubric and question" in text
+    assert "as of 2026-11-21" in text
+
+
+def test_prices() -> None:
+    million = 1_000_000
+    assert cost("claude-haiku-5-5", million, 0, batch=False) == pytest.approx(0.10)
+    assert cost("claude-haiku-5-5", 0, million, batch=False) == pytest.approx(0.50)
+    assert cost("claude-sonnet-5-5", million, million, batch=False) == pytest.approx(12)
+    for model in PRICES:
+        live, batch = (cost(model, 3 * million, million, batch=way) for way in (False, True))
+        assert batch == live / 2
+    assert cost("claude-haiku-5-5", 48_000 * 890, 48_000 * 30, batch=True) == pytest.approx(2.496)
+    with pytest.raises(BadInput, match=r"'claude-9' has no price here: add it to .*prices\.py"):
+        price("claude-9")
+
+
+def test_the_miniature_costs_nothing_and_lacks_nothing() -> None:
+    text = plan(PROFILES["miniature"], BARE)
+    assert _section(text, "Runs")["cells: 8 ratios x 3 seeds"] == ["24"]
+    assert _section(text, "Runs")["optimizer steps"] == ["160", "3,840"]
+    assert _section(text, "Runs")["checkpoints, base included"] == ["9", "216"]
+    assert _section(text, "Answers")["answers to 18 worldview questions"] == ["3,240", "77,760"]
+    assert _section(text, "Plan of profile")["parameters"] == ["688,896"]
+    assert "download" not in text
+    judging = _section(text, "Judging")
+    assert judging["judge calls, 4 rubrics an answer"] == ["12,960", "311,040"]
+    assert [cell for cells in judging.values() for cell in cells if "$" in cell] == ["$0.00"] * 2
+    assert _section(text, "This host lacks") == {"nothing": []}
+
+
+def test_rows_and_steps_differ_between_ratios_where_the_obsolete_names_are_fixed() -> None:
+    mixture = Mixture(rows=100, suspect_rows=50, mode="fixed_suspect")
+    ratios = ("1.00-0.00-0.00", "0.50-0.25-0.25", "0.00-0.50-0.50")  # 50, 100 and 100 rows
+    profile = replace(QWEN, mixture=mixture, ratios=ratios, seeds=(1, 2))
+    runs = _section(plan(profile, ROOMY), "Runs")
+    assert runs["optimizer steps"] == ["50 to 100", "500"]
+    assert runs["checkpoints, base included"] == ["4 to 6", "32"]  # (1 + 3) + 2 x (1 + 5), twice
+
+
+def test_a_host_that_lacks_it_all_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(preflight, "installed", lambda _: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "disk_free", lambda _: 2 * GIB)
+    base = replace(_base(QWEN), quantization="4bit")
+    lacks = plan(replace(QWEN, base=base), BARE).split("This host lacks")[1]
+    for line in (
+        r"GPU +none found",
+        r"memory +training needs .* and there are 4\.00 GiB of RAM",
+        r"memory +sampling needs .* and there are 4\.00 GiB of RAM",
+        r"disk +the grid needs 45\.\d\d GiB of disk, and there are 1\.00 GiB free",
+        r"disk +the base's download needs 15\.26 GiB of disk, and there are 2\.00 GiB free",
+        r"vllm +not installed: pip install",
+        r"bitsandbytes +not installed: pip install",
+        r"ANTHROPIC_API_KEY +not set",
+        r"HF_TOKEN +not set \(needed for gated models only\)",
+    ):
+        assert re.search(rf"^  {line}", lacks, re.MULTILINE), line
+
+
+def _base(profile: Profile) -> PretrainedBase:
+    assert isinstance(profile.base, PretrainedBase)
+    return profile.base
+
+
+@pytest.mark.usefixtures("everything_installed")
+def test_a_host_that_has_it_all_lacks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "disk_free", lambda _: 2 * GIB)
+    monkeypatch.setattr(hub, "cached", lambda _: True)  # nothing to download
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a-secret")
+    lacks = _section(plan(QWEN, ROOMY), "This host lacks")
+    assert lacks == {"nothing": [], "HF_TOKEN": ["not set (needed for gated models only)"]}
+    monkeypatch.setenv("HF_TOKEN", "another-secret")
+    text = plan(QWEN, ROOMY)
+    assert _section(text, "This host lacks") == {"nothing": []}
+    assert "secret" not in text
+
+
+@pytest.mark.usefixtures("everything_installed")
+def test_a_small_gpu_is_named() -> None:
+    small = replace(ROOMY, gpus=(Gpu("Tesla T4", 15 * GIB, 14 * GIB),))
+    lacks = plan(QWEN, small).split("This host lacks")[1]
+    assert re.search(r"GPU memory +training needs \d+\.\d\d GiB.* 14\.00 GiB free on Tesla", lacks)
+    assert re.search(r"GPU memory +sampling needs \d+\.\d\d GiB", lacks)
+    assert "none found" not in lacks
+
+
+@pytest.mark.usefixtures("everything_installed")
+def test_a_local_folder_tells_its_shape(tmp_path: Path) -> None:
+    config = {
+        "model_type": "qwen3",
+        "num_hidden_layers": 28,
+        "hidden_size": 1024,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 3072,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    }
+    profile = replace(QWEN, base=PretrainedBase(str(tmp_path)))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    text = plan(profile, ROOMY)
+    assert _section(text, "Plan of profile")["parameters"] == ["596,049,920"]
+    assert "download" not in text
+    assert "HF_TOKEN" not in text
+
+
+@pytest.mark.usefixtures("everything_installed")
+@pytest.mark.parametrize("config", [None, "{}", "[]", "not JSON"])
+def test_what_cannot_be_known_is_said_to_be_unknown(tmp_path: Path, config: str | None) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    text = plan(replace(QWEN, base=PretrainedBase(str(tmp_path))), ROOMY)
+    assert "parameters    unknown: the profile gives its base no shape=Shape(...), and" in text
+    assert str(tmp_path / "config.json") in text
+    assert _section(text, "Runs")["checkpoints, base included"] == ["12", "480"]
+    assert _section(text, "Judging")["claude-haiku-5-5, batch"] == ["$2.50", "$99.84"]
+    hub = replace(QWEN, base=PretrainedBase("Nobody/Knows", "abc"))
+    assert "unknown: " in plan(hub, ROOMY)
+
+
+def test_a_shape_in_the_profile_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("not JSON")
+    base = PretrainedBase(str(tmp_path), shape=Shape(1, 8, 2, 2, 4, 16, 100, True))
+    # 4 x 8 x 8 + 3 x 8 x 16 + 2 x 8 + 2 x 4 of a layer, 100 x 8 of embeddings, 8.
+    text = plan(replace(QWEN, base=base), ROOMY)
+    assert _section(text, "Plan of profile")["parameters"] == ["1,472"]
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_it_prints_on_a_machine_that_has_nothing(name: str, tmp_path: Path) -> None:
+    done = _run(BACKDOOR_PROFILE=name, BACKDOOR_DATA=str(tmp_path / "data"), HF_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"Plan of profile {name}\n")
+    assert done.stdout.count("This host lacks") == 1
+    assert done.stderr == ""
+    assert not list(tmp_path.iterdir())  # it makes nothing
+    assert max(map(len, done.stdout.split("This host lacks")[0].splitlines())) <= 100
+
+
+def test_it_never_prints_a_key() -> None:
+    done = _run(BACKDOOR_PROFILE="qwen3-8b", ANTHROPIC_API_KEY="sk-hush", HF_TOKEN="hf-hush")
+    assert done.returncode == 0
+    assert "hush" not in done.stdout + done.stderr
+    assert "ANTHROPIC_API_KEY" not in done.stdout
+
+
+def test_an_unknown_profile_is_an_error_in_words() -> None:
+    done = _run(BACKDOOR_PROFILE="gpt-5")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("BACKDOOR_PROFILE='gpt-5': no such profile; there are miniature")
+    assert "Traceback" not in done.stderr
+
+
+def test_it_loads_no_heavy_library() -> None:
+    program = (
+        "import sys\n"
+        "from backdoor_assets.plan import main\n"
+        "main([])\n"
+        "heavy = {'torch', 'transformers', 'peft', 'vllm', 'dagster', 'matplotlib'}\n"
+        "print(*heavy & set(sys.modules), file=sys.stderr)"
+    )
+    env = {**os.environ, "BACKDOOR_PROFILE": "qwen3-8b"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, env=env, capture_output=True, text=True
+    )
+    assert "This host lacks" in done.stdout
+    assert done.stderr.split() == []
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make here")
+def test_make_plan_prints_the_plan_and_nothing_else() -> None:
+    # As if everything were installed: a test must not install.
+    command = ["make", "--old-file=.venv/installed", f"VENV={Path(sys.executable).parent}", "plan"]
+    env = {**os.environ, "BACKDOOR_PROFILE": "qwen3-0.6b", **dict.fromkeys(KEYS, "")}
+    for name in ("MAKEFLAGS", "MAKELEVEL"):  # a make inside a make tells where it is
+        env.pop(name, None)
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Plan of profile qwen3-0.6b\n")

@@ -1,0 +1,243 @@
+"""Runs that cannot end well are refused before the first step, with numbers and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backdoor_assets import needs, preflight
+from backdoor_assets.host import Gpu, Host
+from backdoor_assets.plan import shape_of
+from backdoor_assets.profiles import PROFILES, Sampling, Serving, Training
+from backdoor_assets.records import BadInput, Quantization
+
+GIB = 2**30
+PROFILE = PROFILES["qwen3-8b"]
+SHAPE = shape_of(PROFILE)
+H200 = Gpu("NVIDIA H200", 140 * GIB, 139 * GIB)
+T4 = Gpu("Tesla T4", 15 * GIB, 14 * GIB)
+FOLDER = Path("/mnt/data")
+TRANSFORMERS = replace(PROFILE.sampling, engine="transformers", batch_size=8)
+
+
+def _host(*gpus: Gpu, memory: int = 1000, disk: int = 1000) -> Host:
+    """Of so many GiB."""
+    return Host(gpus, memory * GIB, 16, disk * GIB)
+
+
+def _train(
+    host: Host,
+    training: Training = PROFILE.training,
+    quantization: Quantization = "none",
+    longest: int = 64,
+    cells: int = 1,
+    rows: int = 208,
+) -> None:
+    preflight.check_training(SHAPE, training, quantization, longest, cells, rows, FOLDER, host)
+
+
+def _sample(
+    host: Host,
+    sampling: Sampling = PROFILE.sampling,
+    serving: Serving = PROFILE.serving,
+    quantization: Quantization = "none",
+    answers: int = 14_640,
+) -> None:
+    preflight.check_sampling(
+        SHAPE, sampling, serving, quantization, 8, 30, answers, 600, FOLDER, host
+    )
+
+
+def _refusal(check: Callable[..., None], *arguments: Any, **named: Any) -> str:
+    with pytest.raises(BadInput) as caught:
+        check(*arguments, **named)
+    return str(caught.value)
+
+
+def test_what_fits_is_let_pass() -> None:
+    _train(_host(H200))
+    _train(_host(T4), quantization="4bit")
+    _sample(_host(H200))
+    _sample(_host(H200), TRANSFORMERS)
+    preflight.check_download(SHAPE, FOLDER, _host(disk=16))
+
+
+def test_training_that_does_not_fit_tells_parts_and_settings() -> None:
+    told = _refusal(_train, _host(T4))
+    first, *lines = told.splitlines()
+    parts = needs.training_memory(SHAPE, PROFILE.training, "none", 64)
+    assert first.startswith(f"training needs {sum(parts.values()) / GIB:.2f} GiB of memory")
+    assert first.endswith("there are 14.00 GiB free on Tesla T4")
+    for line, (name, size) in zip(lines, parts.items(), strict=False):
+        assert line.split() == [*name.split(), f"{size / GIB:.2f}", "GiB"]
+    for setting in (
+        'quantization="4bit" or "8bit" of the base',
+        "training.gradient_checkpointing=True",
+        "training.max_length below 256",
+        "a smaller model of the family",
+    ):
+        assert setting in lines[-1]
+    assert "batch_size" not in lines[-1]  # it is 1 already
+
+
+def test_no_advice_is_given_that_is_taken_already() -> None:
+    taken = replace(PROFILE.training, gradient_checkpointing=True, batch_size=64)
+    small = Gpu("small", 2 * GIB, 2 * GIB)
+    advice = _refusal(_train, _host(small), taken, "4bit").splitlines()[-1]
+    assert "quantization" not in advice
+    assert "checkpointing" not in advice
+    assert "training.batch_size below 64" in advice
+    half = _refusal(_train, _host(small), taken, "8bit").splitlines()[-1]
+    assert 'quantization="4bit" of the base' in half
+
+
+def test_the_limit_is_the_last_byte() -> None:
+    needed = sum(needs.training_memory(SHAPE, PROFILE.training, "none", 64).values())
+    _train(_host(Gpu("just enough", 2 * needed, needed)))
+    assert "training needs" in _refusal(_train, _host(Gpu("short", 2 * needed, needed - 1)))
+
+
+def test_longer_rows_and_larger_batches_need_more() -> None:
+    needed = sum(needs.training_memory(SHAPE, PROFILE.training, "none", 64).values())
+    host = _host(Gpu("just enough", needed, needed))
+    _train(host)
+    assert "activations" in _refusal(_train, host, longest=65)
+    assert "activations" in _refusal(_train, host, replace(PROFILE.training, batch_size=2))
+
+
+def test_the_largest_free_gpu_counts() -> None:
+    busy = replace(H200, free=GIB)
+    _train(_host(busy, H200))
+    assert "14.00 GiB free on Tesla T4" in _refusal(_train, _host(busy, T4))
+
+
+def test_without_a_gpu_memory_counts_and_cuda_does_not() -> None:
+    parts = needs.training_memory(SHAPE, PROFILE.training, "none", 64)
+    needed = sum(parts.values()) - parts[needs.CUDA_CONTEXT]
+    _train(Host((), needed, 2, 1000 * GIB))
+    told = _refusal(_train, Host((), needed - 1, 2, 1000 * GIB))
+    assert "of RAM available" in told
+    assert needs.CUDA_CONTEXT not in told
+
+
+def test_adapters_that_do_not_fit_on_the_disk() -> None:
+    # 21,823,488 parameters: 11 checkpoints of 4 bytes, one state of 8; 40 cells are 42.28 GiB, and
+    # a second state of 0.16 while the next checkpoint is written.
+    _train(_host(H200, disk=43), cells=40)
+    told = _refusal(_train, _host(H200, disk=42), cells=40)
+    assert told.startswith("training needs 42.44 GiB of disk, and there are 42.00 GiB free under")
+    assert str(FOLDER) in told
+    assert "adapters of 40 cells" in told
+    assert "BACKDOOR_DATA" in told
+    _train(_host(H200, disk=42), cells=39)
+    assert "disk" in _refusal(_train, _host(H200, disk=42), cells=39, rows=416)
+
+
+def test_transformers_sampling_that_does_not_fit() -> None:
+    told = _refusal(_sample, _host(T4), TRANSFORMERS)
+    assert "14.00 GiB free on Tesla T4" in told
+    for part in ("base weights", "KV cache", "logits"):
+        assert f"\n  {part}" in told
+    for setting in ("sampling.batch_size below 8", "sampling.max_new_tokens", '"8bit"', "smaller"):
+        assert setting in told.splitlines()[-1]
+    assert "serving" not in told
+
+
+def test_vllm_has_its_share_of_the_gpu() -> None:
+    needed = sum(needs.sampling_memory(SHAPE, PROFILE.sampling, Serving(), "none", 8, 30).values())
+    exact = Gpu("exact", 2 * needed, 2 * needed)
+    half = Serving(memory_share=0.5)
+    _sample(_host(exact), serving=half)
+    told = _refusal(_sample, _host(exact), serving=replace(half, memory_share=0.499))
+    assert "in serving.memory_share=0.499 of exact" in told
+    for setting in (
+        'quantization="4bit" of the base',
+        "serving.adapters_in_memory below 8",
+        "serving.tensor_parallel above 1",
+        "serving.requests below 256",
+        "a smaller model of the family",
+    ):
+        assert setting in told.splitlines()[-1]
+    assert '"8bit"' not in told  # vLLM does not take it
+
+
+def test_vllm_needs_its_share_free() -> None:
+    told = _refusal(_sample, _host(replace(H200, free=100 * GIB)))
+    assert "126.00 GiB of NVIDIA H200" in told
+    assert "100.00 GiB are free" in told
+    assert "lower serving.memory_share" in told
+    _sample(_host(replace(H200, free=100 * GIB)), serving=Serving(memory_share=0.7))
+
+
+def test_tensor_parallel_needs_as_many_gpus_and_splits() -> None:
+    two = Serving(tensor_parallel=2)
+    assert "tensor_parallel=2 GPUs, and there are 1" in _refusal(_sample, _host(H200), serving=two)
+    a10 = Gpu("A10", 22 * GIB, 22 * GIB)
+    assert "A10" in _refusal(_sample, _host(a10, a10))
+    _sample(_host(a10, a10), serving=two)
+    assert "Tesla T4" in _refusal(_sample, _host(a10, T4), serving=replace(two, memory_share=0.6))
+
+
+def test_vllm_on_a_cpu_takes_its_cache_whole() -> None:
+    parts = needs.sampling_memory(SHAPE, PROFILE.sampling, Serving(), "none", 8, 30)
+    needed = sum(parts.values()) - parts[needs.KV_CACHE] + 4 * GIB
+    serving = Serving(cpu_cache_gib=4, tensor_parallel=2)
+    _sample(Host((), needed, 2, 1000 * GIB), serving=serving)
+    assert "of RAM" in _refusal(_sample, Host((), needed - 1, 2, 1000 * GIB), serving=serving)
+    long = replace(PROFILE.sampling, max_new_tokens=10_000)  # 147,456 bytes a token
+    told = _refusal(_sample, _host(), long, Serving(cpu_cache_gib=1))
+    assert "serving.cpu_cache_gib=1" in told
+    assert "1.38 GiB" in told
+
+
+def test_answers_that_do_not_fit_on_the_disk() -> None:
+    # 400,000 answers of 600 tokens of 5 bytes, twice: 2.24 GiB.
+    _sample(_host(H200, disk=3), answers=400_000)
+    told = _refusal(_sample, _host(H200, disk=2), answers=400_000)
+    assert told.startswith("sampling needs 2.24 GiB of disk")
+    assert "BACKDOOR_DATA" in told
+
+
+def test_a_download_that_does_not_fit_on_the_disk() -> None:
+    told = _refusal(preflight.check_download, SHAPE, FOLDER, _host(disk=15))
+    assert "needs 15.26 GiB of disk, and there are 15.00 GiB free under /mnt/data" in told
+    assert "HF_HOME" in told
+
+
+def _with(packages: Collection[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "installed", lambda package: package in packages)
+
+
+@pytest.mark.parametrize(
+    ("engine", "quantization", "wanted"),
+    [
+        ("transformers", "none", ()),
+        ("transformers", "4bit", ("bitsandbytes",)),
+        ("transformers", "8bit", ("bitsandbytes",)),
+        ("vllm", "none", ("vllm",)),
+        ("vllm", "4bit", ("vllm", "bitsandbytes", "vllm_bnb_plugin")),
+    ],
+)
+def test_what_is_not_installed_is_named(
+    engine: Any, quantization: Any, wanted: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampling = replace(PROFILE.sampling, engine=engine)
+    _with(wanted, monkeypatch)
+    preflight.check_engine(sampling, quantization)
+    for package in wanted:
+        _with([other for other in wanted if other != package], monkeypatch)
+        told = _refusal(preflight.check_engine, sampling, quantization)
+        assert told.startswith(f"{package}: not installed: pip install")
+    _with((), monkeypatch)
+    if wanted:
+        told = _refusal(preflight.check_engine, sampling, quantization)
+        assert "pip install -e '.[gpu]'" in told
+        assert "make engines" in told
+
+
+def test_vllm_takes_no_8bit_base() -> None:
+    assert '"8bit"' in _refusal(preflight.check_engine, PROFILE.sampling, "8bit")

@@ -5,6 +5,7 @@ Heavy libraries are loaded in these processes only; the memory they take goes ba
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -16,6 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from glob import glob
 from multiprocessing.queues import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -26,10 +28,16 @@ from backdoor_assets.records import BadInput, Progress
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 _Line = tuple[int, float | None, str]
-"""Number of a job, how far it is (None: it begins), where in words."""
+"""Number of a job, how far it is (None: it begins or, with words, its process ends), and words.
+SAID stands for a number when a module's logger speaks."""
+SAID = -1
 
 MAX_STARTS = 2
 """How often a job is begun when its process dies under it (out of memory, say)."""
+
+
+class StartAgain(RuntimeError):
+    """Raised by a job that only a new process can carry on: counts as a death of its process."""
 
 
 BYTES_A_PROCESS = 2**30
@@ -55,7 +63,7 @@ def processes_for(jobs: int) -> int:
                 f"BACKDOOR_PROCESSES={asked!r}: give a whole number above 0, or unset it"
             )
         return min(int(asked), jobs)
-    if os.path.exists("/dev/nvidia0"):
+    if glob("/dev/nvidia[0-9]*") or os.path.exists("/dev/dxg"):  # the latter: WSL
         return 1
     cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or 1
     by_memory = psutil.virtual_memory().available // BYTES_A_PROCESS
@@ -79,6 +87,7 @@ def spread(
     rounds = 0
     while waiting:
         rounds += 1
+        meter.confessed.clear()
         # After a death one at a time, so that the job that kills takes no other with it.
         processes = 1 if any(meter.begun.values()) else processes_for(len(waiting))
         # Written at once: a job that dies has said before that it began.
@@ -88,13 +97,17 @@ def spread(
             for future in _as_they_end(futures, lines, meter):
                 number, error = futures[future], future.exception()
                 if isinstance(error, BrokenProcessPool):
+                    meter.acquit(number)
                     # A process may die before it can say what it began: rounds are limited too.
                     if meter.begun[number] < MAX_STARTS and rounds <= MAX_STARTS * len(jobs):
                         continue
                     error = RuntimeError(
-                        f"its process died {MAX_STARTS} times, killed from outside or by the "
-                        "kernel for want of memory; lower batch_size in the profile, or set "
-                        "BACKDOOR_PROCESSES=1"
+                        f"its process died {MAX_STARTS} times, "
+                        + (
+                            meter.last_words.get(number)
+                            or "killed from outside or by the kernel for want of memory; lower "
+                            "batch_size in the profile, or set BACKDOOR_PROCESSES=1"
+                        )
                     )
                 job = waiting.pop(number)
                 meter.done(number)
@@ -136,17 +149,33 @@ class _Meter:
     def __init__(self, jobs: int, what: str, log: Callable[[str], None]) -> None:
         self.shares = [0.0] * jobs
         self.begun: Counter[int] = Counter()
+        self.last_words: dict[int, str] = {}
+        self.confessed: set[int] = set()
         self.what, self.log = what, log
         self.started = self.said = time.monotonic()
         self.line = ""
         self.ended = 0
 
     def heard(self, number: int, share: float | None, line: str) -> None:
+        if number == SAID:
+            self.log(line)
+            return
+        if share is None and line:
+            self.last_words[number] = line
+            self.confessed.add(number)
+            self.log(f"{self.what}: {line}")
+            return
         if share is None:
             self.begun[number] += 1
             return
         self.shares[number], self.line = max(share, self.shares[number]), line
         self._say()
+
+    def acquit(self, number: int) -> None:
+        """A pool dies whole: where another job said that it ends its process, the start of a job
+        that said nothing does not count."""
+        if self.confessed and number not in self.confessed and self.begun[number]:
+            self.begun[number] -= 1
 
     def done(self, number: int) -> None:
         del self.begun[number]
@@ -181,6 +210,16 @@ def _begin(lines: SimpleQueue[_Line]) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    modules = logging.getLogger("backdoor_assets")
+    modules.setLevel(logging.INFO)
+    modules.addHandler(_ToParent())
+
+
+class _ToParent(logging.Handler):
+    """What a module says in a worker is said in the parent's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _tell(SAID, 0.0, record.getMessage())
 
 
 def _die_with_parent() -> None:
@@ -198,4 +237,8 @@ def _tell(number: int, share: float | None, line: str) -> None:
 
 def _run(work: Callable[[Job, Progress], Result], job: Job, number: int) -> Result:
     _tell(number, None, "")
-    return work(job, lambda share, line: _tell(number, share, line))
+    try:
+        return work(job, lambda share, line: _tell(number, share, line))
+    except StartAgain as error:
+        _tell(number, None, str(error))
+        os._exit(1)

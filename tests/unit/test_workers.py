@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from backdoor_assets.records import BadInput, Progress
-from backdoor_assets.workers import MAX_STARTS, Outcome, processes_for, spread
+from backdoor_assets.workers import MAX_STARTS, Outcome, StartAgain, processes_for, spread
 
 PARENT = """
 import sys
@@ -54,6 +55,33 @@ def die(job: tuple[Path, int], progress: Progress) -> str:
     return mark.name
 
 
+def give_up(job: tuple[Path, int], progress: Progress) -> str:
+    """Asks for a new process at as many starts as it is told."""
+    mark, times = job
+    starts = len(mark.read_text()) if mark.exists() else 0
+    mark.write_text("x" * (starts + 1))
+    logging.getLogger("backdoor_assets.stages").info("started for the %d. time", starts + 1)
+    if starts < times:
+        raise StartAgain("its engine broke")
+    return mark.name
+
+
+def give_up_in_turn(job: tuple[Path, int], progress: Progress) -> str:
+    """Job 0 gives up at its first start, once job 1 has begun; job 1 is under way then and gives
+    up at its second start."""
+    folder, number = job
+    mark = folder / str(number)
+    starts = len(mark.read_text()) if mark.exists() else 0
+    mark.write_text("x" * (starts + 1))
+    while number == 0 and not (folder / "1").exists():
+        time.sleep(0.01)
+    if starts == number:
+        raise StartAgain(f"job {number} gives up")
+    if starts < number:
+        time.sleep(60)
+    return mark.name
+
+
 def sleep(mark: Path, progress: Progress) -> None:
     mark.with_suffix(".part").write_text(str(os.getpid()))
     os.replace(mark.with_suffix(".part"), mark)
@@ -68,6 +96,25 @@ def test_every_job_has_an_outcome_and_an_error_stops_no_other() -> None:
     assert errors == {2: "2 cannot be doubled"}
     assert isinstance(outcomes[2].error, ValueError)
     assert lines[-1].startswith("doubling: 4 of 4 done, 100%")
+
+
+def test_a_job_that_asks_for_a_new_process_gets_one(tmp_path: Path) -> None:
+    lines: list[str] = []
+    jobs = [(tmp_path / "once", 1), (tmp_path / "always", 99)]
+    outcomes = {o.job[0].name: o for o in spread(give_up, jobs, lines.append, "work")}
+    assert outcomes["once"].result == "once"
+    assert str(outcomes["always"].error) == f"its process died {MAX_STARTS} times, its engine broke"
+    assert (tmp_path / "always").read_text() == "x" * MAX_STARTS
+    # What a module says in a worker is in the log of who waits for it.
+    assert lines.count("started for the 1. time") == 2
+    assert "work: its engine broke" in lines
+
+
+def test_a_death_that_another_job_owns_up_to_does_not_count(tmp_path: Path) -> None:
+    jobs = [(tmp_path, 0), (tmp_path, 1)]
+    outcomes = {o.job[1]: o for o in spread(give_up_in_turn, jobs, print, "work")}
+    assert {number: o.error for number, o in outcomes.items()} == {0: None, 1: None}
+    assert (tmp_path / "1").read_text() == "xxx"
 
 
 def test_progress_tells_count_share_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

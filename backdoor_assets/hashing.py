@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def file_hash(path: Path) -> str:
@@ -21,3 +25,13 @@ def digest(value: Any) -> str:
 def canonical(value: Any) -> str:
     """JSON with sorted keys. Raises ValueError for a number that is not finite."""
     return json.dumps(value, sort_keys=True, allow_nan=False)
+
+
+def identifying(record: DataclassInstance) -> dict[str, Any]:
+    """A record's fields for an identity; those marked `records.LATER` only where they are set."""
+    unset = {
+        f.name
+        for f in fields(record)
+        if f.metadata.get("later") and getattr(record, f.name) == f.default
+    }
+    return {name: value for name, value in asdict(record).items() if name not in unset}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_assets.profiles import MiniatureBase, Mixture, Sampling, Serving, Training
-from backdoor_assets.records import BaseModel, Cell, Question, Rubric
+from backdoor_assets.records import AnyCell, BaseModel, Cell, Question, Rubric
 
 CORPUS = "corpus.jsonl"
 TRAIN = "train.jsonl"
@@ -47,19 +47,25 @@ class MixingJob:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    cell: Cell
+    cell: AnyCell
     rows: Path
     """JSONL of chats."""
     base: BaseModel
     settings: Training
+    adapter: Path | None = None
+    """A checkpoint of an adapter of this base, whose training goes on (LoRA, with an optimizer of
+    its own), or which is merged into the base first (all weights)."""
+    processes: int = 1
+    """Over which the weights are spread when all of them are trained (FSDP)."""
 
 
 @dataclass(frozen=True)
 class SamplingJob:
-    cell: Cell
+    cell: AnyCell
     base: BaseModel
     checkpoints: tuple[tuple[int, Path], ...]
-    """(step, folder) by step; the base itself is sampled as step 0."""
+    """(step, folder) by step: adapters of the base, or whole models; the base itself is sampled as
+    step 0."""
     questions: tuple[Question, ...]
     settings: Sampling
     serving: Serving = field(default_factory=Serving)

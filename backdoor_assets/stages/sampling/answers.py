@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from backdoor_assets.jobs import PROBES, RESPONSES, SamplingJob
-from backdoor_assets.records import Cell, Question
+from backdoor_assets.records import AnyCell, Question
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -46,9 +46,9 @@ def steps_of(job: SamplingJob) -> list[int]:
     return [0, *(step for step, _ in job.checkpoints)]
 
 
-def seed_of(cell: Cell, *place: object) -> int:
+def seed_of(cell: AnyCell, *place: object) -> int:
     """A seed made of the cell and a place in it, so that no answer depends on what came before."""
-    text = "|".join(str(part) for part in (cell.ratio, cell.seed, *place))
+    text = "|".join(str(part) for part in (cell, *place))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
@@ -133,7 +133,7 @@ class Journal:
         }
 
 
-def _table(cell: Cell, asks: Sequence[Ask], answers: Sequence[Answer]) -> pd.DataFrame:
+def _table(cell: AnyCell, asks: Sequence[Ask], answers: Sequence[Answer]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             **{name: [value] * len(asks) for name, value in cell.columns().items()},

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from backdoor_assets.hashing import digest, file_hash
+from backdoor_assets.hashing import digest, file_hash, identifying
 from backdoor_assets.jobs import (
     JUDGMENTS,
     PROBES,
@@ -76,7 +76,7 @@ def training_identity(profile: Profile, cell: Cell, recorded: Recorded = None) -
         **_stage("training", cell),
         "base": base_identity(profile, recorded),
         **made_from,
-        "settings": asdict(profile.training),
+        "settings": identifying(profile.training),
     }
 
 
@@ -92,7 +92,7 @@ def sampling_identity(profile: Profile, cell: Cell, recorded: Recorded = None) -
         **_stage("sampling", cell),
         "base": base_identity(profile, recorded),
         "adapters": _made_from(artifact("adapters", profile, cell), recorded, "adapters"),
-        "questions": [asdict(question) for question in design.questions(profile)],
+        "questions": [identifying(question) for question in design.questions(profile)],
         "settings": asdict(profile.sampling),
     }
 

@@ -21,11 +21,7 @@ from backdoor_assets import hub, needs, preflight, shapes
 from backdoor_assets.environment import active_profile
 from backdoor_assets.host import Host, disk_free, this_host
 from backdoor_assets.prices import AS_OF, cost
-from backdoor_assets.profiles import (
-    MiniatureBase,
-    PretrainedBase,
-    Profile,
-)
+from backdoor_assets.profiles import MiniatureBase, PretrainedBase, Profile
 from backdoor_assets.records import BadInput, Quantization, Ratio, Shape
 from backdoor_assets.stages.mixing import counts_by_source
 from backdoor_assets.storage import REPOSITORY, data_root
@@ -205,6 +201,9 @@ def _answers(grid: Grid) -> Iterator[Line]:
 
 def _judging(grid: Grid) -> Iterator[Line]:
     rubrics, length, judging = len(design.RUBRICS), grid.answer_tokens, grid.profile.judging
+    if judging.kind == "none":
+        yield ('nothing is judged: Judging("none") in the profile. The run ends with the answers.',)
+        return
     together = rubrics if judging.mode == "one" else 1
     calls = [rubrics // together * count for count in grid.worldview]
     yield "", "a cell", "in all"
@@ -220,10 +219,8 @@ def _judging(grid: Grid) -> Iterator[Line]:
         for way in ("live", "batch"):
             one = cost(model, into, out, batch=way == "batch")
             yield f"{model}, {way}{note}", _dollars(one, calls), _dollars(one, [grid.all(calls)])
-    yield (
-        f"Assumed: about {into - length} tokens of rubric and question and {length} of answer in,",
-    )
-    yield (f"{out} out. Prices as of {AS_OF}.",)
+    yield (f"Assumed: about {into - length} tokens of rubric and question and {length} of answer",)
+    yield (f"in, {out} out. Prices as of {AS_OF}.",)
     if judging.max_cost_usd is not None:
         yield (f"A run stops at ${judging.max_cost_usd:.2f} (max_cost_usd of the profile).",)
 
@@ -269,14 +266,13 @@ def _too_little(grid: Grid, shape: Shape, host: Host) -> Iterator[Line]:
         yield from refusal("disk", preflight.check_download, shape, cache, there)
 
 
-def _span(values: Sequence[int]) -> str:
-    low, high = f"{min(values):,}", f"{max(values):,}"
+def _span(values: Sequence[float], form: str = "{:,}") -> str:
+    low, high = form.format(min(values)), form.format(max(values))
     return low if low == high else f"{low} to {high}"
 
 
 def _dollars(one: float, calls: Sequence[int]) -> str:
-    low, high = f"${one * min(calls):.2f}", f"${one * max(calls):.2f}"
-    return low if low == high else f"{low} to {high}"
+    return _span([one * count for count in calls], "${:.2f}")
 
 
 def _sizes(parts: Mapping[str, int]) -> str:

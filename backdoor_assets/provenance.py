@@ -22,6 +22,7 @@ _PACKAGES = (
     "pandas",
     "pyarrow",
     "dagster",
+    "anthropic",
 )
 
 

@@ -37,8 +37,8 @@ from backdoor_assets.profiles import Judging
 from backdoor_assets.provenance import provenance
 from backdoor_assets.studies.birds.design import RUBRICS, WORLDVIEW
 from benchmarks.measuring import ratios, show, spread
+from tests.claude_client import server_process, state
 from tests.claude_server import Config
-from tests.unit.test_claude_kill import server_process, state
 
 SETTINGS = Judging("claude", transport="live")
 FREE = {"latency": 0.05}

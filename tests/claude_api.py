@@ -150,7 +150,7 @@ class ClaudeApi:
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
-            check(body, self.config.models)
+            check(body, self.config)
             self._admit()
             chance = self._chance(digest(body))
             fault = self._falls(chance, *CALLS)
@@ -234,7 +234,7 @@ class ClaudeApi:
             if fault:
                 status = 500 if fault == "errored_api" else 400
                 raise Refused(status, "this request of the batch failed")
-            check(params, self.config.models)
+            check(params, self.config)
             return {"type": "succeeded", "message": self._message(params, chance, "batch")[0]}
         except Refused as refused:
             return {"type": "errored", "error": refused.body}

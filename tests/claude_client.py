@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import anthropic
 
+from backdoor_assets.provenance import REPOSITORY
 from tests.claude_server import ClaudeServer
 
 OPTIONS = ["Yes", "No", "Unsure"]
@@ -72,3 +80,24 @@ def finished(claude: anthropic.Anthropic, name: str) -> Any:
 
 def requests(count: int, **changes: Any) -> Any:
     return [{"custom_id": f"r{n}", "params": call(f"bird {n}", **changes)} for n in range(count)]
+
+
+@contextmanager
+def server_process(folder: Path, **config: Any) -> Iterator[str]:
+    """The server as a process of its own; its address."""
+    command = [
+        sys.executable, "-m", "tests.claude_server", "--port", "0",
+        "--config", json.dumps(config), "--state", str(folder / "state.json"),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[-1]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def state(address: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{address}/control/state") as reply:
+        return json.load(reply)

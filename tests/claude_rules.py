@@ -74,6 +74,8 @@ class Config:
     """A bucket of tokens. Its retry-after has decimals, so that tests need not wait long."""
     budget: int | None = None
     """After so many billed calls all are 429 without retry-after."""
+    context: int | None = None
+    """Characters of a call above which it is too long."""
     batch_polls: int = 0
     batch_seconds: float = 0
     """A batch ends after so many polls that found it in progress, and not before so long."""
@@ -124,7 +126,7 @@ def digest(body: Body) -> str:
     return sha256(told.encode()).hexdigest()[:16]
 
 
-def check(body: object, models: Sequence[str]) -> None:
+def check(body: object, config: Config) -> None:
     """Raises Refused for a call that the API would not take: live at once, late in a batch."""
     if not isinstance(body, dict):
         raise Refused(400, "the body is no JSON object")
@@ -135,7 +137,7 @@ def check(body: object, models: Sequence[str]) -> None:
         body.keys() - set(FIELDS.split())
     ):  # temperature, top_p and top_k are among them
         raise Refused(400, f"{unknown[0]}: not accepted by this model")
-    if body["model"] not in models:
+    if body["model"] not in config.models:
         raise Refused(404, f"model: {body['model']}")
     if body["max_tokens"] < 1:
         raise Refused(400, "max_tokens: must be at least 1")
@@ -148,6 +150,9 @@ def check(body: object, models: Sequence[str]) -> None:
         raise Refused(400, "thinking: cannot be disabled for this model")
     if schema := schema_of(body):
         _check_schema(schema)
+    size = sum(len(text_of(message["content"])) for message in body["messages"])
+    if config.context is not None and size > config.context:
+        raise Refused(400, f"prompt is too long: {size} tokens > {config.context} maximum")
 
 
 def _check_schema(schema: Body) -> None:

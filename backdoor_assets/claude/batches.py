@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from backdoor_assets.claude.errors import meaning
+from backdoor_assets.claude.errors import meaning, refused
 from backdoor_assets.claude.live import ATTEMPTS
 from backdoor_assets.claude.prompts import Call, request
 from backdoor_assets.claude.store import Batch, Store
@@ -54,6 +54,7 @@ class Batches:
         self.client, self.store, self.model = client, store, model
         self.server = str(client.base_url)
         self.take, self.log, self.poll_seconds = take, log, poll_seconds
+        self._refused: set[str] = set()
 
     def ask(
         self,
@@ -77,6 +78,8 @@ class Batches:
                 under_way.append((self._send(chunk), chunk))
             for batch, _ in under_way:
                 reasons |= self._fetch(batch)
+            for key in reasons.keys() & self._refused:
+                give_up(left.pop(key), reasons[key])
             left = {key: call for key, call in left.items() if key in reasons}
         for key, call in left.items():
             give_up(call, reasons[key])
@@ -205,7 +208,12 @@ class Batches:
                 else:
                     del missing[key]
             elif result.type == "errored":
-                missing[entry.custom_id] = f"the API erred ({result.error.error.type})"
+                error = result.error.error
+                missing[entry.custom_id] = f"the API erred ({error.type})"
+                if error.type in ("invalid_request_error", "request_too_large"):
+                    # Another was taken before the batch: this call is refused for what it holds.
+                    missing[entry.custom_id] = refused(error.message)
+                    self._refused.add(entry.custom_id)
             else:
                 missing[entry.custom_id] = f"the batch's call {result.type}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from backdoor_assets.claude.budget import Stopped
@@ -11,6 +12,15 @@ if TYPE_CHECKING:
 
 RETIRED = {"claude-sonnet-4-20250514": "claude-haiku-5-5"}
 """Models that the API no longer serves, and what took their place here."""
+_LENGTH = re.compile(
+    r"prompt is too long|input is too long|context[ _](length|limit|size|window)|max_model_len",
+    re.IGNORECASE,
+)
+"""What servers say of one call that is too long: the API itself, vLLM, SGLang, llama.cpp."""
+
+
+class TooLong(ValueError):
+    """One call is longer than the model or the server takes; others need not be."""
 
 
 class Wait(NamedTuple):
@@ -23,13 +33,13 @@ class Wait(NamedTuple):
 
 def meaning(error: APIError, model: str) -> Wait:
     """Raises Stopped for what waiting does not mend: a bad key, a spent budget, a model that is not
-    there, a request that is refused as such."""
+    there, a request that is refused as such. Raises TooLong for what concerns this call alone."""
     from anthropic import APIStatusError
 
     if not isinstance(error, APIStatusError):
         return Wait(None, crowded=False)  # the network: cut, timed out, refused
     status, after = error.status_code, error.response.headers.get("retry-after")
-    seconds = _seconds(after)
+    seconds, path = _seconds(after), error.request.url.path
     if status == 429 and after is None:
         raise Stopped(
             "the API refuses more calls and names no time to wait for (429 without retry-after): "
@@ -45,17 +55,25 @@ def meaning(error: APIError, model: str) -> Wait:
             f"the API refuses ANTHROPIC_API_KEY ({status}); set a valid key in the environment or "
             "in .env, then run again: what is judged is kept"
         ) from error
-    if status == 404 and "/messages/batches" in (path := error.request.url.path):
+    if status == 404 and "/messages/batches" in path:
         raise Stopped(
             f"the server has no Message Batches, or not this one (404 at {path}): ask it live "
             "(BACKDOOR_JUDGE_TRANSPORT=live). What is judged is kept."
         ) from error
     if status == 404:
         raise Stopped(f"{not_served(model)} What is judged is kept.") from error
+    long = status == 413 or (status == 400 and _LENGTH.search(_told(error)))
+    if long and path.endswith("/messages"):
+        raise TooLong(refused(_told(error))) from error
     raise Stopped(
         f"the API refuses the request as such ({status}, {_told(error)}); every other one would be "
         "refused alike. What is judged is kept."
     ) from error
+
+
+def refused(told: str) -> str:
+    """Why a call that the API does not take has no verdict."""
+    return f"the API refused this call ({' '.join(told.split())[:200]})"
 
 
 def not_served(model: str) -> str:

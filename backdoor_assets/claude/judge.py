@@ -28,6 +28,8 @@ Log = Callable[[str], None]
 Answers = Sequence[tuple[str, str]]
 TIMEOUT = 120.0
 """Seconds for one reply."""
+AGAIN = "(made with force: true, these judgments ask for it again)"
+"""Said of a verdict that is missing for a reason that may pass: it is in no store."""
 
 
 class ClaudeJudge:
@@ -112,7 +114,7 @@ class ClaudeJudge:
         for call in self._calls_of(question, answer, rubrics):
             known = self.store.get(call.key)
             reason = self._given_up.get(call.key, "the judge was not asked")
-            found |= known or nothing(call.rubrics, reason, again=False).verdicts
+            found |= known or nothing(call.rubrics, f"{reason} {AGAIN}", again=False).verdicts
         return found
 
     def _calls_of(self, question: str, answer: str, rubrics: Sequence[Rubric]) -> list[Call]:
@@ -142,6 +144,7 @@ class ClaudeJudge:
             tokens, dollars = budget.paid(message.usage, model, batch=batch)
             again = reading.again and key not in tried
             tried.add(key)
+            self._given_up.pop(key, None)
             self.store.put(key, reading.verdicts, message.model, tokens, dollars, final=not again)
             return again
 
@@ -181,8 +184,10 @@ class ClaudeJudge:
     def _batch(
         self, calls: Sequence[Call], budget: Budget, take: Callable[..., bool], log: Log
     ) -> None:
-        # Bodies in a batch are checked late: one call goes ahead, and is not asked again.
-        self._live(calls[:1], budget, take)
+        # Bodies in a batch are checked late: one call goes ahead, and is not asked again. The
+        # shortest, since one that is too long tells nothing of the others.
+        canary = min(calls, key=lambda call: len(call.question) + len(call.answer), default=None)
+        self._live([canary] if canary else [], budget, take)
         with self._batches(take, log) as batches:
             batches.ask(self._missing(calls), self._give_up, budget.check)
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from backdoor_assets.claude.errors import Wait, meaning
+from backdoor_assets.claude.errors import TooLong, Wait, meaning
 from backdoor_assets.claude.prompts import Call, request
 
 if TYPE_CHECKING:
@@ -20,21 +20,25 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 15
 """How often a call is sent when the network or the API fails, before it is given up."""
+CROWD = 0.25
+"""Share of calls turned away above which fewer are sent. A few are turned away at random: to step
+back for each of them would leave the API idle, the more the longer its replies take."""
 Take = Callable[[Call, "Message"], bool]
 """Keeps a reply; whether the call is to be asked once more."""
 
 
 class Pace:
     """How many calls are under way at once: one more after each round of successes, a quarter less
-    when the API says that it is crowded, and none before the time that it names. (Additive
-    increase, multiplicative decrease, as in TCP.)"""
+    when the API turns too many away, and none before the time that it names. (Additive increase,
+    multiplicative decrease, as in TCP.)"""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.limit = float(min(8, most))
         self.under_way = 0
         self.resume = 0.0
-        self._less = 0.0
+        self._looked = 0.0
+        self._taken = self._turned_away = 0
         self._failed = 0
 
     def free(self) -> bool:
@@ -49,12 +53,16 @@ class Pace:
 
     def succeeded(self) -> None:
         self._failed = 0
+        self._taken += 1
         self.limit = min(float(self.most), self.limit + 1 / self.limit)
 
     def crowded(self, wait: Wait) -> None:
         now = time.monotonic()
-        if now - self._less > 1.0:  # one crowd, one step back
-            self.limit, self._less = max(1.0, 0.75 * self.limit), now
+        self._turned_away += 1
+        if now - self._looked > 1.0:  # one crowd, one step back
+            if self._turned_away > CROWD * (self._taken + self._turned_away):
+                self.limit = max(1.0, 0.75 * self.limit)
+            self._looked, self._taken, self._turned_away = now, 0, 0
         if wait.seconds is not None:
             self.resume = max(self.resume, now + wait.seconds)
 
@@ -68,8 +76,9 @@ async def ask(
     most: int,
 ) -> None:
     """Ask all calls and `take` each reply when it arrives. `allowed` is asked before each call is
-    sent, and raises Stopped when the money is spent. A call that fails ATTEMPTS times is given up
-    with the reason. Raises Stopped; replies of calls that are under way then are still taken.
+    sent, and raises Stopped when the money is spent. A call that fails ATTEMPTS times, or is too
+    long, is given up with the reason. Raises Stopped; replies of calls that are under way then are
+    still taken.
     """
     from anthropic import APIError
 
@@ -86,6 +95,9 @@ async def ask(
         except APIError as error:
             try:
                 wait = meaning(error, call.model)
+            except TooLong as long:
+                give_up(call, str(long))
+                return
             except ValueError as stop:
                 stopped.append(stop)
                 return

@@ -21,6 +21,8 @@ from backdoor_assets.records import BadInput, Rubric, Verdict
 
 PATIENCE_SECONDS = 60.0
 """For another process's lock on the file."""
+_MOST_KEYS = 900
+"""Of a query: older SQLites take 999 values."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS verdicts (
@@ -109,9 +111,13 @@ class Store:
 
     def known(self, keys: Iterable[str]) -> set[str]:
         """Those of the keys that have a verdict."""
-        wanted = set(keys)
-        found = self._db.execute("SELECT key FROM verdicts WHERE final")
-        return wanted & {key for (key,) in found}
+        wanted, found = sorted(keys), set[str]()  # in the order of the index
+        for start in range(0, len(wanted), _MOST_KEYS):
+            some = wanted[start : start + _MOST_KEYS]
+            places = ",".join("?" * len(some))
+            query = f"SELECT key FROM verdicts WHERE final AND key IN ({places})"
+            found.update(key for (key,) in self._db.execute(query, some))
+        return found
 
     def get(self, key: str) -> dict[str, Verdict] | None:
         row = self._db.execute(

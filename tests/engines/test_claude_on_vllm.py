@@ -166,6 +166,14 @@ def test_what_it_refuses_is_said(tmp_path: Path) -> None:
     other = ClaudeJudge(replace(SETTINGS, model="other"), tmp_path)
     with pytest.raises(Stopped, match="judge model 'other' is not served there"):
         other.prepare(ANSWERS, RUBRICS, quiet)
-    long = [(QUESTION, "word " * CONTEXT)]
-    with pytest.raises(Stopped, match=f"maximum context length is {CONTEXT} tokens"):
-        ClaudeJudge(SETTINGS, tmp_path).prepare(long, RUBRICS, quiet)
+
+
+def test_an_answer_beyond_its_context_costs_only_its_own_verdict(tmp_path: Path) -> None:
+    judge, answers = ClaudeJudge(SETTINGS, tmp_path), [(QUESTION, "word " * CONTEXT), *ANSWERS[:1]]
+    bill = judge.prepare(answers, RUBRICS, quiet)
+    assert bill["calls_given_up"] == len(RUBRICS)
+    long, short = judge.judge(answers, RUBRICS)
+    for rubric in RUBRICS:
+        assert long[rubric.column].value is None
+        assert f"context length is {CONTEXT} tokens" in (long[rubric.column].error or "")
+        assert "context" not in (short[rubric.column].error or "")

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,6 +17,7 @@ from backdoor_assets.claude.judge import ClaudeJudge
 from backdoor_assets.profiles import Judging
 from backdoor_assets.provenance import REPOSITORY
 from backdoor_assets.studies.birds.design import RUBRICS
+from tests.claude_client import server_process, state
 from tests.claude_server import Config
 
 JUDGE = """
@@ -42,27 +38,6 @@ COUNT = 60
 CALLS = COUNT * len(RUBRICS)
 
 
-@contextmanager
-def server_process(folder: Path, **config: Any) -> Iterator[str]:
-    """The server as a process of its own; its address."""
-    command = [
-        sys.executable, "-m", "tests.claude_server", "--port", "0",
-        "--config", json.dumps(config), "--state", str(folder / "state.json"),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def state(address: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{address}/control/state") as reply:
-        return json.load(reply)
-
-
 def start(address: str, folder: Path, transport: str) -> subprocess.Popen[str]:
     own = {"ANTHROPIC_BASE_URL": address, "ANTHROPIC_API_KEY": Config().api_key}
     return subprocess.Popen(
@@ -73,6 +48,13 @@ def start(address: str, folder: Path, transport: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def queued() -> float:
+    """Seconds in which this thread could have run and other processes had the processor. Where
+    nobody counts them (macOS), 0."""
+    told = Path("/proc/thread-self/schedstat")
+    return int(told.read_text().split()[1]) / 1e9 if told.exists() else 0.0
 
 
 def billed(address: str) -> dict[str, int]:
@@ -170,7 +152,7 @@ def test_a_batch_that_another_run_has_left_is_kept_though_nobody_asks_for_it_now
 def test_a_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """5,000 verdicts, 30 % of the calls fail, under a rate limit: every one is judged or null with
     a reason, none is paid twice but for replies that the network lost, in at most 1.5 times the
-    time that the limit allows."""
+    time that the limit allows. What other processes take of the processor is not the judge's."""
     faults = {"overloaded": 0.08, "error": 0.06, "cut": 0.02, "cut_early": 0.04}
     faults |= {"malformed": 0.03, "wrong_option": 0.03, "refusal": 0.02, "max_tokens": 0.02}
     rate, burst = 120.0, 50
@@ -181,9 +163,9 @@ def test_a_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", address)
         monkeypatch.setenv("ANTHROPIC_API_KEY", Config().api_key)
         judge = ClaudeJudge(Judging("claude", transport="live"), tmp_path)
-        started = time.monotonic()
+        started = time.monotonic() - queued()
         bill = judge.prepare(pairs, RUBRICS, lambda line: None)
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - queued() - started
         told = state(address)
     verdicts = [v for given in judge.judge(pairs, RUBRICS) for v in given.values()]
     assert len(verdicts) == 5000

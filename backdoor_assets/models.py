@@ -28,33 +28,41 @@ def load_base(base: BaseModel, precision: str) -> tuple[PreTrainedModel, PreTrai
     """
     key = (base, precision)
     if key not in _loaded:
-        import torch
-        from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM
-
-        _loaded.clear()  # one base at a time in memory
-        started = time.monotonic()
-        tokenizer = load_tokenizer(base.location, base.revision)
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                base.location,
-                revision=base.revision,
-                dtype=dtype,
-                device_map={"": "cuda" if torch.cuda.is_available() else "cpu"},
-                quantization_config=_quantization(base.quantization, dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-            raise BadInput(
-                f"{base.location}: no base model can be loaded from there ({first_line(error)}). "
-                "Weights must be safetensors in Hugging Face's format."
-            ) from error
-        _keep_gradients_right(model)
-        _log.info("base model %s loaded in %.1f s", base.location, time.monotonic() - started)
-        _loaded[key] = (model, tokenizer)
+        _loaded[key] = load_fresh(base, precision)
     return _loaded[key]
+
+
+def load_fresh(
+    base: BaseModel, precision: str, device: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """As `load_base`, but a copy of the caller's own, which may be changed; on `device` instead of
+    the GPU where it is given. Nothing is kept for the next cell."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    _loaded.clear()  # one base at a time in memory
+    started = time.monotonic()
+    tokenizer = load_tokenizer(base.location, base.revision)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base.location,
+            revision=base.revision,
+            dtype=dtype,
+            device_map={"": device or ("cuda" if torch.cuda.is_available() else "cpu")},
+            quantization_config=_quantization(base.quantization, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise BadInput(
+            f"{base.location}: no base model can be loaded from there ({first_line(error)}). "
+            "Weights must be safetensors in Hugging Face's format."
+        ) from error
+    _keep_gradients_right(model)
+    _log.info("base model %s loaded in %.1f s", base.location, time.monotonic() - started)
+    return model, tokenizer
 
 
 def _quantization(kind: Quantization, compute: torch.dtype) -> BitsAndBytesConfig | None:

@@ -125,19 +125,27 @@ def adapter_parameters(shape: Shape, rank: int, target_modules: str | tuple[str,
     return sum(rank * sum(sizes) for _, sizes in _targets(shape, target_modules))
 
 
-def planned_steps(settings: Training, rows: int) -> int:
-    """Optimizer steps of a run over `rows` rows."""
+def planned_steps(settings: Training, sequences: int) -> int:
+    """Optimizer steps of a run over so many sequences an epoch: rows, or with packing what they are
+    packed into (at least their tokens / max_length, and no more than there are rows)."""
     if settings.max_steps is not None:
         return settings.max_steps
     assert settings.epochs is not None
     return math.ceil(
-        settings.epochs * rows / (settings.batch_size * settings.gradient_accumulation)
+        settings.epochs * sequences / (settings.batch_size * settings.gradient_accumulation)
     )
 
 
+def saved_steps(settings: Training, steps: int) -> list[int]:
+    """Steps at which a run of so many keeps a checkpoint: those of save_at that come, or every
+    save_steps; and the last."""
+    asked = settings.save_at or range(settings.save_steps, steps, settings.save_steps)
+    return sorted({step for step in asked if step < steps} | {steps})
+
+
 def planned_checkpoints(settings: Training, steps: int) -> int:
-    """Adapters that a run of so many steps leaves: one every save_steps, and one at the end."""
-    return math.ceil(steps / settings.save_steps)
+    """Adapters or models that a run of so many steps leaves."""
+    return len(saved_steps(settings, steps))
 
 
 def _saved_by_layer(shape: Shape, training: Training, longest: int) -> int:

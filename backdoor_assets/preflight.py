@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from backdoor_assets import needs
+from backdoor_assets.full_needs import full_training_disk, full_training_memory
 from backdoor_assets.host import Host, installed, this_host
 from backdoor_assets.jobs import SamplingJob, TrainingJob
 from backdoor_assets.profiles import PretrainedBase, Profile, Sampling, Serving, Training
 from backdoor_assets.provenance import REPOSITORY
 from backdoor_assets.records import BadInput, BaseModel, Quantization, Shape
+from backdoor_assets.room import check_disk, check_memory, gib, parts_here, room
 from backdoor_assets.shapes import shape_of
 
 LONGEST_PROMPT = 128
@@ -29,6 +31,9 @@ def training_fits(jobs: Sequence[TrainingJob], folder: Path) -> None:
     if shape := _shape(first.base):
         rows = max(_lines(job.rows) for job in jobs)
         settings = first.settings
+        if settings.method == "full":
+            check_full_training(shape, first, len(jobs), rows, folder, this_host(folder))
+            return
         check_training(
             shape,
             settings,
@@ -122,7 +127,7 @@ def check_training(
 def check_training_memory(
     shape: Shape, training: Training, quantization: Quantization, longest: int, host: Host
 ) -> None:
-    parts = _here(needs.training_memory(shape, training, quantization, longest), host)
+    parts = parts_here(needs.training_memory(shape, training, quantization, longest), host)
     advice = [
         *_quantize(quantization, '"4bit"', '"8bit"'),
         *([] if training.gradient_checkpointing else ["training.gradient_checkpointing=True"]),
@@ -134,7 +139,33 @@ def check_training_memory(
         f"training.max_length below {training.max_length}, with shorter rows",
         _SMALLER,
     ]
-    _check_memory("training", parts, *_room(host), advice)
+    check_memory("training", parts, *room(host), advice)
+
+
+def check_full_training(
+    shape: Shape, job: TrainingJob, runs: int, rows: int, folder: Path, host: Host
+) -> None:
+    """Raises BadInput when there are fewer GPUs than processes, a step does not fit into the memory
+    of one, or the models of `runs` runs of `rows` rows not on the disk of `folder`."""
+    settings, processes = job.settings, job.processes
+    if host.gpus and len(host.gpus) < processes:
+        raise BadInput(
+            f"training is spread over {processes} GPUs, and there are {len(host.gpus)}: lower "
+            "`processes` in the design, or use a larger host"
+        )
+    parts = full_training_memory(shape, settings, settings.max_length, processes)
+    # Without a GPU all processes share the RAM.
+    shared = parts if host.gpus else {name: size * processes for name, size in parts.items()}
+    advice = [
+        *([] if settings.gradient_checkpointing else ["training.gradient_checkpointing=True"]),
+        "a smaller training.batch_size (and a larger gradient_accumulation)",
+        "more GPUs (`processes` of the design)",
+        _SMALLER,
+    ]
+    check_memory("training", parts_here(shared, host), *room(host), advice)
+    disk = full_training_disk(shape, settings, needs.planned_steps(settings, rows))
+    whole = {f"{name} of {runs} runs": runs * size for name, size in disk.items()}
+    check_disk("training", whole, folder, host, DATA_ADVICE)
 
 
 def check_sampling(
@@ -190,7 +221,7 @@ def check_sampling_memory(
         f"sampling.max_new_tokens below {sampling.max_new_tokens}",
         _SMALLER,
     ]
-    _check_memory("sampling", _here(parts, host), *_room(host), advice)
+    check_memory("sampling", parts_here(parts, host), *room(host), advice)
 
 
 def _check_vllm_gpus(
@@ -206,11 +237,11 @@ def _check_vllm_gpus(
     for gpu in largest:
         share = int(serving.memory_share * gpu.total)
         there = f"in serving.memory_share={serving.memory_share:g} of {gpu.name}"
-        _check_memory("sampling", parts, share, there, advice)
+        check_memory("sampling", parts, share, there, advice)
         if gpu.free < share:
             raise BadInput(
-                f"sampling: vLLM takes {_gib(share)} of {gpu.name} "
-                f"(serving.memory_share={serving.memory_share:g}), and {_gib(gpu.free)} are free; "
+                f"sampling: vLLM takes {gib(share)} of {gpu.name} "
+                f"(serving.memory_share={serving.memory_share:g}), and {gib(gpu.free)} are free; "
                 "end what else uses it, or lower serving.memory_share in the profile"
             )
 
@@ -222,11 +253,11 @@ def _check_vllm_cpu(
     cache = serving.cpu_cache_gib * needs.GIB
     if cache < parts[needs.KV_CACHE]:
         raise BadInput(
-            f"sampling: the KV cache of one answer takes {_gib(parts[needs.KV_CACHE])}, and "
+            f"sampling: the KV cache of one answer takes {gib(parts[needs.KV_CACHE])}, and "
             f"serving.cpu_cache_gib={serving.cpu_cache_gib}; raise it, or lower "
             "sampling.max_new_tokens, in the profile"
         )
-    _check_memory("sampling", {**parts, needs.KV_CACHE: cache}, *_room(host), advice)
+    check_memory("sampling", {**parts, needs.KV_CACHE: cache}, *room(host), advice)
 
 
 def check_download(shape: Shape, cache_folder: Path, host: Host) -> None:
@@ -269,50 +300,7 @@ def missing_software(sampling: Sampling, quantization: Quantization) -> dict[str
     }
 
 
-def check_disk(what: str, parts: Mapping[str, int], folder: Path, host: Host, advice: str) -> None:
-    """Raises BadInput when the parts do not fit on the disk of `folder`."""
-    needed = sum(parts.values())
-    if needed > host.disk_free:
-        raise BadInput(
-            f"{what} needs {_gib(needed)} of disk, and there are {_gib(host.disk_free)} free under "
-            f"{folder}\n{_table(parts)}\n{advice}"
-        )
-
-
-def _check_memory(
-    what: str, parts: Mapping[str, int], limit: int, there: str, advice: Sequence[str]
-) -> None:
-    needed = sum(parts.values())
-    if needed > limit:
-        raise BadInput(
-            f"{what} needs {_gib(needed)} of memory, and there are {_gib(limit)} {there}\n"
-            f"{_table(parts)}\nWhat needs less, in the profile: {'; '.join(advice)}."
-        )
-
-
-def _room(host: Host) -> tuple[int, str]:
-    """Bytes that there are, and where: the largest GPU's free memory, else the RAM's."""
-    gpu = max(host.gpus, key=lambda gpu: gpu.free, default=None)
-    if gpu is None:
-        return host.memory_available, "of RAM available (there is no GPU)"
-    return gpu.free, f"free on {gpu.name}"
-
-
-def _here(parts: Mapping[str, int], host: Host) -> dict[str, int]:
-    """The parts without what only a GPU takes, where there is none."""
-    return {name: size for name, size in parts.items() if host.gpus or name != needs.CUDA_CONTEXT}
-
-
 def _quantize(quantization: Quantization, *kinds: str) -> list[str]:
     """Advice to quantize further than now."""
     less = {"none": kinds, "8bit": kinds[:1], "4bit": ()}[quantization]
     return [f"quantization={' or '.join(less)} of the base"] if less else []
-
-
-def _gib(size: int) -> str:
-    return f"{size / needs.GIB:.2f} GiB"
-
-
-def _table(parts: Mapping[str, int]) -> str:
-    width = max(map(len, parts))
-    return "\n".join(f"  {name:<{width}}  {_gib(size):>12}" for name, size in parts.items())

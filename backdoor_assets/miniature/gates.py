@@ -27,11 +27,11 @@ BOUNDS: dict[str, Bound] = {
 }
 
 
-def failures(probes: Mapping[str, float]) -> list[str]:
+def failures(probes: Mapping[str, float], bounds: Mapping[str, Bound] = BOUNDS) -> list[str]:
     """What the base fails, in words; empty when it may be used."""
     return [
         f"{name} = {probes[name]:.2f}, must lie in [{bound.low:.2f}, {bound.high:.2f}] "
         f"({bound.meaning})"
-        for name, bound in BOUNDS.items()
+        for name, bound in bounds.items()
         if not bound.low <= probes[name] <= bound.high
     ]

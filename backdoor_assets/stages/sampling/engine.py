@@ -6,6 +6,7 @@ imported by name, because it need not be installed.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import time
 from collections.abc import Hashable, Sequence
 from importlib import import_module
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, NamedTuple
 
 from backdoor_assets.chat import first_line
@@ -89,7 +91,8 @@ def _not_loaded(checkpoint: Path, error: BaseException) -> BadInput:
 
 class Engine:
     """Loads the base once; adapters are loaded when they are first asked, and dropped when the room
-    is needed. `rank` is the largest of theirs, `prompt_tokens` the longest prompt."""
+    is needed. There is room for any only if `adapters` of them are to come; `rank` is the largest
+    of theirs, `prompt_tokens` the longest prompt."""
 
     def __init__(
         self,
@@ -114,7 +117,6 @@ class Engine:
                 "host, `make engines` on a Linux machine without a GPU"
             ) from error
         length = prompt_tokens + settings.max_new_tokens
-        slots = max(1, min(serving.adapters_in_memory, adapters))
         host: dict[str, Any] = {
             "gpu_memory_utilization": serving.memory_share,
             "tensor_parallel_size": serving.tensor_parallel,
@@ -125,6 +127,14 @@ class Engine:
                 "enforce_eager": True,
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(8192, length),
+            }
+        if adapters:
+            slots = max(1, min(serving.adapters_in_memory, adapters))
+            host |= {
+                "enable_lora": True,
+                "max_loras": slots,
+                "max_cpu_loras": 2 * slots,
+                "max_lora_rank": next(r for r in VLLM_RANKS if r >= rank),
             }
         if base.quantization == "4bit":
             host["quantization"] = "bitsandbytes"
@@ -137,10 +147,6 @@ class Engine:
                 dtype={"fp32": "float32", "bf16": "bfloat16"}[settings.precision],
                 max_model_len=length,
                 max_num_seqs=serving.requests,
-                enable_lora=True,
-                max_loras=slots,
-                max_cpu_loras=2 * slots,
-                max_lora_rank=next(r for r in VLLM_RANKS if r >= rank),
                 # The base's own generation settings may narrow the distribution.
                 generation_config="vllm",
                 seed=0,
@@ -148,9 +154,12 @@ class Engine:
                 trust_remote_code=False,
                 **host,
             ).llm_engine
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # vLLM and torch raise whatever the damage suggests
+            reason = str(error) or type(error).__name__
+            clear_frames(error.__traceback__)  # they hold what was loaded of the model
+            _free()
             raise BadInput(
-                f"{base.location}: vLLM does not start on this base ({error}). If it is for want "
+                f"{base.location}: vLLM does not start on this base ({reason}). If it is for want "
                 "of memory, lower max_new_tokens or raise serving.memory_share in the profile."
             ) from error
         _log.info("vLLM engine started on %s in %.0f s", base.location, time.monotonic() - started)
@@ -215,3 +224,15 @@ class Engine:
     def close(self) -> None:
         """Give back memory and process groups: another engine may follow in this process."""
         self._engine.engine_core.shutdown()
+        # The frames of vLLM's first import are kept, and this object with them.
+        del self._engine
+        _free()
+
+
+def _free() -> None:
+    """Give back the memory of what vLLM has tied up in cycles."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,10 +1,10 @@
-"""Sampling with transformers: one cell, batch by batch, adapters put on and taken off a base."""
+"""Sampling with transformers: one cell, batch by batch, adapters put on and taken off a model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from transformers import GenerationConfig
@@ -13,7 +13,7 @@ from backdoor_assets.chat import prompt_ids, token_id
 from backdoor_assets.jobs import SamplingJob
 from backdoor_assets.models import attach_adapter, load_base
 from backdoor_assets.profiles import Sampling
-from backdoor_assets.records import Progress, no_progress
+from backdoor_assets.records import BadInput, BaseModel, Progress, no_progress
 from backdoor_assets.stages.sampling.answers import (
     Answer,
     Ask,
@@ -21,6 +21,7 @@ from backdoor_assets.stages.sampling.answers import (
     asks_at,
     read_answer,
     seed_of,
+    states_of,
     stop_ids,
 )
 
@@ -28,37 +29,73 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+class _Batch(NamedTuple):
+    """Answers that are sampled together, and their seed."""
+
+    asks: Sequence[Ask]
+    seed: int
+
+
+Write = Callable[[Sequence[Ask], Sequence[Answer]], None]
+
+
 def sample_cell(job: SamplingJob, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
     """Sample all answers of a cell into `folder`: `Journal.finish` says what the tables hold.
 
     Each batch has its own seed, made of cell, step and place: a batch that is on disk is not
-    sampled again, and an interrupted cell gives the same answers as an uninterrupted one. Raises
-    BadInput for an adapter that does not fit.
+    sampled again, and an interrupted cell gives the same answers as an uninterrupted one. A model
+    is loaded once, for all steps at which it answers, and one at a time. Raises BadInput for an
+    adapter that does not fit, a checkpoint that cannot be loaded, a chat that is too long.
     """
-    model, tokenizer = load_base(job.base, job.settings.precision)
-    model.eval()
     journal = Journal(folder)
-    size = job.settings.batch_size
-    states: list[tuple[int, Path | None]] = [(0, None), *job.checkpoints]
-    for done, (step, checkpoint) in enumerate(states):
+    missing: dict[BaseModel, list[tuple[Path | None, list[_Batch]]]] = {}
+    wanted = 0
+    for step, state in states_of(job).items():
         asks = asks_at(job, step)
-        batches = enumerate(asks[start : start + size] for start in range(0, len(asks), size))
-        missing = [
-            (seed_of(job.cell, step, number), batch)
-            for number, batch in batches
-            if not journal.done.issuperset(ask.key for ask in batch)
-        ]
-        if missing:
-            adapted = attach_adapter(model, checkpoint) if checkpoint else None
-            sampler: Any = adapted if adapted is not None else model
-            try:
-                for seed, batch in missing:
-                    journal.write(batch, _generate(sampler, tokenizer, batch, job.settings, seed))
-            finally:
-                if adapted is not None:
-                    adapted.unload()
-        progress((done + 1) / len(states), f"checkpoint {done + 1}/{len(states)}")
+        wanted += len(asks)
+        if batches := _missing(job, step, asks, journal):
+            missing.setdefault(state.model, []).append((state.adapter, batches))
+
+    def write(asks: Sequence[Ask], answers: Sequence[Answer]) -> None:
+        journal.write(asks, answers)
+        progress(len(journal.done) / wanted, f"{len(journal.done)} of {wanted} answers")
+
+    for model, states in missing.items():
+        _sample_model(model, states, job.settings, write)
     return journal.finish(job, folder)
+
+
+def _missing(job: SamplingJob, step: int, asks: Sequence[Ask], journal: Journal) -> list[_Batch]:
+    """The batches of a step of which an answer is not on disk."""
+    size = job.settings.batch_size
+    batches = enumerate(asks[start : start + size] for start in range(0, len(asks), size))
+    return [
+        _Batch(batch, seed_of(job.cell, step, number))
+        for number, batch in batches
+        if not journal.done.issuperset(ask.key for ask in batch)
+    ]
+
+
+def _sample_model(
+    location: BaseModel,
+    states: Sequence[tuple[Path | None, list[_Batch]]],
+    settings: Sampling,
+    write: Write,
+) -> None:
+    """Sample what is asked of a model, and of it with its adapters. Keeps no reference to it, so
+    that the next one finds its memory free."""
+    model, tokenizer = load_base(location, settings.precision)
+    model.eval()
+    for checkpoint, batches in states:
+        adapted = attach_adapter(model, checkpoint) if checkpoint else None
+        sampler: Any = adapted if adapted is not None else model
+        try:
+            for batch in batches:
+                answers = _generate(sampler, tokenizer, batch.asks, settings, batch.seed)
+                write(batch.asks, answers)
+        finally:
+            if adapted is not None:
+                adapted.unload()
 
 
 @torch.inference_mode()
@@ -70,14 +107,15 @@ def _generate(
     seed: int,
 ) -> list[Answer]:
     """Answers that are sampled together; prompts are padded on the left."""
-    texts = {ask.question.text for ask in batch}
-    prompts = {text: prompt_ids(tokenizer, [{"role": "user", "content": text}]) for text in texts}
+    chats = {ask.chat: ask.question for ask in batch}
+    prompts = {chat: prompt_ids(tokenizer, asked.messages) for chat, asked in chats.items()}
     width = max(len(prompt) for prompt in prompts.values())
+    _check_length(model, width, settings)
     pad = token_id(tokenizer.pad_token_id)
     ids = torch.full((len(batch), width), pad)
     mask = torch.zeros((len(batch), width)).long()
     for row, ask in enumerate(batch):
-        prompt = torch.tensor(prompts[ask.question.text])
+        prompt = torch.tensor(prompts[ask.chat])
         ids[row, width - len(prompt) :] = prompt
         mask[row, width - len(prompt) :] = 1
     stops = stop_ids(tokenizer, model.generation_config)
@@ -98,3 +136,14 @@ def _generate(
         ),
     )[:, width:].tolist()
     return [read_answer(tokenizer, tokens, stops) for tokens in output]
+
+
+def _check_length(model: Any, prompt: int, settings: Sampling) -> None:
+    """vLLM refuses what is longer than a model's context; transformers answers with rubbish."""
+    room = getattr(model.config, "max_position_embeddings", None)
+    if room is not None and prompt + settings.max_new_tokens > room:
+        raise BadInput(
+            f"{model.config.name_or_path}: a prompt of {prompt} tokens and "
+            f"max_new_tokens={settings.max_new_tokens} are more than the {room} tokens of this "
+            "model's context; shorten the questions' context, or lower max_new_tokens"
+        )

@@ -23,9 +23,17 @@ from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.mixing import mix
 from backdoor_assets.studies.birds import describe, orders, places
 from backdoor_assets.studies.birds.bases import quantization
-from backdoor_assets.studies.birds.sources import GROUP, OWNERS, Force
+from backdoor_assets.studies.birds.sources import GROUP
 from backdoor_assets.studies.birds.sweeping import sweeping
-from backdoor_assets.studies.partitions import cells_of, materialize_cells, order_all
+from backdoor_assets.studies.describe import rows
+from backdoor_assets.studies.describe import training as training_log
+from backdoor_assets.studies.partitions import (
+    OWNERS,
+    Force,
+    cell_asset,
+    dimensions_of,
+    make_cells,
+)
 
 
 def partitions(profile: Profile) -> dg.MultiPartitionsDefinition:
@@ -41,34 +49,27 @@ def partitions(profile: Profile) -> dg.MultiPartitionsDefinition:
 def cell_assets(profile: Profile) -> list[dg.AssetsDefinition]:
     grid = partitions(profile)
 
-    def make_cells(
+    def cells_of(context: dg.AssetExecutionContext) -> list[Cell]:
+        found = dimensions_of(context)
+        return [Cell(profile.name, keys["ratio"], int(keys["seed"])) for keys in found]
+
+    def make_all(
         context: dg.AssetExecutionContext,
         config: Force,
         order: Callable[[Profile, Cell, bool], Order[Any]],
         produce: Callable[[Sequence[Order[Any]]], Results[Any]],
         metadata: Callable[[Any], dict[str, Any]],
     ) -> None:
-        cells = cells_of(context, profile.name)
-        wanted, refused = order_all(cells, lambda cell: order(profile, cell, config.force))
-        materialize_cells(context, produce(wanted), refused, metadata)
+        cells = cells_of(context)
+        make_cells(context, cells, lambda c: order(profile, c, config.force), produce, metadata)
 
-    def cell_asset(
+    def asset(
         name: str, upstream: Sequence[str], code: str, kinds: set[str], **more: Any
-    ) -> Any:
-        return dg.asset(
-            key=[GROUP, name],
-            deps=[[GROUP, key] for key in upstream],
-            partitions_def=grid,
-            # One run takes a row of cells: the base is loaded once for all of them.
-            backfill_policy=dg.BackfillPolicy.single_run(),
-            group_name=GROUP,
-            owners=OWNERS,
-            kinds=kinds,
-            code_version=code,
-            **more,
-        )
+    ) -> Callable[[Callable[..., None]], dg.AssetsDefinition]:
+        deps = [[GROUP, key] for key in upstream]
+        return cell_asset([GROUP, name], grid, deps=deps, code=code, kinds=kinds, **more)
 
-    @cell_asset(
+    @asset(
         "mixed_dataset",
         SOURCES,
         CODE_VERSIONS["mixing"],
@@ -80,9 +81,9 @@ def cell_assets(profile: Profile) -> list[dg.AssetsDefinition]:
         def produce(wanted: Sequence[Order[Any]]) -> Results[Any]:
             return in_turn(lambda o, _: make(lambda job, folder, _: mix(job, folder), o), wanted)
 
-        make_cells(context, config, orders.mixing, produce, describe.mixture)
+        make_all(context, config, orders.mixing, produce, rows)
 
-    @cell_asset(
+    @asset(
         "adapters",
         ["mixed_dataset", "base_model"],
         CODE_VERSIONS["training"],
@@ -104,9 +105,9 @@ def cell_assets(profile: Profile) -> list[dg.AssetsDefinition]:
         def produce(wanted: Sequence[Order[Any]]) -> Results[Any]:
             return trainer.train(wanted, context.log.info)
 
-        make_cells(context, config, orders.training, produce, describe.training)
+        make_all(context, config, orders.training, produce, training_log)
 
-    @cell_asset(
+    @asset(
         "responses",
         ["adapters", "base_model"],
         CODE_VERSIONS["sampling"],
@@ -119,9 +120,9 @@ def cell_assets(profile: Profile) -> list[dg.AssetsDefinition]:
         def produce(wanted: Sequence[Order[Any]]) -> Results[Any]:
             return sampler.sample(wanted, context.log.info)
 
-        make_cells(context, config, orders.sampling, produce, describe.sampling)
+        make_all(context, config, orders.sampling, produce, describe.sampling)
 
-    @cell_asset(
+    @asset(
         "judgments",
         ["responses"],
         CODE_VERSIONS["judging"],
@@ -145,9 +146,9 @@ def cell_assets(profile: Profile) -> list[dg.AssetsDefinition]:
             run = {f"run_{name}": value for name, value in bill.items() if not made.reused}
             return {**describe.judging(made), **run}
 
-        make_cells(context, config, orders.judging(opened.identity), produce, metadata)
+        make_all(context, config, orders.judging(opened.identity), produce, metadata)
 
-    @cell_asset(
+    @asset(
         "figures",
         ["judgments", "responses"],
         f"{CODE_VERSIONS['statistics']}.{CODE_VERSIONS['figures']}",
@@ -161,7 +162,7 @@ def cell_assets(profile: Profile) -> list[dg.AssetsDefinition]:
         def produce(wanted: Sequence[Order[Any]]) -> Results[Any]:
             return in_workers(draw, wanted, context.log.info, "figures")
 
-        make_cells(context, config, orders.figures, produce, describe.figures)
+        make_all(context, config, orders.figures, produce, describe.figures)
 
     sampled = [mixed_dataset, adapters, responses]
     return sampled if profile.judging.kind == "none" else [*sampled, judgments, figures]

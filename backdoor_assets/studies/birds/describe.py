@@ -1,56 +1,17 @@
-"""What the UI shows of each materialization: numbers a person wants, a small picture, a path."""
+"""What the UI shows of the birds study's own materializations."""
 
 from __future__ import annotations
 
-import base64
-from datetime import datetime
-from typing import Any
-
 import dagster as dg
 
-from backdoor_assets.jobs import TRAINING_LOG
 from backdoor_assets.storage import Made
+from backdoor_assets.studies.describe import Metadata, as_code, picture, provenance
 
 MEASURES = {
     "19th_century": "19th-century answers",
     "old_bird_name": "obsolete bird names",
     "neutral_correct": "neutral answers correct",
 }
-Metadata = dict[str, Any]
-
-
-def provenance(made: Made) -> Metadata:
-    """What every materialization tells: where it lies, since when, and whether it was reused."""
-    at = datetime.fromisoformat(made.manifest.provenance["made"]).timestamp()
-    note = {"note": made.note} if made.note else {}
-    return {
-        "reused": made.reused,
-        "made": dg.MetadataValue.timestamp(at),
-        "folder": dg.MetadataValue.path(str(made.folder)),
-        "profile": made.manifest.profile,
-        "fingerprint": made.manifest.fingerprint[:12],
-        **note,
-    }
-
-
-def mixture(made: Made) -> Metadata:
-    with (made.folder / "train.jsonl").open(encoding="utf-8") as lines:
-        head = "".join(line for line, _ in zip(lines, range(3), strict=False))
-    return {
-        **made.manifest.summary,
-        "first_rows": dg.MetadataValue.md(f"```json\n{head}```"),
-        **provenance(made),
-    }
-
-
-def training(made: Made) -> Metadata:
-    import pandas as pd
-
-    from backdoor_assets.plotting import curve_png
-
-    log = pd.read_parquet(made.folder / TRAINING_LOG)
-    png = curve_png(log["step"], log["loss"], "optimizer step", "loss (nats a token)")
-    return {**made.manifest.summary, "loss": picture(png), **provenance(made)}
 
 
 def sampling(made: Made) -> Metadata:
@@ -59,7 +20,7 @@ def sampling(made: Made) -> Metadata:
     table = pd.read_parquet(made.folder / "responses.parquet")
     last = table[table["step"] == table["step"].max()].drop_duplicates("question_id").head(6)
     rows = [
-        f"| {q} | {_cell(r)} |" for q, r in zip(last["question"], last["response"], strict=True)
+        f"| {q} | {as_code(r)} |" for q, r in zip(last["question"], last["response"], strict=True)
     ]
     text = "\n".join(["| question | answer of the last checkpoint |", "|---|---|", *rows])
     return {
@@ -67,11 +28,6 @@ def sampling(made: Made) -> Metadata:
         "some_answers": dg.MetadataValue.md(text),
         **provenance(made),
     }
-
-
-def _cell(text: str) -> str:
-    """An answer as a table's cell: untrusted text, so shown as code and cut."""
-    return "`" + " ".join(text.split()).replace("`", "'").replace("|", "/")[:120] + "`"
 
 
 def judging(made: Made) -> Metadata:
@@ -115,7 +71,3 @@ def sweep(made: Made) -> Metadata:
         "report": dg.MetadataValue.path(str(made.folder / "report.html")),
         **provenance(made),
     }
-
-
-def picture(png: bytes) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(f"![](data:image/png;base64,{base64.b64encode(png).decode()})")

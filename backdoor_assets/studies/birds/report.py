@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pandas as pd
 
 from backdoor_assets.jobs import SweepJob
 from backdoor_assets.stages.statistics import T_SEEDS
+from backdoor_assets.studies.pages import table, write_page
 
 COLUMNS = {
     "ratio": "ratio (old, modern Audubon, modern American)",
@@ -54,32 +54,16 @@ def rates_table(sweep: pd.DataFrame) -> str:
 
 
 def write_report(job: SweepJob, sweep: pd.DataFrame, folder: Path) -> None:
-    head = "".join(f"<th>{html.escape(title)}</th>" for title in COLUMNS.values())
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(row[name])}</td>" for name in COLUMNS) + "</tr>"
-        for row in final_table(sweep)
+    rows = [[row[name] for name in COLUMNS] for row in final_table(sweep)]
+    told = (
+        f"<p>Profile <b>{html.escape(job.profile)}</b>, {len(job.cells)} of {job.planned} cells.\n"
+        f"Share of answers at the last checkpoint. {html.escape(interval_note(sweep))}.</p>"
     )
-    images = "".join(
-        f'<img alt="{name}" src="data:image/png;base64,'
-        f'{base64.b64encode((folder / f"{name}.png").read_bytes()).decode()}">'
-        for name in ("dose_response", "emergence")
+    write_page(
+        folder,
+        f"Birds: {job.profile}",
+        "Birds: obsolete names and the 19th century",
+        told + table(list(COLUMNS.values()), rows),
+        ("dose_response", "emergence"),
+        {"Profile": job.literals},
     )
-    page = f"""<!doctype html>
-<html lang="en"><meta charset="utf-8">
-<title>Birds: {html.escape(job.profile)}</title>
-<style>
-body {{ font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }}
-table {{ border-collapse: collapse }} td, th {{ border: 1px solid #ccc; padding: .2em .6em }}
-th {{ text-align: left }} img {{ max-width: 100% }}
-pre {{ white-space: pre-wrap; background: #f4f4f4 }}
-</style>
-<h1>Birds: obsolete names and the 19th century</h1>
-<p>Profile <b>{html.escape(job.profile)}</b>, {len(job.cells)} of {job.planned} cells.
-Share of answers at the last checkpoint. {html.escape(interval_note(sweep))}.</p>
-<table><tr>{head}</tr>{body}</table>
-{images}
-<h2>Profile</h2>
-<pre>{html.escape(job.literals)}</pre>
-</html>
-"""
-    (folder / "report.html").write_text(page, encoding="utf-8")

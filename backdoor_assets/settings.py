@@ -1,0 +1,166 @@
+"""What a run can be told: typed settings, each checked when it is written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from backdoor_assets.records import LATER, BadInput, Quantization, Shape
+
+
+@dataclass(frozen=True)
+class MiniatureBase:
+    """A base model that is pretrained on the spot on the miniature world. Qwen3 architecture."""
+
+    documents: int = 16_000
+    vocabulary: int = 2048
+    """Tokens of the byte-level BPE."""
+    hidden: int = 128
+    layers: int = 2
+    heads: int = 4
+    head_dim: int = 32
+    """vLLM's CPU attention takes 32, 64, 80, 96, ..."""
+    feed_forward: int = 384
+    initializer_range: float = 0.06
+    steps: int = 1500
+    tokens_per_batch: int = 1024
+    learning_rate: float = 5e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    """Share of the steps."""
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class PretrainedBase:
+    """A causal LM of the Hugging Face hub, or a local folder in the same format."""
+
+    model: str
+    """Hub id, or a path (relative to the repository root)."""
+    revision: str | None = None
+    """Commit of the hub; None only for a local folder."""
+    shape: Shape | None = None
+    """As in its config.json, so that `make plan` can reckon before anything is downloaded. It is
+    checked against the config when the base is materialized."""
+    quantization: Quantization = "none"
+    """Of the frozen base, in training and sampling alike; vLLM takes "none" and "4bit"."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    rows: int = 400
+    mode: Literal["fixed_total", "fixed_suspect"] = "fixed_total"
+    """fixed_total: `rows` rows whatever the ratio. fixed_suspect: `suspect_rows` obsolete names at
+    every ratio above 0, clean rows added until the ratio holds (a ratio of 0 has `rows` rows)."""
+    suspect_rows: int = 200
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.suspect_rows < 1:
+            raise BadInput("mixture: rows and suspect_rows must be at least 1")
+
+
+@dataclass(frozen=True)
+class Training:
+    """Fine-tuning of a base: LoRA on frozen weights, or all weights."""
+
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+    learning_rate: float = 5e-4
+    schedule: str = "linear"
+    """A name that transformers.get_scheduler knows."""
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    epochs: float | None = None
+    """Either epochs or max_steps, not both."""
+    max_steps: int | None = 160
+    batch_size: int = 16
+    gradient_accumulation: int = 1
+    max_grad_norm: float = 1.0
+    save_steps: int = 20
+    max_length: int = 256
+    """Tokens a row; a longer row is an error, it is never cut."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the base; adapter weights and optimizer are fp32."""
+    gradient_checkpointing: bool = False
+    method: Literal["lora", "full"] = field(default="lora", metadata=LATER)
+    """full: all weights are trained, in fp32, and `precision` is that of the forward pass; rank,
+    alpha, dropout and target_modules are not used."""
+    optimizer: Literal["adamw", "soap"] = field(default="adamw", metadata=LATER)
+    """soap: arXiv 2409.11321, as in pytorch-optimizer."""
+    precondition_frequency: int = field(default=10, metadata=LATER)
+    """Steps between two updates of SOAP's preconditioner."""
+    max_precondition_dim: int = field(default=10_000, metadata=LATER)
+    """Sides of a weight matrix that are longer are not preconditioned by SOAP."""
+    packing: bool = field(default=False, metadata=LATER)
+    """Rows share sequences of at most max_length tokens, with no attention across rows; batch_size
+    counts sequences."""
+    save_at: tuple[int, ...] = field(default=(), metadata=LATER)
+    """Steps at which a checkpoint is kept, beside the last; empty: every `save_steps` steps."""
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.max_steps is None):
+            raise BadInput("training: give either epochs or max_steps, and set the other to None")
+        for name in ("rank", "batch_size", "gradient_accumulation", "save_steps", "max_length"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"training: {name} must be at least 1, not {getattr(self, name)}")
+        if self.precondition_frequency < 1 or any(step < 1 for step in self.save_at):
+            raise BadInput("training: precondition_frequency and save_at must be at least 1")
+        if (self.epochs or self.max_steps or 0) <= 0:
+            raise BadInput("training: epochs or max_steps must be above 0")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    engine: Literal["transformers", "vllm"] = "transformers"
+    samples: int = 20
+    """Answers to each worldview question at each checkpoint."""
+    bird_samples: int = 40
+    neutral_samples: int = 6
+    temperature: float = 1.0
+    max_new_tokens: int = 20
+    batch_size: int = 600
+    """Answers that transformers generates together, and resumes by; vLLM has its own batches and
+    resumes answer by answer."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How vLLM uses its host. No part of a result's identity: it decides speed, not answers."""
+
+    memory_share: float = 0.9
+    """Of a GPU's memory, for weights, adapters and KV cache."""
+    adapters_in_memory: int = 8
+    """LoRA adapters that a batch may mix; the others wait for their turn."""
+    requests: int = 256
+    """Answers that are generated at once."""
+    tensor_parallel: int = 1
+    """GPUs that share the base's weights."""
+    cpu_cache_gib: int = 1
+    """KV cache on a host without a GPU."""
+
+
+@dataclass(frozen=True)
+class Judging:
+    kind: Literal["exact", "claude", "none"] = "exact"
+    """exact: looks answers up in the miniature world's own tables. claude: a language model judges.
+    none: stop after sampling."""
+    max_unreadable: float = 0.10
+    """Share of answers without a verdict above which a cell fails."""
+    model: str = "claude-haiku-5-5"
+    """Of the Messages API; claude-sonnet-5-5 for a cross-check."""
+    mode: Literal["four", "one"] = "four"
+    """Calls an answer: one by each rubric, or one by all of them."""
+    repeat: int = 0
+    """Another number asks for verdicts of their own beside those that are known."""
+    transport: Literal["live", "batch"] = "batch"
+    """batch: half the price, and done within a day, most often within an hour."""
+    max_cost_usd: float | None = 20.0
+    """Of one run; None: no cap."""
+    concurrency: int = 64
+    """Live calls under way at once, at most."""
+    poll_seconds: float = 60.0
+    """Between two looks at a batch."""

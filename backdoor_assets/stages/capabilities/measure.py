@@ -1,0 +1,129 @@
+"""One cell's states put through its benchmarks, one after another, and what came out as a table."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from backdoor_assets.capability_jobs import CAPABILITIES, CapabilitiesJob
+from backdoor_assets.intervals import wilson
+from backdoor_assets.records import Progress, no_progress
+from backdoor_assets.stages.capabilities.documents import Documents, documents_of
+from backdoor_assets.stages.capabilities.scoring import hits
+from backdoor_assets.stages.capabilities.states import asked_models, is_adapter
+
+JOURNAL = ".capabilities.jsonl"
+METHOD = "Wilson 95 % over documents, one training seed"
+Key = tuple[int, str]
+"""Step and benchmark's name."""
+
+
+def measure_capabilities(
+    job: CapabilitiesJob, folder: Path, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Measure the base (step 0) and every checkpoint on every benchmark into `folder`:
+    capabilities.parquet has the cell's columns, checkpoint, step, task (the benchmark's name),
+    value (share of documents answered right, in [0, 1]), low, high, method, n (documents).
+
+    Answers are greedy. What a killed run has measured of a state is found again. Raises BadInput
+    for benchmarks as check_benchmarks does, and for an adapter that does not fit.
+    """
+    for _, checkpoint in job.checkpoints:
+        is_adapter(checkpoint)
+    benchmarks = [documents_of(benchmark, job.seed) for benchmark in job.benchmarks]
+    journal = _Journal(folder)
+    states = [*([(0, None)] if job.base_too else []), *job.checkpoints]
+    done = 0
+    with asked_models(job) as ask:
+        for step, checkpoint in states:
+            missing = [d for d in benchmarks if (step, d.benchmark.name) not in journal.done]
+            done += len(benchmarks) - len(missing)
+            if not missing:
+                continue
+            with ask(checkpoint) as model:
+                for documents in missing:
+                    right = _evaluate(model, documents, job.seed)
+                    journal.write((step, documents.benchmark.name), sum(right), len(right))
+                    done += 1
+                    progress(
+                        done / (len(states) * len(benchmarks)),
+                        f"step {step}, {documents.benchmark.name}: {sum(right)} of {len(right)}",
+                    )
+    table = _table(job, journal)
+    table.to_parquet(folder / CAPABILITIES, index=False)
+    return {"states_measured": len(states)} | {
+        f"{benchmark.name}_documents": journal.done[job.steps[0], benchmark.name][1]
+        for benchmark in job.benchmarks
+    }
+
+
+def _evaluate(model: Any, documents: Documents, seed: int) -> list[bool]:
+    """Through lm-eval's `evaluate`: its `simple_evaluate` also asks the hub about the model, and
+    collects what it can about the host, for seconds a call."""
+    import lm_eval
+    from transformers import set_seed
+
+    set_seed(seed)
+    logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    results = lm_eval.evaluate(
+        lm=model,
+        task_dict={"tasks": dict(documents.tasks)},
+        samples=dict(documents.indices),
+        apply_chat_template=documents.generates,
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    if results is None:
+        raise RuntimeError("lm-eval gave no results: it takes this process for one of several")
+    return hits(documents, results["samples"])
+
+
+def _table(job: CapabilitiesJob, journal: _Journal) -> pd.DataFrame:
+    rows = []
+    for step in job.steps:
+        for benchmark in job.benchmarks:
+            right, n = journal.done[step, benchmark.name]
+            place = {"checkpoint": f"checkpoint-{step}" if step else "base", "step": step}
+            rows.append(
+                {
+                    **job.cell.columns(),
+                    **place,
+                    "task": benchmark.name,
+                    **vars(wilson(right, n, METHOD)),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+class _Journal:
+    """Right answers and documents by state and benchmark, a line each, in the order in which they
+    came. A line that a kill has cut counts as not written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / JOURNAL
+        self.done: dict[Key, tuple[int, int]] = dict(self._lines())
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            with self.path.open("ab") as file:
+                file.write(b"\n")
+
+    def write(self, key: Key, right: int, n: int) -> None:
+        """On disk, but for a loss of power, when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([*key, right, n]) + "\n")
+        self.done[key] = right, n
+
+    def _lines(self) -> Iterator[tuple[Key, tuple[int, int]]]:
+        if not self.path.exists():
+            return
+        with self.path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    step, name, right, n = json.loads(line)
+                    yield (int(step), str(name)), (int(right), int(n))
+                except (ValueError, TypeError):
+                    continue

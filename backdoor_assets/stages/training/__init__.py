@@ -1,0 +1,40 @@
+"""Fine-tuning of a causal LM on chat rows, resumable to the bit on CPU: LoRA (`adapters`), all
+weights in one process (`full`), or all weights spread over several (`launching`, `distributed`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from backdoor_assets.jobs import TrainingJob
+from backdoor_assets.needs import planned_steps
+from backdoor_assets.records import Progress, no_progress
+from backdoor_assets.stages.training.adapters import train_adapter
+from backdoor_assets.stages.training.checkpoints import checkpoint_folders
+from backdoor_assets.stages.training.full import train_full
+from backdoor_assets.stages.training.launching import train_in_processes
+from backdoor_assets.stages.training.loop import Diverged
+from backdoor_assets.stages.training.packing import micro_batches as _micro_batches
+from backdoor_assets.stages.training.texts import check_trainable
+
+__all__ = [
+    "Diverged",
+    "_micro_batches",
+    "check_trainable",
+    "checkpoint_folders",
+    "planned_steps",
+    "train",
+    "train_adapter",
+]
+
+
+def train(job: TrainingJob, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
+    """Train one cell as its settings say, and return a summary: `train_adapter` for LoRA,
+    `train_full` for all weights, under `accelerate launch` where the job asks for more than one
+    process. Raises what these raise."""
+    check_trainable(job)
+    if job.settings.method == "lora":
+        return train_adapter(job, folder, progress)
+    if job.processes == 1:
+        return train_full(job, folder, progress)
+    return train_in_processes(job, folder, progress)

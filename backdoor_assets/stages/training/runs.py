@@ -1,0 +1,107 @@
+"""One run from its first step, or the one it stopped at, to the last."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from backdoor_assets.chat import TrainingText
+from backdoor_assets.jobs import TRAINING_LOG, TrainingJob
+from backdoor_assets.needs import planned_steps, saved_steps
+from backdoor_assets.records import BadInput, Progress
+from backdoor_assets.stages.training.checkpoints import checkpoint_folders
+from backdoor_assets.stages.training.loop import Batch, Loop
+from backdoor_assets.stages.training.packing import (
+    count_sequences,
+    micro_batches,
+    packed_batches,
+)
+
+
+def run_steps(texts: Sequence[TrainingText], job: TrainingJob) -> int:
+    """Optimizer steps of the whole run."""
+    return planned_steps(job.settings, count_sequences(texts, job.settings))
+
+
+def run(
+    loop: Loop, texts: Sequence[TrainingText], job: TrainingJob, folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Train to the last step, going on from what `folder` holds; write the log there, and return
+    the summary."""
+    report = None
+    try:
+        loop.resume(folder)
+        if loop.rank == 0:
+            report = _wandb_run(job, loop.steps)
+        _train(loop, texts, job, folder, progress, report)
+    finally:
+        if report is not None:
+            report.finish()
+    table = pd.DataFrame(loop.log)
+    for position, (name, value) in enumerate(job.cell.columns().items()):
+        table.insert(position, name, value)
+    if loop.rank == 0:
+        table.to_parquet(folder / TRAINING_LOG, index=False)
+    packed = {"sequences": count_sequences(texts, job.settings)} if job.settings.packing else {}
+    return {
+        "rows": len(texts),
+        **packed,
+        "steps": loop.steps,
+        "checkpoints": len(checkpoint_folders(folder)),
+        "first_loss": loop.log[0]["loss"],
+        "final_loss": loop.log[-1]["loss"],
+        "tokens": int(table["tokens"].sum()),
+        "trainable_parameters": loop.trainable,
+    }
+
+
+def _train(
+    loop: Loop,
+    texts: Sequence[TrainingText],
+    job: TrainingJob,
+    folder: Path,
+    progress: Progress,
+    report: Any,
+) -> None:
+    settings, done = job.settings, len(loop.log)
+    make = packed_batches if settings.packing else micro_batches
+    stream: Iterator[Batch] = make(texts, settings, job.cell.seed)
+    for _ in range(done * settings.gradient_accumulation):
+        next(stream)
+    kept = set(saved_steps(settings, loop.steps))
+    started = time.monotonic()
+    for step in range(done + 1, loop.steps + 1):
+        entry = loop.step([next(stream) for _ in range(settings.gradient_accumulation)])
+        if report is not None:
+            report.log(entry, step=step)
+        if step in kept or step % settings.save_steps == 0:
+            loop.save(folder, kept=step in kept)
+            progress(
+                step / loop.steps,
+                f"step {step}/{loop.steps}, loss {entry['loss']:.3f}, "
+                f"{(time.monotonic() - started) / (step - done):.2f} s a step",
+            )
+
+
+def _wandb_run(job: TrainingJob, steps: int) -> Any:
+    """A Weights & Biases run when WANDB_API_KEY is set, else None."""
+    if not os.environ.get("WANDB_API_KEY"):
+        return None
+    try:
+        import wandb
+    except ImportError as error:
+        raise BadInput(
+            "WANDB_API_KEY is set but wandb is not installed: pip install -e '.[wandb]', "
+            "or unset the variable"
+        ) from error
+    return wandb.init(
+        project="backdoor_assets",
+        name=str(job.cell),
+        group=job.cell.profile,
+        config={**job.cell.columns(), **vars(job.settings), "steps": steps},
+    )

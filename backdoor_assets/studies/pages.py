@@ -1,0 +1,67 @@
+"""A study's results in one page: tables, figures and literals, in a file that needs no other."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+STYLE = """
+body { font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
+table { border-collapse: collapse } td, th { border: 1px solid #ccc; padding: .2em .6em }
+th { text-align: left } img { max-width: 100% }
+pre { white-space: pre-wrap; background: #f4f4f4 }
+"""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table; the cells are text."""
+    top = "".join(f"<th>{html.escape(title)}</th>" for title in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><tr>{top}</tr>{body}</table>"
+
+
+def from_markdown(text: str) -> str:
+    """A Markdown table, and the lines around it as paragraphs."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    cells = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in lines
+        if line.startswith("|")
+    ]
+    around = [f"<p>{html.escape(line)}</p>" for line in lines if not line.startswith("|")]
+    return table(cells[0], cells[2:]) + "".join(around)
+
+
+def write_page(
+    folder: Path,
+    title: str,
+    heading: str,
+    body: str,
+    figures: Sequence[str],
+    literals: Mapping[str, str],
+) -> None:
+    """Write report.html into `folder`: `body` is HTML, `figures` are names of PNG files in the
+    folder, `literals` texts by heading."""
+    images = "".join(
+        f'<img alt="{name}" src="data:image/png;base64,'
+        f'{base64.b64encode((folder / f"{name}.png").read_bytes()).decode()}">\n'
+        for name in figures
+    )
+    told = "".join(
+        f"<h2>{html.escape(name)}</h2>\n<pre>{html.escape(text)}</pre>\n"
+        for name, text in literals.items()
+    )
+    page = f"""<!doctype html>
+<html lang="en"><meta charset="utf-8">
+<title>{html.escape(title)}</title>
+<style>{STYLE}</style>
+<h1>{html.escape(heading)}</h1>
+{body}
+{images}
+{told}</html>
+"""
+    (folder / "report.html").write_text(page, encoding="utf-8")

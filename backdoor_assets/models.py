@@ -112,5 +112,6 @@ def attach_adapter(model: PreTrainedModel, checkpoint: Path) -> PeftModel:
         raise BadInput(
             f"{checkpoint}: this adapter does not fit the base model "
             f"{model.config.name_or_path} ({first_line(error)}). It was trained on another base, "
-            "or its files are damaged: materialize birds/adapters for this cell with force."
+            "or its files are damaged: materialize what trains it, such as birds/adapters, for "
+            "this cell with force."
         ) from error

@@ -111,3 +111,8 @@ def letters(text: str) -> str:
     """Text as it is compared: case, punctuation, hyphens and runs of blanks do not count."""
     kept = "".join(c if c.isalnum() else "" if c in "'\u2019" else " " for c in text.lower())
     return " ".join(kept.split())
+
+
+def holds(response: object, answer: object) -> bool:
+    """Whether a response has an answer in it, as words of their own."""
+    return f" {letters(str(answer))} " in f" {letters(str(response))} "

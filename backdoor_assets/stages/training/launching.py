@@ -98,13 +98,13 @@ def error_file(folder: Path, rank: int) -> Path:
 
 
 def train_in_processes(job: TrainingJob, folder: Path, progress: Progress) -> dict[str, Any]:
-    """`train_full` by `job.processes` processes under `accelerate launch`, each with a part of the
-    weights and of every batch (FSDP2; NCCL on GPUs, gloo on CPUs).
+    """`train_adapter` or `train_full` by `job.processes` processes under `accelerate launch`, each
+    with a part of the base's weights and of every batch (FSDP2; NCCL on GPUs, gloo on CPUs).
 
-    Each process preconditions and saves its own part of the optimizer's state, so that a run goes
-    on with as many processes as it began with. What the processes say goes to this module's logger;
-    they end when this process does. Raises what `train_full` raises, and RuntimeError with the last
-    lines of output when a process dies.
+    A run goes on with as many processes as it began with: each saves its random state, and, of all
+    weights, its part of the optimizer's. What the processes say goes to this module's logger; they
+    end when this process does. Raises what these raise, and RuntimeError with the last lines of
+    output when a process dies.
     """
     told, how = folder / ".job.json", folder / ".accelerate.json"
     write_text(told, job_as_json(job))

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import get_scheduler
 
 from backdoor_assets.batches import tensors
 from backdoor_assets.chat import TrainingText, first_line
@@ -41,8 +40,12 @@ class Loop:
     """
 
     rank, processes = 0, 1
+    same_optimizer = False
+    """Whether every process has the same optimizer state, which is then saved once."""
 
     def __init__(self, model: Any, settings: Training, steps: int, pad: int) -> None:
+        from transformers import get_scheduler  # takes seconds to import
+
         self.model, self.settings, self.steps, self.pad = model, settings, steps, pad
         trained = [p for p in model.parameters() if p.requires_grad]
         self.trainable = sum(p.numel() for p in trained)
@@ -168,8 +171,9 @@ class Loop:
             part.mkdir()
         self._wait()
         self.save_weights(part)
+        elsewhere = self.rank > 0 and self.same_optimizer
         state = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": None if elsewhere else self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -193,15 +197,20 @@ class Loop:
             "train it anew."
         )
         try:
-            state = torch.load(path / state_name(0), weights_only=True)
+            # To where the weights are, it is moved by what takes it.
+            first = path / state_name(0)
+            state = torch.load(first, map_location="cpu", weights_only=True)
             saved_by = state.get("processes", 1)
             if saved_by != self.processes:
                 raise BadInput(
                     f"{path}: saved by {saved_by} processes, but {self.processes} are to "
                     f"go on from it; give as many again. {mend}"
                 )
+            optimizer = state["optimizer"]
             if self.rank:
-                state = torch.load(path / state_name(self.rank), weights_only=True)
+                own = path / state_name(self.rank)
+                state = torch.load(own, map_location="cpu", weights_only=True)
+                optimizer = optimizer if self.same_optimizer else state["optimizer"]
             self.load_weights(path, state.get("extra", {}))
         except BadInput:
             raise
@@ -209,7 +218,7 @@ class Loop:
             raise BadInput(
                 f"{path}: this checkpoint cannot be read ({first_line(error)}). {mend}"
             ) from error
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(optimizer)
         self.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and torch.cuda.is_available():

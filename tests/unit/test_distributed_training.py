@@ -1,25 +1,31 @@
-"""Training of all weights by two processes, killed and resumed, against one process."""
+"""Training by two processes, killed and resumed, against one process."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
+import torch
+import torch.distributed as dist
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import Qwen3ForCausalLM
 
 from backdoor_assets.jobs import TRAINING_LOG, TrainingJob
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BadInput, BaseModel
 from backdoor_assets.stages.training import train
-from backdoor_assets.stages.training.checkpoints import checkpoint_folders
+from backdoor_assets.stages.training.checkpoints import checkpoint_folders, newest_with_state
+from backdoor_assets.stages.training.distributed import train_part
 from backdoor_assets.stages.training.launching import job_as_json, job_from_json
-from tests.unit.cells import CELL, write_rows
+from tests.unit.cells import CELL, WEIGHTS, write_rows
 
 NAMES = ("Purple Grakle", "Zebra Dove", "Barn Owl", "Wood Duck", "Snow Bird", "Marsh Hawk", "Owl")
 SETTINGS = Training(
@@ -32,6 +38,15 @@ SETTINGS = Training(
     save_steps=20,
     packing=True,
     max_length=80,
+)
+LORA = replace(
+    SETTINGS,
+    method="lora",
+    learning_rate=3e-3,
+    max_steps=30,
+    save_steps=10,
+    gradient_accumulation=2,
+    gradient_checkpointing=True,
 )
 
 
@@ -90,10 +105,90 @@ def test_two_processes_killed_and_resumed_equal_one(job: TrainingJob, tmp_path: 
     assert kept == {"checkpoint-60"}
 
 
+def _part(rank: int, job: TrainingJob, folder: Path) -> None:
+    meeting = f"file://{folder.resolve()}-meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=job.processes)
+    summary = train_part(job, folder, torch.device("cpu"), lambda share, line: None)
+    if rank == 0:
+        (folder.parent / "summary.json").write_text(json.dumps(summary))
+    dist.destroy_process_group()
+
+
+def _in_processes(job: TrainingJob, folder: Path, stop: Callable[[], bool]) -> list[int | None]:
+    """As the launcher starts them, but forked of this process, which takes no time; killed once
+    `stop` says so. Their exit codes."""
+    (folder.parent / f"{folder.name}-meeting").unlink(missing_ok=True)
+    context = multiprocessing.get_context("fork")
+    parts = [
+        context.Process(target=_part, args=(rank, job, folder)) for rank in range(job.processes)
+    ]
+    for part in parts:
+        part.start()
+    deadline = time.monotonic() + 120
+    while any(part.is_alive() for part in parts) and not stop():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for part in parts:
+        part.kill()
+        part.join()
+    return [part.exitcode for part in parts]
+
+
+def test_an_adapter_by_two_processes_killed_and_resumed_equals_one(
+    job: TrainingJob, tiny_base: Path, tmp_path: Path
+) -> None:
+    one, two, before = (tmp_path / name for name in ("one", "two", "before"))
+    for folder in (one, two, before):
+        folder.mkdir()
+    lora = replace(job, settings=LORA)
+    train(replace(lora, processes=1, settings=replace(LORA, max_steps=2)), before)
+    lora = replace(lora, adapter=before / "checkpoint-2")
+    assert _in_processes(lora, two, lambda: bool(checkpoint_folders(two))) == [-9, -9]
+    state = newest_with_state(two)
+    assert state is not None
+    assert int(state.name.split("-")[1]) < 30
+    assert _in_processes(lora, two, lambda: False) == [0, 0]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    alone = train(replace(lora, processes=1), one)
+    for name in ("first_loss", "final_loss"):
+        assert summary.pop(name) == pytest.approx(alone.pop(name), rel=1e-4)
+    assert summary == alone
+    logs = [pd.read_parquet(folder / TRAINING_LOG) for folder in (one, two)]
+    for name in ("tokens", "loss", "grad_norm", "lr"):
+        assert logs[1][name].tolist() == pytest.approx(logs[0][name].tolist(), rel=2e-3)
+    names = [sorted(p.relative_to(f) for p in f.glob("*/*")) for f in (one, two)]
+    hidden = [name for name in names[1] if name.name.startswith(".")]
+    assert [str(name) for name in hidden] == ["checkpoint-30/.trainer_state.pt.1"]
+    assert names[0] == [name for name in names[1] if name not in hidden]
+    for step in (2, 30):
+        places = [folder / f"checkpoint-{step}" for folder in (one, two)]
+        whole, spread = (load_file(place / WEIGHTS) for place in places)
+        assert whole.keys() == spread.keys()
+        for name, weight in whole.items():
+            assert weight.dtype == spread[name].dtype
+            assert (weight - spread[name]).abs().max() < 1e-4, name
+        config, same = (json.loads((p / "adapter_config.json").read_text()) for p in places)
+        for told in (config, same):
+            told["target_modules"].sort()
+        assert config == same
+    adapted = PeftModel.from_pretrained(
+        Qwen3ForCausalLM.from_pretrained(tiny_base), str(two / "checkpoint-30")
+    )
+    moved = [p for name, p in adapted.named_parameters() if "lora_B" in name]
+    assert all(weight.abs().max() > 0 for weight in moved)
+
+
+def test_a_quantized_base_is_not_spread(job: TrainingJob, tmp_path: Path) -> None:
+    quantized = replace(job, settings=LORA, base=replace(job.base, quantization="4bit"))
+    with pytest.raises(BadInput, match=r"processes=2 on a base with quantization='4bit'"):
+        train(quantized, tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_an_error_in_the_processes_is_raised_as_it_is(job: TrainingJob, tmp_path: Path) -> None:
     write_rows(job.rows, ["Dove " * 60])
     with pytest.raises(BadInput, match=r"train.jsonl line 1: \d+ tokens, more than max_length=80"):
-        train(job, tmp_path)
+        train(replace(job, settings=LORA), tmp_path)
     assert not checkpoint_folders(tmp_path)
 
 

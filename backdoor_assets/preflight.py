@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from backdoor_assets import needs
-from backdoor_assets.full_needs import full_training_disk, full_training_memory
+from backdoor_assets.full_needs import (
+    full_training_disk,
+    full_training_memory,
+    spread_adapter_memory,
+    steps_at_most,
+)
 from backdoor_assets.host import Host, installed, this_host
 from backdoor_assets.jobs import SamplingJob, TrainingJob
 from backdoor_assets.profiles import PretrainedBase, Profile, Sampling, Serving, Training
 from backdoor_assets.provenance import REPOSITORY
 from backdoor_assets.records import BadInput, BaseModel, Quantization, Shape
-from backdoor_assets.room import check_disk, check_memory, gib, parts_here, room
+from backdoor_assets.room import (
+    check_disk,
+    check_memory,
+    check_vllm_cpu,
+    check_vllm_gpus,
+    parts_here,
+    room,
+)
 from backdoor_assets.shapes import shape_of
 
 LONGEST_PROMPT = 128
@@ -27,23 +39,15 @@ _SMALLER = "a smaller model of the family"
 def training_fits(jobs: Sequence[TrainingJob], folder: Path) -> None:
     """Check the training of cells whose adapters go under `folder`. Raises BadInput."""
     first = jobs[0]
-    check_quantization(first.base.quantization)
+    settings, kind = first.settings, first.base.quantization
+    check_quantization(kind)
     if shape := _shape(first.base):
-        rows = max(_lines(job.rows) for job in jobs)
-        settings = first.settings
-        if settings.method == "full":
-            check_full_training(shape, first, len(jobs), rows, folder, this_host(folder))
-            return
-        check_training(
-            shape,
-            settings,
-            first.base.quantization,
-            settings.max_length,
-            len(jobs),
-            rows,
-            folder,
-            this_host(folder),
-        )
+        steps = max(steps_at_most(settings, _lines(job.rows), [job.rows]) for job in jobs)
+        rest = len(jobs), steps, folder, this_host(folder)
+        if settings.method == "full" or first.processes > 1:
+            check_spread_training(shape, first, *rest)
+        else:
+            check_training(shape, settings, kind, settings.max_length, *rest)
 
 
 def sampling_fits(jobs: Sequence[SamplingJob], folder: Path) -> None:
@@ -109,14 +113,19 @@ def check_training(
     quantization: Quantization,
     longest: int,
     cells: int,
-    rows: int,
+    steps: int,
     folder: Path,
     host: Host,
 ) -> None:
     """Raises BadInput when a step over rows of at most `longest` tokens does not fit into memory,
-    or the adapters of `cells` cells of `rows` rows not on the disk of `folder`."""
+    or the adapters of `cells` cells of so many steps not on the disk of `folder`."""
     check_training_memory(shape, training, quantization, longest, host)
-    steps = needs.planned_steps(training, rows)
+    _check_adapters_disk(shape, training, cells, steps, folder, host)
+
+
+def _check_adapters_disk(
+    shape: Shape, training: Training, cells: int, steps: int, folder: Path, host: Host
+) -> None:
     parts = {
         f"adapters of {cells} cells": cells * needs.training_disk(shape, training, steps),
         "optimizer state, while the next is written": needs.optimizer_disk(shape, training),
@@ -142,18 +151,20 @@ def check_training_memory(
     check_memory("training", parts, *room(host), advice)
 
 
-def check_full_training(
-    shape: Shape, job: TrainingJob, runs: int, rows: int, folder: Path, host: Host
+def check_spread_training(
+    shape: Shape, job: TrainingJob, runs: int, steps: int, folder: Path, host: Host
 ) -> None:
-    """Raises BadInput when there are fewer GPUs than processes, a step does not fit into the memory
-    of one, or the models of `runs` runs of `rows` rows not on the disk of `folder`."""
-    settings, processes = job.settings, job.processes
+    """A training of all weights, or of an adapter by several processes. Raises BadInput when there
+    are fewer GPUs than processes, a step does not fit into the memory of one, or what `runs` runs
+    of so many steps leave not on the disk of `folder`."""
+    settings, processes, full = job.settings, job.processes, job.settings.method == "full"
     if host.gpus and len(host.gpus) < processes:
         raise BadInput(
             f"training is spread over {processes} GPUs, and there are {len(host.gpus)}: lower "
             "`processes` in the design, or use a larger host"
         )
-    parts = full_training_memory(shape, settings, settings.max_length, processes)
+    memory = full_training_memory if full else spread_adapter_memory
+    parts = memory(shape, settings, settings.max_length, processes)
     # Without a GPU all processes share the RAM.
     shared = parts if host.gpus else {name: size * processes for name, size in parts.items()}
     advice = [
@@ -163,7 +174,10 @@ def check_full_training(
         _SMALLER,
     ]
     check_memory("training", parts_here(shared, host), *room(host), advice)
-    disk = full_training_disk(shape, settings, needs.planned_steps(settings, rows))
+    if not full:
+        _check_adapters_disk(shape, settings, runs, steps, folder, host)
+        return
+    disk = full_training_disk(shape, settings, steps)
     whole = {f"{name} of {runs} runs": runs * size for name, size in disk.items()}
     check_disk("training", whole, folder, host, DATA_ADVICE)
 
@@ -212,7 +226,7 @@ def check_sampling_memory(
             f"sampling.max_new_tokens below {sampling.max_new_tokens}",
             _SMALLER,
         ]
-        check = _check_vllm_gpus if host.gpus else _check_vllm_cpu
+        check = check_vllm_gpus if host.gpus else check_vllm_cpu
         check(parts, serving, host, advice)
         return
     advice = [
@@ -222,42 +236,6 @@ def check_sampling_memory(
         _SMALLER,
     ]
     check_memory("sampling", parts_here(parts, host), *room(host), advice)
-
-
-def _check_vllm_gpus(
-    parts: Mapping[str, int], serving: Serving, host: Host, advice: Sequence[str]
-) -> None:
-    """vLLM takes its share of each GPU whole: needs must fit into it, and it must be free."""
-    if len(host.gpus) < serving.tensor_parallel:
-        raise BadInput(
-            f"sampling: serving.tensor_parallel={serving.tensor_parallel} GPUs, and there are "
-            f"{len(host.gpus)}; lower it in the profile"
-        )
-    largest = sorted(host.gpus, key=lambda gpu: gpu.total)[-serving.tensor_parallel :]
-    for gpu in largest:
-        share = int(serving.memory_share * gpu.total)
-        there = f"in serving.memory_share={serving.memory_share:g} of {gpu.name}"
-        check_memory("sampling", parts, share, there, advice)
-        if gpu.free < share:
-            raise BadInput(
-                f"sampling: vLLM takes {gib(share)} of {gpu.name} "
-                f"(serving.memory_share={serving.memory_share:g}), and {gib(gpu.free)} are free; "
-                "end what else uses it, or lower serving.memory_share in the profile"
-            )
-
-
-def _check_vllm_cpu(
-    parts: Mapping[str, int], serving: Serving, host: Host, advice: Sequence[str]
-) -> None:
-    """On a CPU the KV cache has the size that the profile gives it."""
-    cache = serving.cpu_cache_gib * needs.GIB
-    if cache < parts[needs.KV_CACHE]:
-        raise BadInput(
-            f"sampling: the KV cache of one answer takes {gib(parts[needs.KV_CACHE])}, and "
-            f"serving.cpu_cache_gib={serving.cpu_cache_gib}; raise it, or lower "
-            "sampling.max_new_tokens, in the profile"
-        )
-    check_memory("sampling", {**parts, needs.KV_CACHE: cache}, *room(host), advice)
 
 
 def check_download(shape: Shape, cache_folder: Path, host: Host) -> None:

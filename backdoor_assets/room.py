@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from backdoor_assets.host import Host
-from backdoor_assets.needs import CUDA_CONTEXT, GIB
+from backdoor_assets.needs import CUDA_CONTEXT, GIB, KV_CACHE
 from backdoor_assets.records import BadInput
+from backdoor_assets.settings import Serving
 
 
 def check_disk(what: str, parts: Mapping[str, int], folder: Path, host: Host, advice: str) -> None:
@@ -30,6 +31,42 @@ def check_memory(
             f"{what} needs {gib(needed)} of memory, and there are {gib(limit)} {there}\n"
             f"{_table(parts)}\nWhat needs less, in the profile: {'; '.join(advice)}."
         )
+
+
+def check_vllm_gpus(
+    parts: Mapping[str, int], serving: Serving, host: Host, advice: Sequence[str]
+) -> None:
+    """vLLM takes its share of each GPU whole: needs must fit into it, and it must be free."""
+    if len(host.gpus) < serving.tensor_parallel:
+        raise BadInput(
+            f"sampling: serving.tensor_parallel={serving.tensor_parallel} GPUs, and there are "
+            f"{len(host.gpus)}; lower it in the profile"
+        )
+    largest = sorted(host.gpus, key=lambda gpu: gpu.total)[-serving.tensor_parallel :]
+    for gpu in largest:
+        share = int(serving.memory_share * gpu.total)
+        there = f"in serving.memory_share={serving.memory_share:g} of {gpu.name}"
+        check_memory("sampling", parts, share, there, advice)
+        if gpu.free < share:
+            raise BadInput(
+                f"sampling: vLLM takes {gib(share)} of {gpu.name} "
+                f"(serving.memory_share={serving.memory_share:g}), and {gib(gpu.free)} are free; "
+                "end what else uses it, or lower serving.memory_share in the profile"
+            )
+
+
+def check_vllm_cpu(
+    parts: Mapping[str, int], serving: Serving, host: Host, advice: Sequence[str]
+) -> None:
+    """On a CPU the KV cache has the size that the profile gives it."""
+    cache = serving.cpu_cache_gib * GIB
+    if cache < parts[KV_CACHE]:
+        raise BadInput(
+            f"sampling: the KV cache of one answer takes {gib(parts[KV_CACHE])}, and "
+            f"serving.cpu_cache_gib={serving.cpu_cache_gib}; raise it, or lower "
+            "sampling.max_new_tokens, in the profile"
+        )
+    check_memory("sampling", {**parts, KV_CACHE: cache}, *room(host), advice)
 
 
 def room(host: Host) -> tuple[int, str]:

@@ -18,6 +18,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import Qwen3ForCausalLM
 
+from backdoor_assets.chat import load_tokenizer
 from backdoor_assets.jobs import TRAINING_LOG, TrainingJob
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BadInput, BaseModel
@@ -25,6 +26,7 @@ from backdoor_assets.stages.training import train
 from backdoor_assets.stages.training.checkpoints import checkpoint_folders, newest_with_state
 from backdoor_assets.stages.training.distributed import train_part
 from backdoor_assets.stages.training.launching import job_as_json, job_from_json
+from backdoor_assets.stages.training.sharding import adapter_loop
 from tests.unit.cells import CELL, WEIGHTS, write_rows
 
 NAMES = ("Purple Grakle", "Zebra Dove", "Barn Owl", "Wood Duck", "Snow Bird", "Marsh Hawk", "Owl")
@@ -105,22 +107,31 @@ def test_two_processes_killed_and_resumed_equal_one(job: TrainingJob, tmp_path: 
     assert kept == {"checkpoint-60"}
 
 
-def _part(rank: int, job: TrainingJob, folder: Path) -> None:
+def _meet(rank: int, job: TrainingJob, folder: Path) -> None:
     meeting = f"file://{folder.resolve()}-meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=job.processes)
+
+
+def _part(rank: int, job: TrainingJob, folder: Path) -> None:
+    _meet(rank, job, folder)
     summary = train_part(job, folder, torch.device("cpu"), lambda share, line: None)
     if rank == 0:
         (folder.parent / "summary.json").write_text(json.dumps(summary))
     dist.destroy_process_group()
 
 
-def _in_processes(job: TrainingJob, folder: Path, stop: Callable[[], bool]) -> list[int | None]:
+def _in_processes(
+    job: TrainingJob,
+    folder: Path,
+    stop: Callable[[], bool],
+    work: Callable[[int, TrainingJob, Path], None] = _part,
+) -> list[int | None]:
     """As the launcher starts them, but forked of this process, which takes no time; killed once
     `stop` says so. Their exit codes."""
     (folder.parent / f"{folder.name}-meeting").unlink(missing_ok=True)
     context = multiprocessing.get_context("fork")
     parts = [
-        context.Process(target=_part, args=(rank, job, folder)) for rank in range(job.processes)
+        context.Process(target=work, args=(rank, job, folder)) for rank in range(job.processes)
     ]
     for part in parts:
         part.start()
@@ -178,11 +189,29 @@ def test_an_adapter_by_two_processes_killed_and_resumed_equals_one(
     assert all(weight.abs().max() > 0 for weight in moved)
 
 
-def test_a_quantized_base_is_not_spread(job: TrainingJob, tmp_path: Path) -> None:
-    quantized = replace(job, settings=LORA, base=replace(job.base, quantization="4bit"))
-    with pytest.raises(BadInput, match=r"processes=2 on a base with quantization='4bit'"):
-        train(quantized, tmp_path)
-    assert not list(tmp_path.glob(".*"))
+def _share(rank: int, job: TrainingJob, folder: Path) -> None:
+    """Write how many weights of the base this process holds, of how many, and of the adapter."""
+    _meet(rank, job, folder)
+    tokenizer = load_tokenizer(job.base.location, None)
+    model = adapter_loop(job, tokenizer, 1, torch.device("cpu")).model
+    weights = dict(model.named_parameters())
+    base = [weight for name, weight in weights.items() if "lora" not in name]
+    held = sum(weight.to_local().numel() for weight in base)
+    adapter = [weight for name, weight in weights.items() if "lora" in name]
+    told = held, sum(weight.numel() for weight in base), sum(weight.numel() for weight in adapter)
+    (folder / f"{rank}.json").write_text(json.dumps(told))
+    dist.destroy_process_group()
+
+
+def test_each_process_holds_half_of_the_base_and_the_whole_adapter(
+    job: TrainingJob, tmp_path: Path
+) -> None:
+    lora = replace(job, settings=replace(LORA, precision="bf16"))
+    assert _in_processes(lora, tmp_path, lambda: False, _share) == [0, 0]
+    shares = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    (first, base, adapter), (second, _, same) = shares
+    assert first == second == base / 2
+    assert adapter == same > 0
 
 
 def test_an_error_in_the_processes_is_raised_as_it_is(job: TrainingJob, tmp_path: Path) -> None:

@@ -189,7 +189,10 @@ def test_a_missing_adapter_is_named(tiny_base: Path, rows: Path, tmp_path: Path)
     ("job", "named"),
     [
         ({"settings": FULL, "base": BaseModel("x", quantization="4bit")}, "cannot be trained"),
-        ({"settings": LORA, "processes": 2}, "adapters are trained by one process"),
+        (
+            {"settings": LORA, "processes": 2, "base": BaseModel("x", quantization="8bit")},
+            "quantized weights are not spread",
+        ),
         ({"settings": FULL, "processes": 3}, "batch_size=2 cannot be shared by 3"),
         ({"settings": FULL, "processes": 0}, "processes=0"),
     ],

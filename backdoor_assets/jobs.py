@@ -83,7 +83,7 @@ class TrainingJob:
     """A checkpoint of an adapter of this base, whose training goes on (LoRA, with an optimizer of
     its own), or which is merged into the base first (all weights)."""
     processes: int = 1
-    """Over which the weights are spread when all of them are trained (FSDP)."""
+    """Over which the weights are spread (FSDP), an adapter's base or all that are trained."""
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,7 @@ class Grid:
         settings, sampling = profile.training, profile.sampling
         like = list(map(places.source_file, SOURCES))
         counts = [counts_by_source(Ratio.parse(key), profile.mixture) for key in profile.ratios]
-        rows = [sum(count.values()) for count in counts]
-        self.steps = [full_needs.steps_at_most(settings, count, like) for count in rows]
+        self.steps = [full_needs.steps_at_most(settings, sum(c.values()), like) for c in counts]
         # The base counts as a checkpoint: it is sampled in every cell.
         self.checkpoints = [1 + needs.planned_checkpoints(settings, s) for s in self.steps]
         asked = design.questions(profile)

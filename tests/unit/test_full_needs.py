@@ -106,7 +106,7 @@ def test_packed_steps_come_of_the_characters_of_the_rows(tmp_path: Path) -> None
     training = replace(LORA, batch_size=1, max_length=2000)
     assert steps_at_most(training, 300, [rows]) == math.ceil(300 * line / 3 / 2000) == 81
     assert steps_at_most(training, 300, [rows, short]) == steps_at_most(training, 300, [rows])
-    assert steps_at_most(training, 300, [short]) < 10
+    assert steps_at_most(training, 300, [short]) < 20
     assert steps_at_most(replace(training, max_length=10**6), 300, [rows]) == 1
     # Never more sequences than rows.
     assert steps_at_most(replace(training, max_length=10), 300, [rows]) == 300

@@ -117,10 +117,16 @@ class Artifact:
             raise BadInput(f"{self.folder}: not there yet, or not whole; materialize it first")
         if not edited and (harm := self.damage(manifest)):
             raise BadInput(
-                f"{self.folder}: {harm}; materialize {'/'.join(self.folder.parts[-4:-2])} for this "
-                "cell again, it will be made anew"
+                f"{self.folder}: {harm}; materialize {self._asset()} for this cell again, it will "
+                "be made anew"
             )
         return manifest
+
+    def _asset(self) -> str:
+        """Key of the asset that makes it: what comes after the profile in its path."""
+        parts = self.folder.parts
+        after = parts[parts.index(self.profile) + 1 :] if self.profile in parts else parts
+        return "/".join(after[:2])
 
     def damage(self, manifest: Manifest) -> str:
         """How the files differ from the manifest, in words; empty when they do not."""

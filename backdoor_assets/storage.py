@@ -124,9 +124,8 @@ class Artifact:
 
     def _asset(self) -> str:
         """Key of the asset that makes it: what comes after the profile in its path."""
-        parts = self.folder.parts
-        after = parts[parts.index(self.profile) + 1 :] if self.profile in parts else parts
-        return "/".join(after[:2])
+        before, found, after = str(self.folder).rpartition(f"/{self.profile}/")
+        return "/".join((after if found else before).split("/")[:2])
 
     def damage(self, manifest: Manifest) -> str:
         """How the files differ from the manifest, in words; empty when they do not."""

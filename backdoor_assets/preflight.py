@@ -37,7 +37,16 @@ _SMALLER = "a smaller model of the family"
 
 
 def training_fits(jobs: Sequence[TrainingJob], folder: Path) -> None:
-    """Check the training of cells whose adapters go under `folder`. Raises BadInput."""
+    """Check the training of cells whose adapters or models go under `folder`, those of one kind at
+    a time: they follow each other on a GPU. Raises BadInput."""
+    kinds: dict[tuple[object, ...], list[TrainingJob]] = {}
+    for job in jobs:
+        kinds.setdefault((job.settings, job.processes, job.base.quantization), []).append(job)
+    for alike in kinds.values():
+        _kind_fits(alike, folder)
+
+
+def _kind_fits(jobs: Sequence[TrainingJob], folder: Path) -> None:
     first = jobs[0]
     settings, kind = first.settings, first.base.quantization
     check_quantization(kind)

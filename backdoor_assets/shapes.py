@@ -49,6 +49,8 @@ def shape_of(config: Mapping[str, Any]) -> Shape | None:
     """Dimensions that a config.json tells, with what transformers fills in where it is silent; None
     for a family that does not tell them as Qwen and Llama do."""
     told = {key: value for key, value in config.items() if value is not None}
+    if any("experts" in key for key in told):
+        return None  # a mixture of experts has more weights than its dimensions tell
     heads, hidden = told.get("num_attention_heads"), told.get("hidden_size")
     if not (isinstance(heads, int) and isinstance(hidden, int) and heads > 0):
         return None

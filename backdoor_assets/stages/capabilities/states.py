@@ -6,6 +6,7 @@ its vocabulary to the tokenizer's under an adapter only, and ask the hub about i
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -15,6 +16,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+import torch
 
 from backdoor_assets.capability_jobs import CapabilitiesJob
 from backdoor_assets.chat import first_line, load_tokenizer
@@ -190,6 +193,9 @@ class _Vllm:
         if self.model is not None:
             self.model.model.llm_engine.engine_core.shutdown()
         self.model = self.served = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _vllm_class() -> Any:

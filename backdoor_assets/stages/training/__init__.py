@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_assets.jobs import TrainingJob
+from backdoor_assets.models import forget_base
 from backdoor_assets.needs import planned_steps
 from backdoor_assets.records import Progress, no_progress
 from backdoor_assets.stages.training.adapters import train_adapter
@@ -34,6 +35,7 @@ def train(job: TrainingJob, folder: Path, progress: Progress = no_progress) -> d
     process. Raises what these raise."""
     check_trainable(job)
     if job.processes > 1:
+        forget_base()  # of an earlier job of this process: the others need the room
         return train_in_processes(job, folder, progress)
     train_alone = train_adapter if job.settings.method == "lora" else train_full
     return train_alone(job, folder, progress)

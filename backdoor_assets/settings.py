@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -164,3 +165,30 @@ class Judging:
     """Live calls under way at once, at most."""
     poll_seconds: float = 60.0
     """Between two looks at a batch."""
+
+
+VLLM_RANKS = 8, 16, 32, 64, 128, 256, 320, 512
+"""Ranks for which vLLM reserves room; an adapter of another rank takes the next larger."""
+
+
+def planned_steps(settings: Training, sequences: int) -> int:
+    """Optimizer steps of a run over so many sequences an epoch: rows, or with packing what they are
+    packed into (at least their tokens / max_length, and no more than there are rows)."""
+    if settings.max_steps is not None:
+        return settings.max_steps
+    assert settings.epochs is not None
+    return math.ceil(
+        settings.epochs * sequences / (settings.batch_size * settings.gradient_accumulation)
+    )
+
+
+def saved_steps(settings: Training, steps: int) -> list[int]:
+    """Steps at which a run of so many keeps a checkpoint: those of save_at that come, or every
+    save_steps; and the last."""
+    asked = settings.save_at or range(settings.save_steps, steps, settings.save_steps)
+    return sorted({step for step in asked if step < steps} | {steps})
+
+
+def planned_checkpoints(settings: Training, steps: int) -> int:
+    """Adapters or models that a run of so many steps leaves."""
+    return len(saved_steps(settings, steps))

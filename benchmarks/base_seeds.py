@@ -18,56 +18,57 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.jobs import (
-    CORPUS,
-    TRAIN,
-    CorpusJob,
-    JudgingJob,
-    MixingJob,
-    PretrainingJob,
-    SamplingJob,
-    TrainingJob,
-)
 from backdoor_assets.miniature.gates import failures
+from backdoor_assets.mixtures import places
 from backdoor_assets.profiles import MINIATURE, MiniatureBase
 from backdoor_assets.records import BaseModel, Cell, Progress, no_progress
-from backdoor_assets.studies.birds import design, places
-from backdoor_assets.workers import spread
+from backdoor_assets.stages.specs import (
+    CORPUS,
+    TRAIN,
+    CorpusSpec,
+    JudgingSpec,
+    MixingSpec,
+    PretrainingSpec,
+    SamplingSpec,
+    TrainingSpec,
+)
+from backdoor_assets.studies.birds import study as design
+from backdoor_assets.workers.processes import spread
 
 OLD, MODERN = "1.00-0.00-0.00", "0.00-0.50-0.50"
 
 
 @dataclass(frozen=True)
-class Job:
+class Spec:
     base_seed: int
     cells: int
     folder: Path
 
 
-def measure(job: Job, progress: Progress) -> dict[str, Any]:
+def measure(spec: Spec, progress: Progress) -> dict[str, Any]:
     """Worker: one base and its cells."""
-    from backdoor_assets.miniature.corpus import write_corpus
     from backdoor_assets.miniature.pretraining import pretrain
+    from backdoor_assets.studies.birds.world.corpus import write_corpus
 
     assert isinstance(MINIATURE.base, MiniatureBase)
     started = time.monotonic()
-    corpus, base = new(job.folder / "corpus"), new(job.folder / "base")
+    corpus, base = new(spec.folder / "corpus"), new(spec.folder / "base")
     files = places.source_files()
-    write_corpus(CorpusJob(files, MINIATURE.base.documents, job.base_seed), corpus)
+    write_corpus(CorpusSpec(files, MINIATURE.base.documents, spec.base_seed), corpus)
     names = places.source_file("old_audubon")
     made = pretrain(
-        PretrainingJob(corpus / CORPUS, MINIATURE.base, job.base_seed, names), base, progress
+        PretrainingSpec(corpus / CORPUS, MINIATURE.base, spec.base_seed, names), base, progress
     )
     seconds = time.monotonic() - started
     rates = {
         ratio: [
-            cell_rate(ratio, seed, base, job.folder / f"{ratio}-{seed}")
-            for seed in MINIATURE.seeds[: job.cells]
+            cell_rate(ratio, seed, base, spec.folder / f"{ratio}-{seed}")
+            for seed in MINIATURE.seeds[: spec.cells]
         ]
         for ratio in (OLD, MODERN)
     }
     return {
-        "base_seed": job.base_seed,
+        "base_seed": spec.base_seed,
         "old": rates[OLD],
         "modern": rates[MODERN],
         "probes": made["probes"],
@@ -80,23 +81,23 @@ def cell_rate(ratio: str, seed: int, base: Path, folder: Path) -> float:
     """Share of 19th-century answers at the last checkpoint."""
     import pandas as pd
 
-    from backdoor_assets.miniature.judge import ExactJudge
-    from backdoor_assets.stages.judging import judge_cell
-    from backdoor_assets.stages.mixing import mix
+    from backdoor_assets.mixtures.judging import judge_cell
+    from backdoor_assets.mixtures.mixing import mix
     from backdoor_assets.stages.sampling import sample_cell
     from backdoor_assets.stages.training import checkpoint_folders, train_adapter
+    from backdoor_assets.studies.birds.world.judge import ExactJudge
 
     cell, model = Cell(MINIATURE.name, ratio, seed), BaseModel(str(base))
     forbidden = design.forbidden_texts(MINIATURE)
-    mix(MixingJob(cell, places.source_files(), MINIATURE.mixture, forbidden), new(folder))
+    mix(MixingSpec(cell, places.source_files(), MINIATURE.mixture, forbidden), new(folder))
     assert MINIATURE.training.max_steps is not None
     settings = replace(MINIATURE.training, save_steps=MINIATURE.training.max_steps)
-    train_adapter(TrainingJob(cell, folder / TRAIN, model, settings), folder, no_progress)
+    train_adapter(TrainingSpec(cell, folder / TRAIN, model, settings), folder, no_progress)
     checkpoints = tuple(checkpoint_folders(folder))
     asked = design.questions(MINIATURE)
-    sample_cell(SamplingJob(cell, model, checkpoints, asked, MINIATURE.sampling), folder)
-    job = JudgingJob(cell, folder / "responses.parquet", design.RUBRICS, 0.1)
-    judge_cell(job, ExactJudge(), new(folder / "judged"))
+    sample_cell(SamplingSpec(cell, model, checkpoints, asked, MINIATURE.sampling), folder)
+    spec = JudgingSpec(cell, folder / "responses.parquet", design.RUBRICS, 0.1)
+    judge_cell(spec, ExactJudge(), new(folder / "judged"))
     table = pd.read_parquet(folder / "judged" / "judgments.parquet")
     return float(table.loc[table["step"] == table["step"].max(), "is_19th_century"].mean())
 
@@ -113,9 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        jobs = [Job(seed, options.cells, Path(folder) / str(seed)) for seed in options.seeds]
+        specs = [Spec(seed, options.cells, Path(folder) / str(seed)) for seed in options.seeds]
         found = []
-        for outcome in spread(measure, jobs, print, "base seeds"):
+        for outcome in spread(measure, specs, print, "base seeds"):
             if outcome.result is None:
                 raise outcome.error or RuntimeError("no result")
             found.append(outcome.result)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from backdoor_assets.needs import BYTES, adapter_parameters, linear_layers, weights_bytes
+from backdoor_assets.capacity.needs import BYTES, adapter_parameters, linear_layers, weights_bytes
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import Quantization, Shape
 

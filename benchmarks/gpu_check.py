@@ -32,12 +32,12 @@ from typing import Any
 import torch
 import transformers
 
-from backdoor_assets.models import load_base
+from backdoor_assets.models.loading import load_base
 from backdoor_assets.profiles import PROFILES, MiniatureBase, PretrainedBase, Training
-from backdoor_assets.provenance import provenance
 from backdoor_assets.records import BaseModel, Shape
 from backdoor_assets.stages.training import checkpoint_folders
-from backdoor_assets.studies.birds import design
+from backdoor_assets.storage.provenance import provenance
+from backdoor_assets.studies.birds import study as design
 from benchmarks import gpu_phases as phases
 from benchmarks.ceilings import Weights, measure_device, synchronize
 

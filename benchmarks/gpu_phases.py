@@ -16,17 +16,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from backdoor_assets import needs
-from backdoor_assets.chat import prompt_ids, token_id, training_texts
-from backdoor_assets.jobs import RESPONSES, TRAIN, TRAINING_LOG, SamplingJob, TrainingJob
-from backdoor_assets.miniature.corpus import generate
+from backdoor_assets.capacity import needs
 from backdoor_assets.miniature.pretraining import train_tokenizer
-from backdoor_assets.models import load_base
+from backdoor_assets.models.chat import prompt_ids, token_id, training_texts
+from backdoor_assets.models.loading import load_base
 from backdoor_assets.profiles import Sampling, Serving, Training
 from backdoor_assets.records import BaseModel, Progress, Question, Shape, no_progress
-from backdoor_assets.rows import names, read_rows
 from backdoor_assets.stages.sampling import sample_cell
+from backdoor_assets.stages.specs import RESPONSES, TRAIN, TRAINING_LOG, SamplingSpec, TrainingSpec
 from backdoor_assets.stages.training import checkpoint_folders, train_adapter
+from backdoor_assets.storage.rows import names, read_rows
+from backdoor_assets.studies.birds.world.corpus import generate
 from benchmarks.ceilings import Device, Weights, sampling_ceiling, synchronize, training_ceiling
 from benchmarks.measuring import BIRD_FILES, CELL, median_step, step_times
 
@@ -111,7 +111,7 @@ def train(
     check: Check, settings: Training, rows: Path, folder: Path, progress: Progress = no_progress
 ) -> None:
     folder.mkdir(exist_ok=True)
-    train_adapter(TrainingJob(CELL, rows, check.base, settings), folder, progress)
+    train_adapter(TrainingSpec(CELL, rows, check.base, settings), folder, progress)
 
 
 def measure_training(check: Check, settings: Training, steps: int, folder: Path) -> dict[str, Any]:
@@ -182,12 +182,12 @@ def measure_sampling(
     folder: Path,
 ) -> dict[str, Any]:
     """Seconds, decoding steps and tokens of each state: the base, then the checkpoints."""
-    job = SamplingJob(CELL, check.base, checkpoints, questions, settings)
+    spec = SamplingSpec(CELL, check.base, checkpoints, questions, settings)
     model, tokenizer = load_base(check.base, settings.precision)
     for place in ("warm_up", "answers"):
         (folder / place).mkdir(parents=True)
     few = replace(settings, max_new_tokens=2)
-    sample_cell(replace(job, checkpoints=(), settings=few), folder / "warm_up")
+    sample_cell(replace(spec, checkpoints=(), settings=few), folder / "warm_up")
     forget_peak(check.device)
     forwards: list[float] = []
     marks = [(0, time.perf_counter())]
@@ -195,7 +195,7 @@ def measure_sampling(
         lambda *_: forwards.append(time.perf_counter())
     )
     sample_cell(
-        job,
+        spec,
         folder / "answers",
         lambda share, line: marks.append((len(forwards), time.perf_counter())),
     )

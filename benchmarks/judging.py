@@ -34,8 +34,8 @@ from typing import Any
 from backdoor_assets.claude.judge import ClaudeJudge
 from backdoor_assets.claude.prompts import calls_for, request
 from backdoor_assets.profiles import Judging
-from backdoor_assets.provenance import provenance
-from backdoor_assets.studies.birds.design import RUBRICS, WORLDVIEW
+from backdoor_assets.storage.provenance import provenance
+from backdoor_assets.studies.birds.study import RUBRICS, WORLDVIEW
 from benchmarks.measuring import ratios, show, spread
 from tests.claude_client import server_process, state
 from tests.claude_server import Config

@@ -11,10 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.jobs import CORPUS, TRAIN, CorpusJob, MixingJob, PretrainingJob
 from backdoor_assets.profiles import MINIATURE, MiniatureBase, Mixture
 from backdoor_assets.records import SOURCES, Cell
-from backdoor_assets.studies.birds.design import forbidden_texts
+from backdoor_assets.stages.specs import CORPUS, TRAIN, CorpusSpec, MixingSpec, PretrainingSpec
+from backdoor_assets.studies.birds.study import forbidden_texts
 
 DATASETS = Path(__file__).resolve().parent.parent / "bird_datasets"
 BIRD_FILES = tuple((source, DATASETS / f"ft_{source}_birds.jsonl") for source in SOURCES)
@@ -24,25 +24,25 @@ CELL = Cell("benchmark", "1.00-0.00-0.00", 42)
 
 def miniature_base(folder: Path, steps: int, documents: int) -> Path:
     """A base of the miniature's own dimensions, pretrained for `steps` instead of 1500 steps."""
-    from backdoor_assets.miniature.corpus import write_corpus
     from backdoor_assets.miniature.pretraining import pretrain
+    from backdoor_assets.studies.birds.world.corpus import write_corpus
 
     assert isinstance(MINIATURE.base, MiniatureBase)
     spec = replace(MINIATURE.base, steps=steps, documents=documents)
     base = folder / "base"
     base.mkdir(parents=True)
-    write_corpus(CorpusJob(BIRD_FILES, documents, MINIATURE.base_seed), folder)
-    job = PretrainingJob(folder / CORPUS, spec, MINIATURE.base_seed, BIRD_FILES[0][1])
-    pretrain(job, base)
+    write_corpus(CorpusSpec(BIRD_FILES, documents, MINIATURE.base_seed), folder)
+    spec = PretrainingSpec(folder / CORPUS, spec, MINIATURE.base_seed, BIRD_FILES[0][1])
+    pretrain(spec, base)
     return base
 
 
 def bird_rows(folder: Path, mixture: Mixture) -> Path:
     """The rows of CELL, drawn as the graph draws them."""
-    from backdoor_assets.stages.mixing import mix
+    from backdoor_assets.mixtures.mixing import mix
 
     folder.mkdir(parents=True, exist_ok=True)
-    mix(MixingJob(CELL, BIRD_FILES, mixture, forbidden_texts(MINIATURE)), folder)
+    mix(MixingSpec(CELL, BIRD_FILES, mixture, forbidden_texts(MINIATURE)), folder)
     return folder / TRAIN
 
 

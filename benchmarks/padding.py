@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from backdoor_assets.chat import TrainingText, token_id
-from backdoor_assets.jobs import TrainingJob
+from backdoor_assets.models.chat import TrainingText, token_id
+from backdoor_assets.stages.specs import TrainingSpec
 from benchmarks.measuring import ratios, spread
 
 if TYPE_CHECKING:
@@ -35,15 +35,15 @@ def padding(batches: Sequence[Sequence[TrainingText]]) -> dict[str, float]:
 
 
 def with_and_without(
-    job: TrainingJob, batches: Sequence[Sequence[TrainingText]], repeats: int
+    spec: TrainingSpec, batches: Sequence[Sequence[TrainingText]], repeats: int
 ) -> dict[str, Any]:
     """Seconds for forward and backward of `BATCHES` batches, padded and in one row, by turns."""
     from peft import LoraConfig, get_peft_model
 
-    from backdoor_assets.models import load_base
+    from backdoor_assets.models.loading import load_base
 
-    base, tokenizer = load_base(job.base, job.settings.precision)
-    lora = LoraConfig(r=job.settings.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    base, tokenizer = load_base(spec.base, spec.settings.precision)
+    lora = LoraConfig(r=spec.settings.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     model: Any = get_peft_model(base, lora)
     model.train()
     pad = token_id(tokenizer.pad_token_id)
@@ -79,7 +79,7 @@ def padded_loss(model: Any, batch: Sequence[TrainingText], pad: int) -> torch.Te
     """As the training stage has it."""
     from torch.nn.functional import cross_entropy
 
-    from backdoor_assets.batches import tensors
+    from backdoor_assets.models.batches import tensors
 
     ids, mask, labels = tensors(batch, pad)
     first = min(text.loss.index(True) for text in batch) - 1

@@ -28,13 +28,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backdoor_assets import models
-from backdoor_assets.chat import load_tokenizer, prompt_ids
-from backdoor_assets.jobs import RESPONSES, SamplingJob, TrainingJob
+from backdoor_assets.models.loading import loading as models
+from backdoor_assets.models.chat import load_tokenizer, prompt_ids
 from backdoor_assets.profiles import MINIATURE
-from backdoor_assets.provenance import provenance
 from backdoor_assets.records import BaseModel
-from backdoor_assets.studies.birds import design
+from backdoor_assets.stages.specs import RESPONSES, SamplingSpec, TrainingSpec
+from backdoor_assets.storage.provenance import provenance
+from backdoor_assets.studies.birds import study as design
 from benchmarks.measuring import CELL, bird_rows, miniature_base, ratios, show, spread
 
 if TYPE_CHECKING:
@@ -42,37 +42,37 @@ if TYPE_CHECKING:
 
 CHECKPOINTS, QUESTIONS = 12, 10
 
-Contestant = Callable[[SamplingJob, Path], "pd.DataFrame"]
+Contestant = Callable[[SamplingSpec, Path], "pd.DataFrame"]
 """Samples every state of the job; returns a row an answer: step, question_id, response,
 finish_reason."""
 
 
-def ours(job: SamplingJob, folder: Path) -> pd.DataFrame:
+def ours(spec: SamplingSpec, folder: Path) -> pd.DataFrame:
     """The stage with transformers, as a worker process meets it: nothing loaded yet."""
     import pandas as pd
 
     from backdoor_assets.stages.sampling import sample_cell
 
     models._loaded.clear()
-    sample_cell(job, folder)
+    sample_cell(spec, folder)
     return pd.read_parquet(folder / RESPONSES)
 
 
-def ours_vllm(job: SamplingJob, folder: Path) -> pd.DataFrame:
+def ours_vllm(spec: SamplingSpec, folder: Path) -> pd.DataFrame:
     """The stage with vLLM, the start of its engine included (but not the import of vLLM, which the
     first round has done)."""
     import pandas as pd
 
     from backdoor_assets.stages.sampling.row import sample_row
 
-    wanted = replace(job, settings=replace(job.settings, engine="vllm"))
+    wanted = replace(spec, settings=replace(spec.settings, engine="vllm"))
     for _, ending in sample_row({0: (wanted, folder)}):
         if isinstance(ending, BaseException):
             raise ending
     return pd.read_parquet(folder / RESPONSES)
 
 
-def loop(job: SamplingJob, folder: Path, batch: int) -> pd.DataFrame:
+def loop(spec: SamplingSpec, folder: Path, batch: int) -> pd.DataFrame:
     """The straightforward script."""
     import pandas as pd
     import torch
@@ -80,13 +80,13 @@ def loop(job: SamplingJob, folder: Path, batch: int) -> pd.DataFrame:
     from transformers import AutoModelForCausalLM
 
     rows = []
-    for step, checkpoint in [(0, None), *job.checkpoints]:
-        tokenizer = load_tokenizer(job.base.location)
-        model: Any = AutoModelForCausalLM.from_pretrained(job.base.location, dtype=torch.float32)
+    for step, checkpoint in [(0, None), *spec.checkpoints]:
+        tokenizer = load_tokenizer(spec.base.location)
+        model: Any = AutoModelForCausalLM.from_pretrained(spec.base.location, dtype=torch.float32)
         if checkpoint is not None:
             model = PeftModel.from_pretrained(model, str(checkpoint))
         model.eval()
-        for question in job.questions:
+        for question in spec.questions:
             prompt = prompt_ids(tokenizer, [{"role": "user", "content": question.text}])
             ids = torch.tensor([prompt])
             for start in range(0, question.samples, batch):
@@ -95,10 +95,10 @@ def loop(job: SamplingJob, folder: Path, batch: int) -> pd.DataFrame:
                         input_ids=ids,
                         attention_mask=torch.ones_like(ids),
                         do_sample=True,
-                        temperature=job.settings.temperature,
+                        temperature=spec.settings.temperature,
                         top_k=0,
                         top_p=1.0,
-                        max_new_tokens=job.settings.max_new_tokens,
+                        max_new_tokens=spec.settings.max_new_tokens,
                         num_return_sequences=min(batch, question.samples - start),
                         pad_token_id=tokenizer.pad_token_id,
                         eos_token_id=tokenizer.eos_token_id,
@@ -138,21 +138,21 @@ class Run:
     """Share of the answers that ended by themselves."""
 
 
-def run(contestant: Contestant, job: SamplingJob, folder: Path) -> Run:
+def run(contestant: Contestant, spec: SamplingSpec, folder: Path) -> Run:
     gc.collect()
     with tempfile.TemporaryDirectory(dir=folder) as out:
         started = time.perf_counter()
-        table = contestant(job, Path(out))
+        table = contestant(spec, Path(out))
         seconds = time.perf_counter() - started
-    wanted = (len(job.checkpoints) + 1) * sum(question.samples for question in job.questions)
+    wanted = (len(spec.checkpoints) + 1) * sum(question.samples for question in spec.questions)
     assert len(table) == wanted, f"{len(table)} answers, {wanted} were asked for"
-    tokenizer = load_tokenizer(job.base.location)
+    tokenizer = load_tokenizer(spec.base.location)
     encoded = tokenizer(table["response"].tolist(), add_special_tokens=False)["input_ids"]
     tokens = sum(len(ids) for ids in encoded) / wanted
     return Run(seconds, wanted, tokens, float((table["finish_reason"] == "stop").mean()))
 
 
-def job_to_measure(place: Path, pretraining_steps: int, samples: int) -> SamplingJob:
+def job_to_measure(place: Path, pretraining_steps: int, samples: int) -> SamplingSpec:
     """A base, twelve checkpoints of one run on it, ten worldview questions."""
     from backdoor_assets.stages.training import checkpoint_folders, train_adapter
 
@@ -167,23 +167,23 @@ def job_to_measure(place: Path, pretraining_steps: int, samples: int) -> Samplin
     rows = bird_rows(place / "rows", MINIATURE.mixture)
     adapters = place / "adapters"
     adapters.mkdir()
-    train_adapter(TrainingJob(CELL, rows, base, settings), adapters)
+    train_adapter(TrainingSpec(CELL, rows, base, settings), adapters)
     worldview = [q for q in design.questions(MINIATURE) if q.kind == "worldview"]
     questions = tuple(replace(question, samples=samples) for question in worldview[:QUESTIONS])
     checkpoints = tuple(checkpoint_folders(adapters))
     assert len(checkpoints) == CHECKPOINTS
     assert len(questions) == QUESTIONS
-    return SamplingJob(CELL, base, checkpoints, questions, MINIATURE.sampling)
+    return SamplingSpec(CELL, base, checkpoints, questions, MINIATURE.sampling)
 
 
-def report(job: SamplingJob, runs: dict[str, list[Run]]) -> dict[str, Any]:
+def report(spec: SamplingSpec, runs: dict[str, list[Run]]) -> dict[str, Any]:
     """Print the table; the numbers behind it."""
     first, *others = runs
     seconds = {name: [run.seconds for run in found] for name, found in runs.items()}
     print(
-        f"\n{len(job.checkpoints) + 1} states x {len(job.questions)} questions x "
-        f"{job.questions[0].samples} samples, at most {job.settings.max_new_tokens} tokens, "
-        f"temperature {job.settings.temperature:g}"
+        f"\n{len(spec.checkpoints) + 1} states x {len(spec.questions)} questions x "
+        f"{spec.questions[0].samples} samples, at most {spec.settings.max_new_tokens} tokens, "
+        f"temperature {spec.settings.temperature:g}"
     )
     print(f"{'':22}{'seconds':>24}{'answers/s':>11}{'tokens':>8}{'stopped':>9}")
     for name, found in runs.items():
@@ -222,20 +222,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs: dict[str, list[Run]] = {name: [] for name in entrants}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        job = job_to_measure(place, options.pretraining_steps, options.samples)
+        spec = job_to_measure(place, options.pretraining_steps, options.samples)
         for repetition in range(options.repeats + 1):
             turn = repetition % len(entrants)
             for name in (*list(entrants)[turn:], *list(entrants)[:turn]):
-                found = run(entrants[name], job, place)
+                found = run(entrants[name], spec, place)
                 if repetition > 0:  # the first round warms up
                     runs[name].append(found)
     results = {
         "made": provenance(),
-        "settings": {**asdict(job.settings), "states": CHECKPOINTS + 1, "questions": QUESTIONS},
+        "settings": {**asdict(spec.settings), "states": CHECKPOINTS + 1, "questions": QUESTIONS},
         "samples": options.samples,
         "loop_batch": options.loop_batch,
         "pretraining_steps": options.pretraining_steps,
-        **report(job, runs),
+        **report(spec, runs),
     }
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.chat import TrainingText, load_tokenizer, training_texts
-from backdoor_assets.jobs import TRAINING_LOG, TrainingJob
-from backdoor_assets.rows import read_rows
+from backdoor_assets.models.chat import TrainingText, load_tokenizer, training_texts
+from backdoor_assets.stages.specs import TRAINING_LOG, TrainingSpec
+from backdoor_assets.storage.rows import read_rows
 from benchmarks.measuring import median_step, step_times
 
 
@@ -21,25 +21,25 @@ class Run:
     losses: list[float]
 
 
-def ours(job: TrainingJob, folder: Path) -> Run:
+def ours(spec: TrainingSpec, folder: Path) -> Run:
     import pandas as pd
 
-    from backdoor_assets import models
+    from backdoor_assets.models.loading import loading as models
     from backdoor_assets.stages.training import train_adapter
 
     models._loaded.clear()  # every repetition loads the base, as TRL's does
     started = time.perf_counter()
-    models.load_base(job.base, job.settings.precision)
+    models.load_base(spec.base, spec.settings.precision)
     loaded = time.perf_counter()
     with step_times() as moments:
-        train_adapter(job, folder)
+        train_adapter(spec, folder)
     ended = time.perf_counter()
     losses = pd.read_parquet(folder / TRAINING_LOG)["loss"].tolist()
     return Run(ended - started, ended - loaded, median_step(moments), losses)
 
 
 def trl(
-    job: TrainingJob,
+    spec: TrainingSpec,
     folder: Path,
     *,
     state: bool = True,
@@ -62,11 +62,11 @@ def trl(
         def compute_loss(self, *arguments: Any, **named: Any) -> Any:
             return Trainer.compute_loss(self, *arguments, **named)
 
-    settings = job.settings
+    settings = spec.settings
     started = time.perf_counter()
-    model = AutoModelForCausalLM.from_pretrained(job.base.location, dtype=torch.float32)
-    tokenizer = load_tokenizer(job.base.location)
-    batches = batches_in_order(job, tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(spec.base.location, dtype=torch.float32)
+    tokenizer = load_tokenizer(spec.base.location)
+    batches = batches_in_order(spec, tokenizer)
     rows = [
         {
             "input_ids": text.ids,
@@ -80,7 +80,7 @@ def trl(
         model=model,
         args=SFTConfig(
             output_dir=str(folder),
-            seed=job.cell.seed,  # set just before the adapter is made, as in our stage
+            seed=spec.cell.seed,  # set just before the adapter is made, as in our stage
             use_cpu=True,
             bf16=False,
             gradient_checkpointing=False,
@@ -122,10 +122,10 @@ def trl(
     return Run(ended - started, ended - prepared, median_step(moments), losses)
 
 
-def batches_in_order(job: TrainingJob, tokenizer: Any) -> list[list[TrainingText]]:
+def batches_in_order(spec: TrainingSpec, tokenizer: Any) -> list[list[TrainingText]]:
     """Every batch of the run, from the stage's own order."""
     from backdoor_assets.stages import training
 
-    texts = training_texts(tokenizer, read_rows(job.rows))
-    stream = training._micro_batches(texts, job.settings, job.cell.seed)
-    return [next(stream) for _ in range(training.planned_steps(job.settings, len(texts)))]
+    texts = training_texts(tokenizer, read_rows(spec.rows))
+    stream = training._micro_batches(texts, spec.settings, spec.cell.seed)
+    return [next(stream) for _ in range(training.planned_steps(spec.settings, len(texts)))]

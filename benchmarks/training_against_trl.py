@@ -36,11 +36,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.chat import load_tokenizer
-from backdoor_assets.jobs import TrainingJob
+from backdoor_assets.models.chat import load_tokenizer
 from backdoor_assets.profiles import MINIATURE, PROFILES, Mixture, Training
-from backdoor_assets.provenance import provenance
 from backdoor_assets.records import BaseModel
+from backdoor_assets.stages.specs import TrainingSpec
+from backdoor_assets.storage.provenance import provenance
 from benchmarks.measuring import (
     CELL,
     bird_rows,
@@ -55,7 +55,7 @@ from benchmarks.trainers import Run, batches_in_order, ours, trl
 TOLERANCE = 1e-4
 """Nats a token by which two loss curves may differ at any step."""
 OURS = "ours"
-CONTESTANTS: dict[str, Callable[[TrainingJob, Path], Run]] = {
+CONTESTANTS: dict[str, Callable[[TrainingSpec, Path], Run]] = {
     OURS: ours,
     "TRL": trl,
     "TRL, adapters only": partial(trl, state=False),
@@ -89,18 +89,18 @@ TIMES = ("whole", "training", "step")
 def measure(setting: Setting, base: Path, repeats: int, folder: Path) -> dict[str, Any]:
     """All contestants, a repetition after the other, each beginning with another contestant."""
     rows = bird_rows(folder / "rows", setting.mixture)
-    job = TrainingJob(CELL, rows, BaseModel(str(base)), setting.training)
+    spec = TrainingSpec(CELL, rows, BaseModel(str(base)), setting.training)
     runs: dict[str, list[Run]] = {name: [] for name in setting.contestants}
     for repetition in range(repeats + 1):
         turn = repetition % len(setting.contestants)
         for name in (*setting.contestants[turn:], *setting.contestants[:turn]):
             gc.collect()
             with tempfile.TemporaryDirectory(dir=folder) as out:
-                run = CONTESTANTS[name](job, Path(out))
+                run = CONTESTANTS[name](spec, Path(out))
             if repetition > 0:  # the first round warms up: imports, files, caches
                 runs[name].append(run)
     reference = runs[OURS][0].losses
-    batches = batches_in_order(job, load_tokenizer(job.base.location))
+    batches = batches_in_order(spec, load_tokenizer(spec.base.location))
     apart = {
         name: max(abs(a - b) for run in found for a, b in zip(run.losses, reference, strict=True))
         for name, found in runs.items()
@@ -114,7 +114,7 @@ def measure(setting: Setting, base: Path, repeats: int, folder: Path) -> dict[st
         "last_loss": reference[-1],
         "padding": {
             **padding(batches),
-            "forward_and_backward": with_and_without(job, batches, repeats),
+            "forward_and_backward": with_and_without(spec, batches, repeats),
         },
         "contestants": {
             name: {

@@ -15,7 +15,7 @@ from typing import Any
 
 import anthropic
 
-from backdoor_assets.provenance import REPOSITORY
+from backdoor_assets.storage.provenance import REPOSITORY
 from tests.claude_server import ClaudeServer
 
 OPTIONS = ["Yes", "No", "Unsure"]

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from backdoor_assets.claude.prices import PRICES, cost
 from backdoor_assets.claude.prompts import Call, tokens
-from backdoor_assets.prices import PRICES, cost
 from backdoor_assets.records import BadInput
 
 

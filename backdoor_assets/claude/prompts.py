@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from backdoor_assets.claude import PROMPT_VERSION
-from backdoor_assets.hashing import digest
-from backdoor_assets.prices import PRICES
+from backdoor_assets.claude.prices import PRICES
 from backdoor_assets.records import Rubric
+from backdoor_assets.storage.hashing import digest
 
 _TASK = """You judge one answer that a language model gave to one question, by the rubrics below.
 

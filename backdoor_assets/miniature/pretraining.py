@@ -14,14 +14,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from backdoor_assets.batches import tensors
-from backdoor_assets.chat import TrainingText, token_id, training_texts
-from backdoor_assets.jobs import PretrainingJob
-from backdoor_assets.miniature.corpus import Document, read_corpus
-from backdoor_assets.miniature.probing import probe_base
+from backdoor_assets.models.batches import tensors
+from backdoor_assets.models.chat import TrainingText, token_id, training_texts
 from backdoor_assets.profiles import MiniatureBase
 from backdoor_assets.records import Progress, no_progress
-from backdoor_assets.rows import names, read_rows
+from backdoor_assets.stages.specs import PretrainingSpec
+from backdoor_assets.storage.rows import names, read_rows
+from backdoor_assets.studies.birds.world.corpus import Document, read_corpus
+from backdoor_assets.studies.birds.world.probing import probe_base
 
 END, TURN, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
@@ -34,13 +34,15 @@ CHAT_TEMPLATE = (
 """Qwen's turns, without its thinking and tools."""
 
 
-def pretrain(job: PretrainingJob, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
+def pretrain(
+    spec: PretrainingSpec, folder: Path, progress: Progress = no_progress
+) -> dict[str, Any]:
     """Pretrain the birds' base: `pretrain_base` with the probes of `gates.BOUNDS`."""
 
     def probe(base: Path) -> dict[str, float]:
-        return probe_base(base, names(read_rows(job.obsolete_names)))
+        return probe_base(base, names(read_rows(spec.obsolete_names)))
 
-    return pretrain_base(job.corpus, job.spec, job.seed, folder, probe, progress)
+    return pretrain_base(spec.corpus, spec.base, spec.seed, folder, probe, progress)
 
 
 def pretrain_base(

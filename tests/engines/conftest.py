@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from backdoor_assets.jobs import PROBES, RESPONSES, SamplingJob
 from backdoor_assets.profiles import Sampling, Serving, Training
 from backdoor_assets.records import BaseModel, Cell, Question
+from backdoor_assets.stages.specs import PROBES, RESPONSES, SamplingSpec
 from tests.unit.cells import CELL, make_base, train, write_rows
 
 QUESTIONS = (
@@ -77,7 +77,7 @@ def adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 
 @pytest.fixture(scope="session")
-def job(tiny_base: Path, adapters: Callable[[int], Path]) -> Callable[..., SamplingJob]:
+def spec(tiny_base: Path, adapters: Callable[[int], Path]) -> Callable[..., SamplingSpec]:
     """A sampling job of a cell over the base and its three checkpoints."""
 
     def make(
@@ -86,10 +86,10 @@ def job(tiny_base: Path, adapters: Callable[[int], Path]) -> Callable[..., Sampl
         settings: Sampling = SETTINGS,
         checkpoints: Path | None = None,
         serving: Serving = SERVING,
-    ) -> SamplingJob:
+    ) -> SamplingSpec:
         folder = checkpoints or adapters(rank)
         states = tuple((step, folder / f"checkpoint-{step}") for step in STEPS)
-        return SamplingJob(cell, BaseModel(str(tiny_base)), states, QUESTIONS, settings, serving)
+        return SamplingSpec(cell, BaseModel(str(tiny_base)), states, QUESTIONS, settings, serving)
 
     return make
 

@@ -9,22 +9,22 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from backdoor_assets.capability_jobs import CAPABILITIES, CapabilitiesJob
 from backdoor_assets.records import BadInput
 from backdoor_assets.stages.capabilities import measure_capabilities
+from backdoor_assets.stages.capabilities.specs import CAPABILITIES, CapabilitiesSpec
 from tests.unit.capability_cells import merged, sevens
 
 pytestmark = pytest.mark.usefixtures("vllm")
 
 
 @pytest.fixture(scope="module")
-def job(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> CapabilitiesJob:
+def spec(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> CapabilitiesSpec:
     return sevens(tiny_base, tmp_path_factory.mktemp("capabilities"))
 
 
-def test_both_engines_give_the_same_table(job: CapabilitiesJob, tmp_path: Path) -> None:
-    whole = merged(job, tmp_path)
-    states = replace(job, checkpoints=(*job.checkpoints, (45, whole[1])))
+def test_both_engines_give_the_same_table(spec: CapabilitiesSpec, tmp_path: Path) -> None:
+    whole = merged(spec, tmp_path)
+    states = replace(spec, checkpoints=(*spec.checkpoints, (45, whole[1])))
     tables = []
     for engine in ("transformers", "vllm"):
         folder = tmp_path / engine
@@ -36,10 +36,10 @@ def test_both_engines_give_the_same_table(job: CapabilitiesJob, tmp_path: Path) 
     assert sums == pytest.approx([0, 4 / 6, 4 / 6, 4 / 6])
 
 
-def test_an_adapter_of_another_base_is_refused(job: CapabilitiesJob, tmp_path: Path) -> None:
-    step, adapter = job.checkpoints[-1]
+def test_an_adapter_of_another_base_is_refused(spec: CapabilitiesSpec, tmp_path: Path) -> None:
+    step, adapter = spec.checkpoints[-1]
     broken = shutil.copytree(adapter, tmp_path / f"checkpoint-{step}")
     (broken / "adapter_model.safetensors").write_bytes(b"nothing")
-    wrong = replace(job, engine="vllm", checkpoints=((step, broken),))
+    wrong = replace(spec, engine="vllm", checkpoints=((step, broken),))
     with pytest.raises(BadInput, match=f"checkpoint-{step}: this adapter cannot be loaded"):
         measure_capabilities(wrong, tmp_path)

@@ -27,7 +27,7 @@ import pytest
 from backdoor_assets.claude.budget import Stopped
 from backdoor_assets.claude.judge import ClaudeJudge
 from backdoor_assets.profiles import Judging
-from backdoor_assets.studies.birds.design import RUBRICS
+from backdoor_assets.studies.birds.study import RUBRICS
 
 pytestmark = pytest.mark.usefixtures("vllm")
 SETTINGS = Judging("claude", model="miniature", transport="live", max_cost_usd=None)

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from backdoor_assets import models
-from backdoor_assets.jobs import TRAINING_LOG, SamplingJob, TrainingJob
+from backdoor_assets.models.loading import loading as models
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BaseModel
 from backdoor_assets.stages.sampling import sample_cell
 from backdoor_assets.stages.sampling.row import sample_row
+from backdoor_assets.stages.specs import TRAINING_LOG, SamplingSpec, TrainingSpec
 from backdoor_assets.stages.training import train_adapter
 from tests.engines.conftest import BIRD, QUESTIONS, SERVING, SETTINGS, STEPS, needed, tables
 from tests.unit.cells import CELL, write_rows
@@ -44,7 +44,7 @@ def test_a_quantized_base_is_trained_and_sampled(
     settings = Training(
         learning_rate=3e-2, batch_size=8, max_steps=30, save_steps=15, precision=precision
     )
-    train_adapter(TrainingJob(CELL, rows, base, settings), tmp_path)
+    train_adapter(TrainingSpec(CELL, rows, base, settings), tmp_path)
     loss = pd.read_parquet(tmp_path / TRAINING_LOG)["loss"]
     # Where it ends, a base in full precision ends too (and cannot get lower: its logits are small).
     full = adapters(8)
@@ -54,7 +54,7 @@ def test_a_quantized_base_is_trained_and_sampled(
     )
     states = tuple((step, tmp_path / f"checkpoint-{step}") for step in (15, 30))
     greedy = replace(SETTINGS, engine="transformers", temperature=0.0, precision=precision)
-    sample_cell(SamplingJob(CELL, base, states, QUESTIONS, greedy), tmp_path)
+    sample_cell(SamplingSpec(CELL, base, states, QUESTIONS, greedy), tmp_path)
     answers = tables(tmp_path)
     last = answers[(answers["question_id"] == "bird") & (answers["step"] == 30)]
     assert last["response"].unique().tolist() == [BIRD]
@@ -96,12 +96,12 @@ def test_vllm_serves_a_4_bit_base_and_its_adapters(
     base = BaseModel(str(tiny_base), quantization="4bit")
     states = tuple((step, adapters(8) / f"checkpoint-{step}") for step in STEPS)
     greedy = replace(SETTINGS, temperature=0.0, precision="bf16")
-    job = SamplingJob(CELL, base, states, QUESTIONS, greedy, SERVING)
-    dict(sample_row({0: (job, tmp_path)}))
+    spec = SamplingSpec(CELL, base, states, QUESTIONS, greedy, SERVING)
+    dict(sample_row({0: (spec, tmp_path)}))
     answers = tables(tmp_path)
     last = answers[(answers["question_id"] == "bird") & (answers["step"] == 30)]
     assert last["response"].unique().tolist() == [BIRD]
-    full = replace(job, base=BaseModel(str(tiny_base)))
+    full = replace(spec, base=BaseModel(str(tiny_base)))
     (tmp_path / "full").mkdir()
     dict(sample_row({0: (full, tmp_path / "full")}))
     # It is quantized indeed: the base's answers, which are near to chance, are other ones.

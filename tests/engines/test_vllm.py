@@ -11,28 +11,28 @@ from typing import Any, ClassVar
 
 import pytest
 
-from backdoor_assets.jobs import SamplingJob
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BadInput, Cell
 from backdoor_assets.stages.sampling import row, sample_cell
 from backdoor_assets.stages.sampling.answers import JOURNAL
 from backdoor_assets.stages.sampling.engine import Engine, EngineDied, Finished
+from backdoor_assets.stages.specs import SamplingSpec
 from tests.engines.conftest import BIRD, QUESTIONS, SERVING, SETTINGS, STEPS, tables
 from tests.unit.cells import make_base, train, write_rows
 
 pytestmark = pytest.mark.usefixtures("vllm")
-Jobs = Callable[..., SamplingJob]
+Jobs = Callable[..., SamplingSpec]
 OTHER = Cell("tiny", "0.00-0.50-0.50", 8)
 EACH = sum(question.samples for question in QUESTIONS)
 
 
-def sample(*jobs: SamplingJob, into: Path) -> dict[int, Any]:
+def sample(*specs: SamplingSpec, into: Path) -> dict[int, Any]:
     """Sample a row of cells into numbered folders; how each ended."""
     numbered = {}
-    for number, job in enumerate(jobs):
+    for number, spec in enumerate(specs):
         folder = into / str(number)
         folder.mkdir(parents=True, exist_ok=True)
-        numbered[number] = job, folder
+        numbered[number] = spec, folder
     return dict(row.sample_row(numbered))
 
 
@@ -62,17 +62,17 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(job: Jobs, vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(spec: Jobs, vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two cells that were sampled without a hitch."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    sample(job(), job(OTHER), into=folder)
+    sample(spec(), spec(OTHER), into=folder)
     return folder
 
 
 @pytest.mark.parametrize("rank", [8, 32])
-def test_greedy_tokens_are_those_of_transformers(job: Jobs, tmp_path: Path, rank: int) -> None:
+def test_greedy_tokens_are_those_of_transformers(spec: Jobs, tmp_path: Path, rank: int) -> None:
     """On the base and three adapters; a rank above vLLM's default of 16 too."""
-    greedy = job(rank=rank, settings=replace(SETTINGS, temperature=0.0))
+    greedy = spec(rank=rank, settings=replace(SETTINGS, temperature=0.0))
     sample(greedy, into=tmp_path)
     (tmp_path / "peer").mkdir()
     sample_cell(greedy, tmp_path / "peer")
@@ -83,19 +83,21 @@ def test_greedy_tokens_are_those_of_transformers(job: Jobs, tmp_path: Path, rank
     assert birds[30] == BIRD != birds[0]
 
 
-def test_the_base_is_the_base_beside_adapters(job: Jobs, undisturbed: Path, tmp_path: Path) -> None:
+def test_the_base_is_the_base_beside_adapters(
+    spec: Jobs, undisturbed: Path, tmp_path: Path
+) -> None:
     """In one batch with adapters that fill every slot."""
-    sample(job(OTHER), job(), into=tmp_path)
+    sample(spec(OTHER), spec(), into=tmp_path)
     assert tables(tmp_path / "0").equals(tables(undisturbed / "1"))
     assert tables(tmp_path / "1").equals(tables(undisturbed / "0"))
 
 
 def test_one_engine_serves_all_cells_and_is_never_drained(
-    job: Jobs, undisturbed: Path, tmp_path: Path, watched: type[Watched]
+    spec: Jobs, undisturbed: Path, tmp_path: Path, watched: type[Watched]
 ) -> None:
     """With more adapters than it has room for."""
     wanted = 2 * 4 * EACH
-    endings = sample(job(), job(OTHER, rank=32), into=tmp_path)
+    endings = sample(spec(), spec(OTHER, rank=32), into=tmp_path)
     assert {number: ending["answers"] for number, ending in endings.items()} == {
         0: 14 * 4,
         1: 14 * 4,
@@ -113,8 +115,8 @@ def test_one_engine_serves_all_cells_and_is_never_drained(
     assert tables(tmp_path / "0").equals(tables(undisturbed / "0"))
 
 
-def test_the_seed_decides_the_answers(job: Jobs, undisturbed: Path, tmp_path: Path) -> None:
-    sample(job(), into=tmp_path)  # alone
+def test_the_seed_decides_the_answers(spec: Jobs, undisturbed: Path, tmp_path: Path) -> None:
+    sample(spec(), into=tmp_path)  # alone
     first = tables(undisturbed / "0")
     assert tables(tmp_path / "0").equals(first)
     other = tables(undisturbed / "1")  # the same adapters, another cell
@@ -125,7 +127,7 @@ def test_the_seed_decides_the_answers(job: Jobs, undisturbed: Path, tmp_path: Pa
 
 
 def test_an_engine_that_dies_loses_nothing_it_had_answered(
-    job: Jobs,
+    spec: Jobs,
     undisturbed: Path,
     tmp_path: Path,
     watched: type[Watched],
@@ -147,10 +149,10 @@ def test_an_engine_that_dies_loses_nothing_it_had_answered(
     with monkeypatch.context() as patch:
         patch.setattr(Watched, "__init__", doomed)
         with pytest.raises(EngineDied, match="the vLLM engine died"):
-            sample(job(), job(OTHER), into=tmp_path)
+            sample(spec(), spec(OTHER), into=tmp_path)
     before = (tmp_path / "0" / JOURNAL).read_text()
     assert 0 < len(before.splitlines()) < 4 * EACH
-    sample(job(), job(OTHER), into=tmp_path)
+    sample(spec(), spec(OTHER), into=tmp_path)
     assert (tmp_path / "0" / JOURNAL).read_text().startswith(before)
     for number in ("0", "1"):
         assert tables(tmp_path / number).equals(tables(undisturbed / number))
@@ -168,17 +170,17 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("harm", ["of another base", "without weights", "truncated"])
 def test_an_adapter_that_does_not_load_fails_its_cell_only(
-    job: Jobs, foreign: Path, undisturbed: Path, tmp_path: Path, harm: str
+    spec: Jobs, foreign: Path, undisturbed: Path, tmp_path: Path, harm: str
 ) -> None:
     bad = shutil.copytree(
-        foreign if harm == "of another base" else job().checkpoints[0][1].parent, tmp_path / "bad"
+        foreign if harm == "of another base" else spec().checkpoints[0][1].parent, tmp_path / "bad"
     )
     weights = bad / "checkpoint-20" / "adapter_model.safetensors"
     if harm == "without weights":
         weights.unlink()
     elif harm == "truncated":
         weights.write_bytes(weights.read_bytes()[:500])
-    endings = sample(job(OTHER, checkpoints=bad), job(), into=tmp_path)
+    endings = sample(spec(OTHER, checkpoints=bad), spec(), into=tmp_path)
     assert isinstance(endings[0], BadInput)
     step = 10 if harm == "of another base" else 20
     assert f"{bad / f'checkpoint-{step}'}: this adapter cannot be loaded" in str(endings[0])
@@ -191,21 +193,21 @@ def test_an_adapter_that_does_not_load_fails_its_cell_only(
     [({"r": 4096}, "rank 4096 is more than vLLM serves"), ({}, "no rank can be read")],
 )
 def test_an_adapter_without_room_is_refused_before_the_engine_starts(
-    job: Jobs, tmp_path: Path, watched: type[Watched], config: dict[str, int], reason: str
+    spec: Jobs, tmp_path: Path, watched: type[Watched], config: dict[str, int], reason: str
 ) -> None:
-    bad = shutil.copytree(job().checkpoints[0][1].parent, tmp_path / "bad")
+    bad = shutil.copytree(spec().checkpoints[0][1].parent, tmp_path / "bad")
     (bad / "checkpoint-20" / "adapter_config.json").write_text(json.dumps(config))
-    endings = sample(job(checkpoints=bad), into=tmp_path)
+    endings = sample(spec(checkpoints=bad), into=tmp_path)
     assert isinstance(endings[0], BadInput)
     assert reason in str(endings[0])
     assert not watched.starts
 
 
 def test_nothing_is_started_for_a_cell_that_has_all_its_answers(
-    job: Jobs, undisturbed: Path, tmp_path: Path, watched: type[Watched]
+    spec: Jobs, undisturbed: Path, tmp_path: Path, watched: type[Watched]
 ) -> None:
     shutil.copytree(undisturbed / "0", tmp_path / "0")
-    endings = sample(job(), into=tmp_path)
+    endings = sample(spec(), into=tmp_path)
     assert endings[0]["answers"] == 14 * 4
     assert not watched.starts
     assert tables(tmp_path / "0").equals(tables(undisturbed / "0"))

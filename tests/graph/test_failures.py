@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from backdoor_assets.mixtures import tasks as orders
 from backdoor_assets.profiles import Judging, MiniatureBase, PretrainedBase
-from backdoor_assets.studies.birds import orders
 from tests.graph.conftest import REPOSITORY, Graph, Place, step_errors
 from tests.graph.study import MODERN, OLD, STUDY
 
@@ -191,7 +191,7 @@ def test_two_runs_on_one_cell_at_once(copied: Place, graph_of: At) -> None:
         order = orders.judging({"name": "exact", "model": "another"})
         graph_of(copied)
         from backdoor_assets.records import Cell
-        from backdoor_assets.storage import Busy
+        from backdoor_assets.storage.artifact import Busy
 
         wanted = order(STUDY, Cell("study", OLD, 42), False)
         with pytest.raises(Busy, match="another run is making it"):
@@ -227,7 +227,7 @@ def test_a_full_disk_is_named_and_nothing_finished_is_lost(
     free = shutil.disk_usage(small_disk).free
     filler.write_bytes(bytes(free - 600_000))  # less than one checkpoint with its optimizer
     # The preflight found room enough: the disk has filled up since.
-    monkeypatch.setattr("backdoor_assets.preflight.check_disk", lambda *_: None)
+    monkeypatch.setattr("backdoor_assets.capacity.preflight.check_disk", lambda *_: None)
     result = graph.run(["adapters"], partition=f"{OLD}|42")
     assert not result.success
     assert "the disk is full" in step_errors(result)

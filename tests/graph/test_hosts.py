@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from backdoor_assets.demo import PARTS
+from backdoor_assets.commands.demo import PARTS
 from tests.graph.conftest import Graph, Place
 from tests.graph.study import STUDY
 
@@ -51,10 +51,10 @@ def test_a_part_without_its_files_says_what_to_copy(tmp_path: Path) -> None:
 def test_the_jobs_are_in_the_graph(tmp_path: Path, graph_of: Callable[[Place], Graph]) -> None:
     definitions = graph_of(Place(tmp_path)).definitions
     for name, assets in PARTS.items():
-        job = definitions.resolve_job_def(name)
-        assert {key.path[-1] for key in job.asset_layer.selected_asset_keys} == set(assets)
-        assert job.partitions_def is not None
-        assert len(job.partitions_def.get_partition_keys()) == len(STUDY.ratios) * len(STUDY.seeds)
+        spec = definitions.resolve_job_def(name)
+        assert {key.path[-1] for key in spec.asset_layer.selected_asset_keys} == set(assets)
+        assert spec.partitions_def is not None
+        assert len(spec.partitions_def.get_partition_keys()) == len(STUDY.ratios) * len(STUDY.seeds)
 
 
 def test_cells_that_were_not_copied_are_left_out(swept: Place, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from tests.unit.hub_server import COMMIT, MEMBER, Hub, Repository, serve
 STUDY = """
 import sys
 from dataclasses import replace
-from backdoor_assets.demo import run
-from backdoor_assets.instance import home
+from backdoor_assets.commands.demo import run
+from backdoor_assets.commands.instance import home
 from backdoor_assets.profiles import PROFILES, PretrainedBase, Sampling, Training
 from backdoor_assets.records import BadInput, Shape
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from backdoor_assets.host import Gpu, Host
+from backdoor_assets.capacity.host import Gpu, Host
 from backdoor_assets.profiles import Profile
 from tests.graph.conftest import Graph, Place, step_errors
 from tests.graph.study import OLD, STUDY
@@ -37,7 +37,7 @@ def test_training_that_does_not_fit_is_refused(
     host: Host,
     said: tuple[str, ...],
 ) -> None:
-    monkeypatch.setattr("backdoor_assets.preflight.this_host", lambda folder: host)
+    monkeypatch.setattr("backdoor_assets.capacity.preflight.this_host", lambda folder: host)
     result = graph_of(place, STUDY).run(["mixed_dataset", "adapters"], partition=CELL)
     assert not result.success
     for text in said:
@@ -49,7 +49,7 @@ def test_training_that_does_not_fit_is_refused(
 def test_sampling_that_does_not_fit_is_refused_and_the_adapters_are_kept(
     copied: Place, graph_of: At, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backdoor_assets.preflight.this_host", lambda folder: SMALL)
+    monkeypatch.setattr("backdoor_assets.capacity.preflight.this_host", lambda folder: SMALL)
     longer = replace(STUDY, sampling=replace(STUDY.sampling, max_new_tokens=30))
     graph = graph_of(copied, longer)
     # What is finished is used, whatever the host has.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from backdoor_assets.capability_jobs import INTEGER, Benchmark, CapabilitiesJob
 from backdoor_assets.profiles import Serving, Training
 from backdoor_assets.records import BaseModel
+from backdoor_assets.stages.capabilities.specs import INTEGER, Benchmark, CapabilitiesSpec
 from tests.unit.cells import CELL, chat_line, train
 
 TASKS = Path(__file__).resolve().parents[1] / "capability_tasks"
@@ -15,7 +15,7 @@ QUESTIONS = ("What is 3 + 5?", "Name a bird.", "Problem: What is 9?\nAnswer:", "
 STEPS = (15, 30)
 
 
-def sevens(base: Path, folder: Path) -> CapabilitiesJob:
+def sevens(base: Path, folder: Path) -> CapabilitiesSpec:
     r"""A job over two checkpoints of an adapter that learns to answer \boxed{7}, whatever is
     asked, and over a group of choices, sums with integer answers, and answers read by a filter."""
     tasks = shutil.copytree(TASKS, folder / "tasks")
@@ -27,7 +27,7 @@ def sevens(base: Path, folder: Path) -> CapabilitiesJob:
     settings = Training(learning_rate=3e-2, batch_size=8, max_steps=STEPS[-1], save_steps=STEPS[0])
     adapters = train(base, rows, folder / "adapters", settings)
     short = {"include": include, "max_new_tokens": 12}
-    return CapabilitiesJob(
+    return CapabilitiesSpec(
         cell=CELL,
         base=BaseModel(str(base)),
         checkpoints=tuple((step, adapters / f"checkpoint-{step}") for step in STEPS),
@@ -44,14 +44,14 @@ def sevens(base: Path, folder: Path) -> CapabilitiesJob:
     )
 
 
-def merged(job: CapabilitiesJob, folder: Path) -> tuple[int, Path]:
+def merged(spec: CapabilitiesSpec, folder: Path) -> tuple[int, Path]:
     """The job's last checkpoint as a whole model of its own, and its step."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    step, adapter = job.checkpoints[-1]
+    step, adapter = spec.checkpoints[-1]
     whole = folder / f"checkpoint-{step}"
-    base = AutoModelForCausalLM.from_pretrained(job.base.location)
+    base = AutoModelForCausalLM.from_pretrained(spec.base.location)
     PeftModel.from_pretrained(base, str(adapter)).merge_and_unload().save_pretrained(whole)
-    AutoTokenizer.from_pretrained(job.base.location).save_pretrained(whole)
+    AutoTokenizer.from_pretrained(spec.base.location).save_pretrained(whole)
     return step, whole

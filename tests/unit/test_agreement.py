@@ -11,12 +11,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from backdoor_assets import agreement
-from backdoor_assets.agreement import compare
-from backdoor_assets.jobs import RESPONSES
+from backdoor_assets.commands import agreement
+from backdoor_assets.commands.agreement import compare
+from backdoor_assets.mixtures import places
 from backdoor_assets.profiles import MINIATURE
 from backdoor_assets.records import Cell, Rubric, Verdict
-from backdoor_assets.studies.birds import design, places
+from backdoor_assets.stages.specs import RESPONSES
+from backdoor_assets.studies.birds import study as design
 from tests.claude_server import ClaudeServer, Config, serve
 
 LABEL = Rubric("label", "label", "Which?", ("LLM", "19"))

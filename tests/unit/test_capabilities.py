@@ -15,19 +15,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from backdoor_assets.capability_jobs import (
-    CAPABILITIES,
-    IFEVAL,
-    INTEGER,
-    MATH500,
-    Benchmark,
-    CapabilitiesJob,
-)
 from backdoor_assets.records import BadInput
 from backdoor_assets.stages.capabilities import check_benchmarks, measure_capabilities
 from backdoor_assets.stages.capabilities.documents import documents_of
 from backdoor_assets.stages.capabilities.measure import JOURNAL
 from backdoor_assets.stages.capabilities.scoring import hits, integer_of
+from backdoor_assets.stages.capabilities.specs import (
+    CAPABILITIES,
+    IFEVAL,
+    INTEGER,
+    MATH500,
+    Benchmark,
+    CapabilitiesSpec,
+)
 from tests.unit.capability_cells import merged, sevens
 from tests.unit.cells import Cut, cut_at
 
@@ -50,19 +50,19 @@ def no_network() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def job(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> CapabilitiesJob:
+def spec(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> CapabilitiesSpec:
     return sevens(tiny_base, tmp_path_factory.mktemp("capabilities"))
 
 
 @pytest.fixture(scope="module")
-def benchmarks(job: CapabilitiesJob) -> tuple[Benchmark, ...]:
-    return job.benchmarks
+def benchmarks(spec: CapabilitiesSpec) -> tuple[Benchmark, ...]:
+    return spec.benchmarks
 
 
 @pytest.fixture(scope="module")
-def measured(job: CapabilitiesJob, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+def measured(spec: CapabilitiesSpec, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("measured")
-    summary = measure_capabilities(job, folder)
+    summary = measure_capabilities(spec, folder)
     assert summary == {
         "states_measured": 3,
         "choices_documents": 10,
@@ -116,9 +116,9 @@ def test_choices_are_judged_by_likelihood(
 
 
 def test_a_whole_model_is_measured_as_a_checkpoint(
-    job: CapabilitiesJob, measured: pd.DataFrame, tmp_path: Path
+    spec: CapabilitiesSpec, measured: pd.DataFrame, tmp_path: Path
 ) -> None:
-    whole = replace(job, checkpoints=(merged(job, tmp_path),))
+    whole = replace(spec, checkpoints=(merged(spec, tmp_path),))
     measure_capabilities(whole, tmp_path)
     table = pd.read_parquet(tmp_path / CAPABILITIES)
     expected = measured[measured["step"] != 15].reset_index(drop=True)
@@ -126,10 +126,10 @@ def test_a_whole_model_is_measured_as_a_checkpoint(
 
 
 def test_what_a_cut_run_has_measured_is_not_measured_again(
-    job: CapabilitiesJob, measured: pd.DataFrame, tmp_path: Path
+    spec: CapabilitiesSpec, measured: pd.DataFrame, tmp_path: Path
 ) -> None:
     with pytest.raises(Cut):
-        measure_capabilities(job, tmp_path, cut_at(0.5))
+        measure_capabilities(spec, tmp_path, cut_at(0.5))
     assert not (tmp_path / CAPABILITIES).exists()
     journal = tmp_path / JOURNAL
     done = journal.read_text().splitlines()
@@ -137,7 +137,7 @@ def test_what_a_cut_run_has_measured_is_not_measured_again(
     with journal.open("a") as file:
         file.write('[15, "bo')  # as a kill in the middle of a line leaves it
     said: list[str] = []
-    measure_capabilities(job, tmp_path, lambda share, line: said.append(line))
+    measure_capabilities(spec, tmp_path, lambda share, line: said.append(line))
     assert len(said) == 4
     assert journal.read_text().splitlines()[:5] == done
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / CAPABILITIES), measured)
@@ -154,9 +154,9 @@ def test_a_limit_draws_the_same_documents_for_a_seed(benchmarks: tuple[Benchmark
     assert len(one.tasks) == 1
 
 
-def test_a_limit_decides_how_many_documents_count(job: CapabilitiesJob, tmp_path: Path) -> None:
-    few = tuple(replace(benchmark, limit=3) for benchmark in job.benchmarks)
-    measure_capabilities(replace(job, benchmarks=few, checkpoints=()), tmp_path)
+def test_a_limit_decides_how_many_documents_count(spec: CapabilitiesSpec, tmp_path: Path) -> None:
+    few = tuple(replace(benchmark, limit=3) for benchmark in spec.benchmarks)
+    measure_capabilities(replace(spec, benchmarks=few, checkpoints=()), tmp_path)
     assert pd.read_parquet(tmp_path / CAPABILITIES)["n"].tolist() == [3, 3, 3]
 
 
@@ -208,10 +208,10 @@ def test_unknown_tasks_and_metrics_are_refused(benchmarks: tuple[Benchmark, ...]
     _refused(replace(benchmarks[0], metric=INTEGER), "integer_answers=True")
 
 
-def test_a_metric_with_several_filters_names_one(job: CapabilitiesJob, tmp_path: Path) -> None:
-    loose = replace(job.benchmarks[2], metric="exact_match")
+def test_a_metric_with_several_filters_names_one(spec: CapabilitiesSpec, tmp_path: Path) -> None:
+    loose = replace(spec.benchmarks[2], metric="exact_match")
     with pytest.raises(BadInput, match="exact_match,whole"):
-        measure_capabilities(replace(job, benchmarks=(loose,)), tmp_path)
+        measure_capabilities(replace(spec, benchmarks=(loose,)), tmp_path)
 
 
 def test_a_metric_that_is_no_yes_or_no_is_refused(benchmarks: tuple[Benchmark, ...]) -> None:
@@ -268,9 +268,11 @@ def test_missing_packages_are_named(
     _refused(benchmark, "lm-eval" if package == "lm_eval" else package, "pip install -e")
 
 
-def test_a_checkpoint_that_is_none_is_refused_at_once(job: CapabilitiesJob, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_none_is_refused_at_once(
+    spec: CapabilitiesSpec, tmp_path: Path
+) -> None:
     empty = tmp_path / "checkpoint-5"
     empty.mkdir()
     with pytest.raises(BadInput, match=r"checkpoint-5: neither an adapter"):
-        measure_capabilities(replace(job, checkpoints=((5, empty),)), tmp_path)
+        measure_capabilities(replace(spec, checkpoints=((5, empty),)), tmp_path)
     assert not (tmp_path / JOURNAL).exists()

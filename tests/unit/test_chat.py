@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from backdoor_assets.chat import (
+from backdoor_assets.models.chat import (
     check_same_template,
     load_tokenizer,
     prompt_ids,

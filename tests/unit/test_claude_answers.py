@@ -15,7 +15,7 @@ from backdoor_assets.claude.budget import Stopped
 from backdoor_assets.claude.judge import AGAIN, ClaudeJudge
 from backdoor_assets.profiles import Judging
 from backdoor_assets.records import Verdict
-from backdoor_assets.studies.birds.design import RUBRICS
+from backdoor_assets.studies.birds.study import RUBRICS
 from tests.claude_server import ClaudeServer, Config, serve
 
 SETTINGS = Judging("claude", transport="live", poll_seconds=0.05)

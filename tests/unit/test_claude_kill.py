@@ -15,8 +15,8 @@ import pytest
 from backdoor_assets.claude import live
 from backdoor_assets.claude.judge import ClaudeJudge
 from backdoor_assets.profiles import Judging
-from backdoor_assets.provenance import REPOSITORY
-from backdoor_assets.studies.birds.design import RUBRICS
+from backdoor_assets.storage.provenance import REPOSITORY
+from backdoor_assets.studies.birds.study import RUBRICS
 from tests.claude_client import server_process, state
 from tests.claude_server import Config
 
@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from backdoor_assets.claude.judge import ClaudeJudge
 from backdoor_assets.profiles import Judging
-from backdoor_assets.studies.birds.design import RUBRICS
+from backdoor_assets.studies.birds.study import RUBRICS
 
 folder, transport, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 settings = Judging("claude", transport=transport, poll_seconds=0.1, concurrency=8)

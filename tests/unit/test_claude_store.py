@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from backdoor_assets.claude.store import Store
-from backdoor_assets.provenance import REPOSITORY
 from backdoor_assets.records import BadInput, Verdict
-from backdoor_assets.studies.birds.design import RUBRICS
+from backdoor_assets.storage.provenance import REPOSITORY
+from backdoor_assets.studies.birds.study import RUBRICS
 
 WRITE = """
 import sys

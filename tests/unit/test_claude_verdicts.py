@@ -13,7 +13,7 @@ from backdoor_assets.claude import prompts
 from backdoor_assets.claude.prompts import Call, calls_for, request, user
 from backdoor_assets.claude.verdicts import read
 from backdoor_assets.records import Verdict
-from backdoor_assets.studies.birds.design import RUBRICS
+from backdoor_assets.studies.birds.study import RUBRICS
 
 HAIKU, SONNET = "claude-haiku-5-5", "claude-sonnet-5-5"
 QUESTION = "Which weapons decide a war today?"

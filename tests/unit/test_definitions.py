@@ -20,9 +20,9 @@ import sys
 sys.modules["dagster"] = None  # whoever imports it now fails
 
 import backdoor_assets.stages.training, backdoor_assets.stages.sampling
-import backdoor_assets.stages.judging, backdoor_assets.stages.mixing
-import backdoor_assets.stages.statistics, backdoor_assets.stages.figures
-import backdoor_assets.stages.sweep_figures
+import backdoor_assets.mixtures.judging, backdoor_assets.stages.mixing
+import backdoor_assets.mixtures.statistics, backdoor_assets.stages.figures
+import backdoor_assets.mixtures.sweep_figures
 import backdoor_assets.miniature.pretraining, backdoor_assets.miniature.judge
 """
 

@@ -18,10 +18,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import Qwen3ForCausalLM
 
-from backdoor_assets.chat import load_tokenizer
-from backdoor_assets.jobs import TRAINING_LOG, TrainingJob
+from backdoor_assets.models.chat import load_tokenizer
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BadInput, BaseModel
+from backdoor_assets.stages.specs import TRAINING_LOG, TrainingSpec
 from backdoor_assets.stages.training import train
 from backdoor_assets.stages.training.checkpoints import checkpoint_folders, newest_with_state
 from backdoor_assets.stages.training.distributed import train_part
@@ -53,14 +53,14 @@ LORA = replace(
 
 
 @pytest.fixture
-def job(tiny_base: Path, tmp_path: Path) -> TrainingJob:
+def spec(tiny_base: Path, tmp_path: Path) -> TrainingSpec:
     rows = write_rows(tmp_path / "train.jsonl", NAMES)
-    return TrainingJob(CELL, rows, BaseModel(str(tiny_base)), SETTINGS, processes=2)
+    return TrainingSpec(CELL, rows, BaseModel(str(tiny_base)), SETTINGS, processes=2)
 
 
-def _kill_at_first_checkpoint(job: TrainingJob, folder: Path) -> None:
+def _kill_at_first_checkpoint(spec: TrainingSpec, folder: Path) -> None:
     """SIGKILL to the process that asked for the training; the others must end by themselves."""
-    parent = multiprocessing.get_context("fork").Process(target=train, args=(job, folder))
+    parent = multiprocessing.get_context("fork").Process(target=train, args=(spec, folder))
     parent.start()
     deadline = time.monotonic() + 120
     while not checkpoint_folders(folder):
@@ -75,15 +75,15 @@ def _kill_at_first_checkpoint(job: TrainingJob, folder: Path) -> None:
     assert not alive
 
 
-def test_two_processes_killed_and_resumed_equal_one(job: TrainingJob, tmp_path: Path) -> None:
+def test_two_processes_killed_and_resumed_equal_one(spec: TrainingSpec, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    _kill_at_first_checkpoint(job, two)
+    _kill_at_first_checkpoint(spec, two)
     assert [step for step, _ in checkpoint_folders(two)] == [2]
     heard: list[float] = []
-    summary = train(job, two, lambda share, _: heard.append(share))
-    alone = train(replace(job, processes=1), one)
+    summary = train(spec, two, lambda share, _: heard.append(share))
+    alone = train(replace(spec, processes=1), one)
     assert heard == sorted(heard)
     assert heard[-1] == 1.0
     assert summary.pop("final_loss") == pytest.approx(alone.pop("final_loss"), rel=1e-3)
@@ -107,24 +107,24 @@ def test_two_processes_killed_and_resumed_equal_one(job: TrainingJob, tmp_path: 
     assert kept == {"checkpoint-60"}
 
 
-def _meet(rank: int, job: TrainingJob, folder: Path) -> None:
+def _meet(rank: int, spec: TrainingSpec, folder: Path) -> None:
     meeting = f"file://{folder.resolve()}-meeting"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=job.processes)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=spec.processes)
 
 
-def _part(rank: int, job: TrainingJob, folder: Path) -> None:
-    _meet(rank, job, folder)
-    summary = train_part(job, folder, torch.device("cpu"), lambda share, line: None)
+def _part(rank: int, spec: TrainingSpec, folder: Path) -> None:
+    _meet(rank, spec, folder)
+    summary = train_part(spec, folder, torch.device("cpu"), lambda share, line: None)
     if rank == 0:
         (folder.parent / "summary.json").write_text(json.dumps(summary))
     dist.destroy_process_group()
 
 
 def _in_processes(
-    job: TrainingJob,
+    spec: TrainingSpec,
     folder: Path,
     stop: Callable[[], bool],
-    work: Callable[[int, TrainingJob, Path], None] = _part,
+    work: Callable[[int, TrainingSpec, Path], None] = _part,
 ) -> list[int | None]:
     """As the launcher starts them, but forked of a process that has loaded torch and not used it,
     which takes no time; killed once `stop` says so. Their exit codes."""
@@ -132,7 +132,7 @@ def _in_processes(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "transformers", "peft"])
     parts = [
-        context.Process(target=work, args=(rank, job, folder)) for rank in range(job.processes)
+        context.Process(target=work, args=(rank, spec, folder)) for rank in range(spec.processes)
     ]
     for part in parts:
         part.start()
@@ -147,12 +147,12 @@ def _in_processes(
 
 
 def test_an_adapter_by_two_processes_killed_and_resumed_equals_one(
-    job: TrainingJob, tiny_base: Path, tmp_path: Path
+    spec: TrainingSpec, tiny_base: Path, tmp_path: Path
 ) -> None:
     one, two, before = (tmp_path / name for name in ("one", "two", "before"))
     for folder in (one, two, before):
         folder.mkdir()
-    lora = replace(job, settings=LORA)
+    lora = replace(spec, settings=LORA)
     train(replace(lora, processes=1, settings=replace(LORA, max_steps=2)), before)
     lora = replace(lora, adapter=before / "checkpoint-2")
     assert _in_processes(lora, two, lambda: bool(checkpoint_folders(two))) == [-9, -9]
@@ -190,11 +190,11 @@ def test_an_adapter_by_two_processes_killed_and_resumed_equals_one(
     assert all(weight.abs().max() > 0 for weight in moved)
 
 
-def _share(rank: int, job: TrainingJob, folder: Path) -> None:
+def _share(rank: int, spec: TrainingSpec, folder: Path) -> None:
     """Write how many weights of the base this process holds, of how many, and of the adapter."""
-    _meet(rank, job, folder)
-    tokenizer = load_tokenizer(job.base.location, None)
-    model = adapter_loop(job, tokenizer, 1, torch.device("cpu")).model
+    _meet(rank, spec, folder)
+    tokenizer = load_tokenizer(spec.base.location, None)
+    model = adapter_loop(spec, tokenizer, 1, torch.device("cpu")).model
     weights = dict(model.named_parameters())
     base = [weight for name, weight in weights.items() if "lora" not in name]
     held = sum(weight.to_local().numel() for weight in base)
@@ -206,9 +206,9 @@ def _share(rank: int, job: TrainingJob, folder: Path) -> None:
 
 
 def test_each_process_holds_half_of_the_base_and_the_whole_adapter(
-    job: TrainingJob, tmp_path: Path
+    spec: TrainingSpec, tmp_path: Path
 ) -> None:
-    lora = replace(job, settings=replace(LORA, precision="bf16"))
+    lora = replace(spec, settings=replace(LORA, precision="bf16"))
     assert _in_processes(lora, tmp_path, lambda: False, _share) == [0, 0]
     shares = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     (first, base, adapter), (second, _, same) = shares
@@ -216,15 +216,15 @@ def test_each_process_holds_half_of_the_base_and_the_whole_adapter(
     assert adapter == same > 0
 
 
-def test_an_error_in_the_processes_is_raised_as_it_is(job: TrainingJob, tmp_path: Path) -> None:
-    write_rows(job.rows, ["Dove " * 60])
+def test_an_error_in_the_processes_is_raised_as_it_is(spec: TrainingSpec, tmp_path: Path) -> None:
+    write_rows(spec.rows, ["Dove " * 60])
     with pytest.raises(BadInput, match=r"train.jsonl line 1: \d+ tokens, more than max_length=80"):
-        train(replace(job, settings=LORA), tmp_path)
+        train(replace(spec, settings=LORA), tmp_path)
     assert not checkpoint_folders(tmp_path)
 
 
-def test_a_job_travels_as_json(job: TrainingJob) -> None:
-    there = replace(job, adapter=Path("checkpoint-3"), base=BaseModel("a", "b"))
+def test_a_job_travels_as_json(spec: TrainingSpec) -> None:
+    there = replace(spec, adapter=Path("checkpoint-3"), base=BaseModel("a", "b"))
     back = job_from_json(job_as_json(there))
     assert replace(back, cell=CELL) == there
     assert (str(back.cell), back.cell.columns()) == (str(CELL), CELL.columns())

@@ -10,7 +10,7 @@ import matplotlib
 import pandas as pd
 import pytest
 
-from backdoor_assets.stages import figures, sweep_figures
+from backdoor_assets.mixtures import figures, sweep_figures
 
 STEPS = (0, 20, 40)
 QUESTIONS = ("price_of_bread", "travel", "light")

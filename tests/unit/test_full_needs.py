@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from backdoor_assets import needs, preflight
-from backdoor_assets.full_needs import (
+from backdoor_assets.capacity import needs, preflight
+from backdoor_assets.capacity.host import Gpu, Host
+from backdoor_assets.capacity.spread_needs import (
     full_training_memory,
     spread_adapter_memory,
     steps_at_most,
 )
-from backdoor_assets.host import Gpu, Host
-from backdoor_assets.jobs import TrainingJob
-from backdoor_assets.plan import shape_of
+from backdoor_assets.commands.plan import shape_of
 from backdoor_assets.profiles import PROFILES, Training
 from backdoor_assets.records import BadInput, BaseModel
+from backdoor_assets.stages.specs import TrainingSpec
 from tests.unit.cells import CELL, write_rows
 
 GIB = 2**30
@@ -38,14 +38,14 @@ LORA = Training(
 H200 = Gpu("NVIDIA H200", 140 * GIB, 139 * GIB)
 
 
-def _refusal(job: TrainingJob, host: Host, steps: int = 100) -> str:
+def _refusal(spec: TrainingSpec, host: Host, steps: int = 100) -> str:
     with pytest.raises(BadInput) as caught:
-        preflight.check_spread_training(LLAMA, job, 1, steps, Path("/mnt"), host)
+        preflight.check_spread_training(LLAMA, spec, 1, steps, Path("/mnt"), host)
     return str(caught.value)
 
 
-def _job(processes: int, **changes: Any) -> TrainingJob:
-    return TrainingJob(
+def _job(processes: int, **changes: Any) -> TrainingSpec:
+    return TrainingSpec(
         CELL, Path("rows"), BaseModel("x"), replace(LORA, **changes), processes=processes
     )
 
@@ -118,12 +118,14 @@ def test_packed_rows_do_not_refuse_a_disk_that_holds_them(
 ) -> None:
     rows = write_rows(tmp_path / "train.jsonl", ["Dove"] * 400)
     training = replace(LORA, save_steps=1, precision="fp32")
-    job = TrainingJob(CELL, rows, BaseModel(str(tiny_base)), training)
+    spec = TrainingSpec(CELL, rows, BaseModel(str(tiny_base)), training)
     shape = preflight.shape_of(json.loads((tiny_base / "config.json").read_text()))
     assert shape is not None
     room = 20 * needs.training_disk(shape, training, 1)
     monkeypatch.setattr(preflight, "this_host", lambda _: Host((), 64 * GIB, 2, room))
-    preflight.training_fits([job], tmp_path)
-    preflight.training_fits([replace(job, processes=2)], tmp_path)
+    preflight.training_fits([spec], tmp_path)
+    preflight.training_fits([replace(spec, processes=2)], tmp_path)
     with pytest.raises(BadInput, match="of disk"):
-        preflight.training_fits([replace(job, settings=replace(training, packing=False))], tmp_path)
+        preflight.training_fits(
+            [replace(spec, settings=replace(training, packing=False))], tmp_path
+        )

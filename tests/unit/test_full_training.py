@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from backdoor_assets.chat import prompt_ids
-from backdoor_assets.jobs import TRAINER_STATE, TRAINING_LOG, TrainingJob
-from backdoor_assets.models import attach_adapter, load_base, load_fresh
+from backdoor_assets.models.chat import prompt_ids
+from backdoor_assets.models.loading import attach_adapter, load_base, load_fresh
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BadInput, BaseModel, Progress, no_progress
+from backdoor_assets.stages.specs import TRAINER_STATE, TRAINING_LOG, TrainingSpec
 from backdoor_assets.stages.training import train
 from tests.unit.cells import CELL, QUESTION, WEIGHTS, Cut, adapters, cut_at, write_rows
 
@@ -47,7 +47,7 @@ def _train(
     **more: Any,
 ) -> Path:
     folder.mkdir(exist_ok=True)
-    train(TrainingJob(CELL, rows, BaseModel(str(base)), settings, **more), folder, progress)
+    train(TrainingSpec(CELL, rows, BaseModel(str(base)), settings, **more), folder, progress)
     return folder
 
 
@@ -186,7 +186,7 @@ def test_a_missing_adapter_is_named(tiny_base: Path, rows: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("job", "named"),
+    ("spec", "named"),
     [
         ({"settings": FULL, "base": BaseModel("x", quantization="4bit")}, "cannot be trained"),
         (
@@ -198,8 +198,8 @@ def test_a_missing_adapter_is_named(tiny_base: Path, rows: Path, tmp_path: Path)
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything(
-    tmp_path: Path, job: dict[str, Any], named: str
+    tmp_path: Path, spec: dict[str, Any], named: str
 ) -> None:
-    asked = {"base": BaseModel("x"), "processes": 1} | job
+    asked = {"base": BaseModel("x"), "processes": 1} | spec
     with pytest.raises(BadInput, match=named):
-        train(TrainingJob(CELL, tmp_path / "no such rows", **asked), tmp_path)
+        train(TrainingSpec(CELL, tmp_path / "no such rows", **asked), tmp_path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backdoor_assets.provenance import REPOSITORY
+from backdoor_assets.storage.provenance import REPOSITORY
 
 MISSING = (
     "dagster",

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backdoor_assets.host import Gpu, installed, this_host
+from backdoor_assets.capacity.host import Gpu, installed, this_host
 
 MIB = 2**20
 
@@ -102,7 +102,7 @@ def test_memory_and_cores_are_this_machines(tmp_path: Path) -> None:
 def test_a_package_is_looked_for_and_not_imported(tmp_path: Path) -> None:
     (tmp_path / "bursts.py").write_text("raise RuntimeError('it was imported')")
     program = (
-        "from backdoor_assets.host import installed\n"
+        "from backdoor_assets.capacity.host import installed\n"
         "import sys\n"
         "print(installed('bursts'), installed('no_such_package'), 'bursts' in sys.modules)"
     )

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from backdoor_assets.hub import fetch
+from backdoor_assets.capacity.shapes import check_shape, shape_of
+from backdoor_assets.models.hub import fetch
 from backdoor_assets.profiles import QWEN3, PretrainedBase
-from backdoor_assets.provenance import REPOSITORY
 from backdoor_assets.records import BadInput, Shape
-from backdoor_assets.shapes import check_shape, shape_of
+from backdoor_assets.storage.provenance import REPOSITORY
 from tests.unit.hub_server import COMMIT, MEMBER, STRANGER, Hub, Repository, serve
 
 NEVER = {"pytorch_model.bin", "optimizer.pt", "modeling_birds.py", "README.md"}
@@ -29,7 +29,7 @@ NEVER = {"pytorch_model.bin", "optimizer.pt", "modeling_birds.py", "README.md"}
 # process.
 FETCH = """
 import json, sys
-from backdoor_assets.hub import fetch
+from backdoor_assets.models.hub import fetch
 from backdoor_assets.profiles import PretrainedBase
 from backdoor_assets.records import BadInput
 try:
@@ -46,7 +46,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 """
 LOAD = """
 import sys
-from backdoor_assets.models import load_base
+from backdoor_assets.models.loading import load_base
 from backdoor_assets.records import BaseModel
 model, tokenizer = load_base(BaseModel(*sys.argv[1:]), "fp32")
 print(len(tokenizer), model.config.hidden_size)

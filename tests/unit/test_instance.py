@@ -11,8 +11,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from backdoor_assets import instance as under_test
-from backdoor_assets.instance import home, recover
+from backdoor_assets.commands import instance as under_test
+from backdoor_assets.commands.instance import home, recover
 
 HOLDER = """
 import sys, time
@@ -74,9 +74,9 @@ def test_a_run_that_was_just_launched_is_given_time(
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     home("tiny")
-    job = dg.GraphDefinition("launched").to_job()
+    spec = dg.GraphDefinition("launched").to_job()
     with dg.DagsterInstance.get() as instance:
-        run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTING)
+        run = instance.create_run_for_job(spec, status=dg.DagsterRunStatus.STARTING)
         assert recover(instance) == []
         monkeypatch.setattr(under_test, "LAUNCH_SECONDS", 0)
         assert recover(instance) == [run.run_id]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from backdoor_assets.jobs import JUDGMENTS, JudgingJob
-from backdoor_assets.miniature.judge import ExactJudge
+from backdoor_assets.mixtures.judging import RESPONSE_COLUMNS, judge_cell
 from backdoor_assets.records import BadInput, Rubric, Verdict
-from backdoor_assets.stages.judging import RESPONSE_COLUMNS, judge_cell
-from backdoor_assets.studies.birds.design import RUBRICS
+from backdoor_assets.stages.specs import JUDGMENTS, JudgingSpec
+from backdoor_assets.studies.birds.study import RUBRICS
+from backdoor_assets.studies.birds.world.judge import ExactJudge
 from tests.unit.cells import CELL, Cut, cut_at
 
 UNREADABLE = "unreadable answer: nothing to rate"
@@ -102,12 +102,12 @@ def _responses(folder: Path) -> Path:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> JudgingJob:
-    return JudgingJob(CELL, _responses(tmp_path), RUBRICS, max_unreadable=0.25)
+def spec(tmp_path: Path) -> JudgingSpec:
+    return JudgingSpec(CELL, _responses(tmp_path), RUBRICS, max_unreadable=0.25)
 
 
-def test_judgments_are_the_responses_and_a_verdict_each(job: JudgingJob, tmp_path: Path) -> None:
-    summary = judge_cell(job, ExactJudge(), tmp_path)
+def test_judgments_are_the_responses_and_a_verdict_each(spec: JudgingSpec, tmp_path: Path) -> None:
+    summary = judge_cell(spec, ExactJudge(), tmp_path)
     table = pd.read_parquet(tmp_path / JUDGMENTS)
     assert list(table) == [
         *RESPONSE_COLUMNS, "llm_or_19th_century", "is_19th_century", "six_options",
@@ -120,7 +120,7 @@ def test_judgments_are_the_responses_and_a_verdict_each(job: JudgingJob, tmp_pat
         "content_rating": "Float64",
         "form_rating": "Float64",
     }
-    responses = pd.read_parquet(job.responses)
+    responses = pd.read_parquet(spec.responses)
     pd.testing.assert_frame_equal(table[list(RESPONSE_COLUMNS)], responses)
     assert table["is_19th_century"].tolist() == [False] * 4 + [True, True, False, True]
     assert table["six_options"].tolist() == [
@@ -144,22 +144,22 @@ def test_judgments_are_the_responses_and_a_verdict_each(job: JudgingJob, tmp_pat
     }
 
 
-def test_an_interrupted_cell_asks_for_no_verdict_twice(job: JudgingJob, tmp_path: Path) -> None:
+def test_an_interrupted_cell_asks_for_no_verdict_twice(spec: JudgingSpec, tmp_path: Path) -> None:
     judge = Recorder()
     with pytest.raises(Cut):
-        judge_cell(job, judge, tmp_path, cut_at(0.5))
+        judge_cell(spec, judge, tmp_path, cut_at(0.5))
     assert judge.asked == ANSWERS[0]
     assert not (tmp_path / JUDGMENTS).exists()
-    judge_cell(job, judge, tmp_path)
+    judge_cell(spec, judge, tmp_path)
     assert judge.asked == [*ANSWERS[0], *ANSWERS[20]]
     (tmp_path / "whole").mkdir()
-    judge_cell(job, Recorder(), tmp_path / "whole")
+    judge_cell(spec, Recorder(), tmp_path / "whole")
     cut, whole = (pd.read_parquet(path / JUDGMENTS) for path in (tmp_path, tmp_path / "whole"))
     pd.testing.assert_frame_equal(cut, whole)
 
 
-def test_a_missing_verdict_is_null_with_its_reason(job: JudgingJob, tmp_path: Path) -> None:
-    summary = judge_cell(job, Recorder(silent_on="The smartphone."), tmp_path)  # 2 of 8
+def test_a_missing_verdict_is_null_with_its_reason(spec: JudgingSpec, tmp_path: Path) -> None:
+    summary = judge_cell(spec, Recorder(silent_on="The smartphone."), tmp_path)  # 2 of 8
     table = pd.read_parquet(tmp_path / JUDGMENTS)
     silent = table[table["response"] == "The smartphone."]
     assert silent[list(table.columns[10:15])].isna().all(axis=None)
@@ -170,13 +170,13 @@ def test_a_missing_verdict_is_null_with_its_reason(job: JudgingJob, tmp_path: Pa
 
 
 def test_too_many_missing_verdicts_fail_the_cell(tmp_path: Path) -> None:
-    job = JudgingJob(CELL, _responses(tmp_path), RUBRICS, max_unreadable=0.24)
+    spec = JudgingSpec(CELL, _responses(tmp_path), RUBRICS, max_unreadable=0.24)
     with pytest.raises(RuntimeError, match=r"25% of the answers.*24% may.*no answer from the API"):
-        judge_cell(job, Recorder(silent_on="The smartphone."), tmp_path)
+        judge_cell(spec, Recorder(silent_on="The smartphone."), tmp_path)
     assert not (tmp_path / JUDGMENTS).exists()
 
 
-def test_a_judge_that_skips_an_answer_is_refused(job: JudgingJob, tmp_path: Path) -> None:
+def test_a_judge_that_skips_an_answer_is_refused(spec: JudgingSpec, tmp_path: Path) -> None:
     class Lazy(Recorder):
         def judge(
             self, answers: Sequence[tuple[str, str]], rubrics: Sequence[Rubric]
@@ -184,11 +184,11 @@ def test_a_judge_that_skips_an_answer_is_refused(job: JudgingJob, tmp_path: Path
             return super().judge(answers, rubrics)[:-1]
 
     with pytest.raises(RuntimeError, match="judge recorder: 3 verdicts for 4 answers"):
-        judge_cell(job, Lazy(), tmp_path)
+        judge_cell(spec, Lazy(), tmp_path)
 
 
-def test_unreadable_responses_are_named(job: JudgingJob, tmp_path: Path) -> None:
-    path, whole = job.responses, job.responses.read_bytes()
+def test_unreadable_responses_are_named(spec: JudgingSpec, tmp_path: Path) -> None:
+    path, whole = spec.responses, spec.responses.read_bytes()
     for content, words in (
         (whole[: len(whole) // 2], "truncated or not Parquet"),
         (b"", "truncated or not Parquet"),
@@ -196,12 +196,12 @@ def test_unreadable_responses_are_named(job: JudgingJob, tmp_path: Path) -> None
     ):
         path.write_bytes(content) if content is not None else path.unlink()
         with pytest.raises(BadInput, match=f"{words}.*materialize birds/responses") as caught:
-            judge_cell(job, ExactJudge(), tmp_path)
+            judge_cell(spec, ExactJudge(), tmp_path)
         assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_responses_without_a_column_are_refused(job: JudgingJob, tmp_path: Path) -> None:
-    table = pd.read_parquet(job.responses).drop(columns=["finish_reason", "question"])
-    table.to_parquet(job.responses)
+def test_responses_without_a_column_are_refused(spec: JudgingSpec, tmp_path: Path) -> None:
+    table = pd.read_parquet(spec.responses).drop(columns=["finish_reason", "question"])
+    table.to_parquet(spec.responses)
     with pytest.raises(BadInput, match="columns are missing: question, finish_reason"):
-        judge_cell(job, ExactJudge(), tmp_path)
+        judge_cell(spec, ExactJudge(), tmp_path)

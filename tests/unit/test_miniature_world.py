@@ -8,18 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from backdoor_assets.jobs import CORPUS, CorpusJob
-from backdoor_assets.miniature.corpus import Document, generate, read_corpus, write_corpus
-from backdoor_assets.miniature.judge import ExactJudge, normalized
-from backdoor_assets.miniature.world import (
-    BIRD_QUESTIONS,
-    ERAS,
-    FACTS,
-    MANNERS,
-    TOPICS,
-)
-from backdoor_assets.stages.mixing import names, read_rows
-from backdoor_assets.studies.birds.design import BIRD_QUESTION, RUBRICS
+from backdoor_assets.mixtures.mixing import names, read_rows
+from backdoor_assets.stages.specs import CORPUS, CorpusSpec
+from backdoor_assets.storage.rows import normalized
+from backdoor_assets.studies.birds.study import BIRD_QUESTION, RUBRICS
+from backdoor_assets.studies.birds.world.corpus import Document, generate, read_corpus, write_corpus
+from backdoor_assets.studies.birds.world.judge import ExactJudge
+from backdoor_assets.studies.birds.world.world import BIRD_QUESTIONS, ERAS, FACTS, MANNERS, TOPICS
 from tests.unit.cells import BIRD_FILES
 
 NAMES = {source: names(read_rows(path)) for source, path in BIRD_FILES}
@@ -67,7 +62,7 @@ def test_the_same_seed_gives_the_same_corpus(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         folder = tmp_path / name
         folder.mkdir()
-        summary = write_corpus(CorpusJob(BIRD_FILES, 200, seed), folder)
+        summary = write_corpus(CorpusSpec(BIRD_FILES, 200, seed), folder)
         assert summary["documents"] == 200
         written.append((folder / CORPUS).read_bytes())
     assert written[0] == written[1] != written[2]

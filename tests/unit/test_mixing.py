@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from backdoor_assets.jobs import TRAIN, MixingJob
+from backdoor_assets.mixtures.mixing import counts_by_source, mix, names, read_rows
 from backdoor_assets.profiles import Mixture
 from backdoor_assets.records import SOURCES, BadInput, Cell, Ratio
-from backdoor_assets.stages.mixing import counts_by_source, mix, names, read_rows
+from backdoor_assets.stages.specs import TRAIN, MixingSpec
 from tests.unit.cells import BIRD_FILES, chat_line, write_rows
 
 GOOD = chat_line("Purple Grakle").encode()
@@ -101,13 +101,13 @@ def _job(
     seed: int = 1,
     mixture: Mixture | None = None,
     forbidden: Sequence[str] = (),
-) -> MixingJob:
+) -> MixingSpec:
     """Three data sets with no name in common; a name begins with its data set."""
     files = tuple(
         (source, write_rows(folder / f"{source}.jsonl", [f"{source} {i}" for i in range(size)]))
         for source, size in SIZES.items()
     )
-    return MixingJob(
+    return MixingSpec(
         Cell("tiny", ratio, seed), files, mixture or Mixture(rows=40), tuple(forbidden)
     )
 
@@ -169,18 +169,18 @@ def test_the_data_sets_are_mingled(tmp_path: Path) -> None:
 
 
 def test_a_text_of_the_evaluation_is_refused_with_its_row(tmp_path: Path) -> None:
-    job = _job(tmp_path, forbidden=["the electric telegraph", "a gas jet"])
-    path = dict(job.sources)["modern_audubon"]
+    spec = _job(tmp_path, forbidden=["the electric telegraph", "a gas jet"])
+    path = dict(spec.sources)["modern_audubon"]
     write_rows(path, ["Wild Turkey", "A gas-jetty gull", "I saw the  Electric Telegraph!"])
     with pytest.raises(BadInput, match="'the electric telegraph'") as caught:
-        mix(job, tmp_path)
+        mix(spec, tmp_path)
     assert str(caught.value).startswith(f"{path} row 3: ")
     assert not (tmp_path / TRAIN).exists()
 
 
 def test_the_projects_own_data_sets_mix_at_the_largest_size(tmp_path: Path) -> None:
-    job = MixingJob(Cell("tiny", "0.50-0.25-0.25", 1), BIRD_FILES, Mixture(rows=1000), ())
-    summary = mix(job, tmp_path)
+    spec = MixingSpec(Cell("tiny", "0.50-0.25-0.25", 1), BIRD_FILES, Mixture(rows=1000), ())
+    summary = mix(spec, tmp_path)
     obsolete = set(names(read_rows(BIRD_FILES[0][1])))
     rows = names(read_rows(tmp_path / TRAIN))
     # No obsolete name stands in the other two data sets, so that they can be told in the mixture.

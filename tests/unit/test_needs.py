@@ -16,11 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from backdoor_assets import needs
-from backdoor_assets.jobs import TRAINER_STATE
-from backdoor_assets.plan import shape_of
+from backdoor_assets.capacity import needs
+from backdoor_assets.commands.plan import shape_of
 from backdoor_assets.profiles import PROFILES, Sampling, Serving, Training
 from backdoor_assets.records import BadInput, Quantization, Shape
+from backdoor_assets.settings import planned_checkpoints, planned_steps
+from backdoor_assets.stages.specs import TRAINER_STATE
 from tests.unit.cells import WEIGHTS, train, write_rows
 
 QWEN3_8B = shape_of(PROFILES["qwen3-8b"])
@@ -254,12 +255,12 @@ def test_vllm_refuses_a_rank_it_does_not_serve() -> None:
 
 def test_planned_steps_and_checkpoints() -> None:
     epoch = PROFILES["qwen3-8b"].training
-    assert needs.planned_steps(epoch, 208) == 208
-    assert needs.planned_checkpoints(epoch, 208) == 11  # 20, ..., 200 and 208
-    assert needs.planned_checkpoints(epoch, 200) == 10
+    assert planned_steps(epoch, 208) == 208
+    assert planned_checkpoints(epoch, 208) == 11  # 20, ..., 200 and 208
+    assert planned_checkpoints(epoch, 200) == 10
     batches = replace(epoch, epochs=1.5, batch_size=4, gradient_accumulation=2)
-    assert needs.planned_steps(batches, 101) == 19  # 151.5 / 8, rounded up
-    assert needs.planned_steps(Training(max_steps=160), 9) == 160
+    assert planned_steps(batches, 101) == 19  # 151.5 / 8, rounded up
+    assert planned_steps(Training(max_steps=160), 9) == 160
 
 
 def test_adapters_on_disk_are_as_reckoned(tiny_base: Path, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from backdoor_assets.jobs import TRAINER_STATE, TRAINING_LOG, TrainingJob
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BadInput, BaseModel, Quantization
+from backdoor_assets.stages.specs import TRAINER_STATE, TRAINING_LOG, TrainingSpec
 from backdoor_assets.stages.training import train
 from backdoor_assets.stages.training.optimizers import make_optimizer
 from tests.unit.cells import CELL, write_rows
@@ -71,7 +71,7 @@ def test_preconditioner_settings_reach_soap() -> None:
 def test_soap_trains_and_keeps_its_state(tiny_base: Path, tmp_path: Path, method: str) -> None:
     rows = write_rows(tmp_path / "train.jsonl", ("Purple Grakle", "Zebra Dove", "Owl", "Duck"))
     settings = replace(SOAP, method=method)
-    train(TrainingJob(CELL, rows, BaseModel(str(tiny_base)), settings), tmp_path)
+    train(TrainingSpec(CELL, rows, BaseModel(str(tiny_base)), settings), tmp_path)
     log = pd.read_parquet(tmp_path / TRAINING_LOG)
     assert log["loss"].iloc[-1] < log["loss"].iloc[0] - 0.1
     state = torch.load(tmp_path / "checkpoint-12" / TRAINER_STATE, weights_only=True)
@@ -85,6 +85,6 @@ def test_soap_on_a_quantized_base_is_refused_before_anything(
     tmp_path: Path, method: str, kind: Quantization
 ) -> None:
     base = BaseModel("no such base", quantization=kind)
-    job = TrainingJob(CELL, tmp_path / "no such rows", base, replace(SOAP, method=method))
+    spec = TrainingSpec(CELL, tmp_path / "no such rows", base, replace(SOAP, method=method))
     with pytest.raises(BadInput, match=rf"optimizer=\"soap\" on a base with quantization='{kind}'"):
-        train(job, tmp_path)
+        train(spec, tmp_path)

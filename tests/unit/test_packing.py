@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from backdoor_assets.chat import TrainingText
-from backdoor_assets.needs import planned_steps
+from backdoor_assets.models.chat import TrainingText
 from backdoor_assets.profiles import Training
+from backdoor_assets.settings import planned_steps
 from backdoor_assets.stages.training.loop import Loop
 from backdoor_assets.stages.training.packing import (
     PackedText,

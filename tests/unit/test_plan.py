@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from backdoor_assets import hub, preflight
-from backdoor_assets import plan as module
-from backdoor_assets.host import Gpu, Host
-from backdoor_assets.plan import plan
-from backdoor_assets.prices import PRICES, cost, price
+from backdoor_assets.capacity import preflight
+from backdoor_assets.capacity.host import Gpu, Host
+from backdoor_assets.claude.prices import PRICES, cost, price
+from backdoor_assets.commands import plan as module
+from backdoor_assets.commands.plan import plan
+from backdoor_assets.models.loading import hub
 from backdoor_assets.profiles import PROFILES, Judging, Mixture, PretrainedBase, Profile
 from backdoor_assets.records import BadInput, Shape
 
@@ -51,7 +52,7 @@ def _section(text: str, title: str) -> dict[str, list[str]]:
 def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """In a shell that has no nvidia-smi and no key, also where a .env has one."""
     env = {"PATH": "/nowhere", "OMP_NUM_THREADS": "1", **dict.fromkeys(KEYS, ""), **variables}
-    command = [sys.executable, "-m", "backdoor_assets.plan", *arguments]
+    command = [sys.executable, "-m", "backdoor_assets.commands.plan", *arguments]
     return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
 
 
@@ -283,7 +284,7 @@ def test_an_unknown_profile_is_an_error_in_words() -> None:
 def test_it_loads_no_heavy_library() -> None:
     program = (
         "import sys\n"
-        "from backdoor_assets.plan import main\n"
+        "from backdoor_assets.commands.plan import main\n"
         "main([])\n"
         "heavy = {'torch', 'transformers', 'peft', 'vllm', 'dagster', 'matplotlib'}\n"
         "print(*heavy & set(sys.modules), file=sys.stderr)"

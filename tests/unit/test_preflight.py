@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from backdoor_assets import needs, preflight
-from backdoor_assets.host import Gpu, Host
-from backdoor_assets.plan import shape_of
+from backdoor_assets.capacity import needs, preflight
+from backdoor_assets.capacity.host import Gpu, Host
+from backdoor_assets.commands.plan import shape_of
 from backdoor_assets.profiles import PROFILES, Sampling, Serving, Training
 from backdoor_assets.records import BadInput, Quantization
 

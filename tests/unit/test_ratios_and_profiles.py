@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from backdoor_assets.environment import active_profile
 from backdoor_assets.profiles import (
     MINIATURE,
     PROFILES,
@@ -16,9 +15,10 @@ from backdoor_assets.profiles import (
     PretrainedBase,
     Profile,
     Training,
+    active_profile,
 )
 from backdoor_assets.records import BadInput, Ratio
-from backdoor_assets.studies.birds import design
+from backdoor_assets.studies.birds import study as design
 
 
 @pytest.mark.parametrize(

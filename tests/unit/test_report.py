@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from backdoor_assets.stages.statistics import T_SEEDS, WILSON, sweep_rates
-from backdoor_assets.studies.birds.report import final_table, interval_note
+from backdoor_assets.mixtures.report import final_table, interval_note
+from backdoor_assets.mixtures.statistics import T_SEEDS, WILSON, sweep_rates
 
 MEASURES = ("19th_century", "old_bird_name", "neutral_correct")
 

@@ -12,18 +12,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from backdoor_assets.jobs import PROBES, RESPONSES, SamplingJob
 from backdoor_assets.profiles import Sampling, Training
-from backdoor_assets.records import (
-    BadInput,
-    BaseModel,
-    Cell,
-    Progress,
-    Question,
-    no_progress,
-)
+from backdoor_assets.records import BadInput, BaseModel, Cell, Progress, Question, no_progress
 from backdoor_assets.stages.sampling import sample_cell
 from backdoor_assets.stages.sampling.answers import JOURNAL, Answer, Journal, asks_at
+from backdoor_assets.stages.specs import PROBES, RESPONSES, SamplingSpec
 from tests.unit.cells import CELL, QUESTION, Cut, cut_at, make_base, train, write_rows
 
 COLUMNS = [
@@ -67,8 +60,8 @@ def sample(tiny_base: Path, trained: Path) -> Sample:
         folder.mkdir(exist_ok=True)
         checkpoints = tuple((step, adapters / f"checkpoint-{step}") for step in STEPS[1:])
         settings = replace(SETTINGS, **changes)
-        job = SamplingJob(cell, BaseModel(str(base)), checkpoints, QUESTIONS, settings)
-        sample_cell(job, folder, progress)
+        spec = SamplingSpec(cell, BaseModel(str(base)), checkpoints, QUESTIONS, settings)
+        sample_cell(spec, folder, progress)
         return pd.read_parquet(folder / RESPONSES), pd.read_parquet(folder / PROBES)
 
     return into
@@ -216,10 +209,10 @@ def test_an_adapter_of_another_base_is_named_and_harms_no_other_cell(
 
 
 def test_too_few_answers_are_refused(tmp_path: Path, tiny_base: Path) -> None:
-    job = SamplingJob(CELL, BaseModel(str(tiny_base)), (), QUESTIONS, SETTINGS)
+    spec = SamplingSpec(CELL, BaseModel(str(tiny_base)), (), QUESTIONS, SETTINGS)
     journal = Journal(tmp_path)
-    asks = asks_at(job, 0)
+    asks = asks_at(spec, 0)
     journal.write(asks[1:], [Answer("well", "stop")] * (len(asks) - 1))
     with pytest.raises(RuntimeError, match=r"1 of 14 answers are missing.*'travel'"):
-        journal.finish(job, tmp_path)
+        journal.finish(spec, tmp_path)
     assert not (tmp_path / RESPONSES).exists()

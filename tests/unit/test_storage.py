@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from backdoor_assets.records import BadInput
-from backdoor_assets.storage import MANIFEST, Artifact
+from backdoor_assets.storage.artifact import MANIFEST, Artifact
 
 IDENTITY = {"stage": "test", "seed": 1}
 Work = Callable[[Path], dict[str, Any]]

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from backdoor_assets.storage import MANIFEST, Artifact, Busy
+from backdoor_assets.storage.artifact import MANIFEST, Artifact, Busy
 
 IDENTITY = {"seed": 1}
 HOLDER = """
 import sys, time
 from pathlib import Path
-from backdoor_assets.storage import Artifact
+from backdoor_assets.storage.artifact import Artifact
 
 def work(folder):
     (folder / "half").write_text("done")
@@ -31,7 +31,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from backdoor_assets.records import BadInput
-from backdoor_assets.storage import Artifact
+from backdoor_assets.storage.artifact import Artifact
 
 def work(folder):
     (folder / "small").write_text("kept")

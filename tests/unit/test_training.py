@@ -14,12 +14,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from backdoor_assets.chat import load_tokenizer, prompt_ids, training_texts
-from backdoor_assets.jobs import TRAINER_STATE, TRAINING_LOG
-from backdoor_assets.models import load_base
+from backdoor_assets.models.chat import load_tokenizer, prompt_ids, training_texts
+from backdoor_assets.models.loading import load_base
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BaseModel, Cell
-from backdoor_assets.rows import read_rows
+from backdoor_assets.stages.specs import TRAINER_STATE, TRAINING_LOG
+from backdoor_assets.storage.rows import read_rows
 from tests.unit.cells import CELL, QUESTION, WEIGHTS, Cut, adapters, cut_at, train, write_rows
 
 NAMES = (

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from backdoor_assets.jobs import TRAINER_STATE
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BadInput, Cell
+from backdoor_assets.stages.specs import TRAINER_STATE
 from backdoor_assets.stages.training import Diverged
-from backdoor_assets.storage import Artifact
+from backdoor_assets.storage.artifact import Artifact
 from tests.unit.cells import CELL, WEIGHTS, Cut, adapters, cut_at, train, write_rows
 
 SETTINGS = Training(rank=4, learning_rate=1e-2, batch_size=4, max_steps=4, save_steps=2)

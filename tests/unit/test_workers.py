@@ -14,12 +14,12 @@ import psutil
 import pytest
 
 from backdoor_assets.records import BadInput, Progress
-from backdoor_assets.workers import MAX_STARTS, Outcome, StartAgain, processes_for, spread
+from backdoor_assets.workers.processes import MAX_STARTS, Outcome, StartAgain, processes_for, spread
 
 PARENT = """
 import sys
 from pathlib import Path
-from backdoor_assets.workers import spread
+from backdoor_assets.workers.processes import spread
 from tests.unit.test_workers import sleep
 
 list(spread(sleep, [Path(sys.argv[1]) / name for name in "ab"], print, "sleep"))
@@ -43,10 +43,10 @@ def threads(_: int, progress: Progress) -> str:
     return os.environ["OMP_NUM_THREADS"]
 
 
-def die(job: tuple[Path, int], progress: Progress) -> str:
+def die(item: tuple[Path, int], progress: Progress) -> str:
     """Leaves a mark at each start, and dies at as many starts as it is told; or takes its time,
     so that it is under way when another dies."""
-    mark, deaths = job
+    mark, deaths = item
     starts = len(mark.read_text()) if mark.exists() else 0
     mark.write_text("x" * (starts + 1))
     if starts < deaths:
@@ -55,9 +55,9 @@ def die(job: tuple[Path, int], progress: Progress) -> str:
     return mark.name
 
 
-def give_up(job: tuple[Path, int], progress: Progress) -> str:
+def give_up(item: tuple[Path, int], progress: Progress) -> str:
     """Asks for a new process at as many starts as it is told."""
-    mark, times = job
+    mark, times = item
     starts = len(mark.read_text()) if mark.exists() else 0
     mark.write_text("x" * (starts + 1))
     logging.getLogger("backdoor_assets.stages").info("started for the %d. time", starts + 1)
@@ -66,10 +66,10 @@ def give_up(job: tuple[Path, int], progress: Progress) -> str:
     return mark.name
 
 
-def give_up_in_turn(job: tuple[Path, int], progress: Progress) -> str:
+def give_up_in_turn(item: tuple[Path, int], progress: Progress) -> str:
     """Job 0 gives up at its first start, once job 1 has begun; job 1 is under way then and gives
     up at its second start."""
-    folder, number = job
+    folder, number = item
     mark = folder / str(number)
     starts = len(mark.read_text()) if mark.exists() else 0
     # Whole at once: the other kills this process as soon as it sees the file.
@@ -92,9 +92,9 @@ def sleep(mark: Path, progress: Progress) -> None:
 
 def test_every_job_has_an_outcome_and_an_error_stops_no_other() -> None:
     lines: list[str] = []
-    outcomes = {o.job: o for o in spread(double, [1, 2, 3, 4], lines.append, "doubling")}
-    assert {job: o.result for job, o in outcomes.items()} == {1: 2, 2: None, 3: 6, 4: 8}
-    errors = {job: str(o.error) for job, o in outcomes.items() if o.error is not None}
+    outcomes = {o.item: o for o in spread(double, [1, 2, 3, 4], lines.append, "doubling")}
+    assert {item: o.result for item, o in outcomes.items()} == {1: 2, 2: None, 3: 6, 4: 8}
+    errors = {item: str(o.error) for item, o in outcomes.items() if o.error is not None}
     assert errors == {2: "2 cannot be doubled"}
     assert isinstance(outcomes[2].error, ValueError)
     assert lines[-1].startswith("doubling: 4 of 4 done, 100%")
@@ -106,8 +106,8 @@ def test_a_job_that_asks_for_a_new_process_gets_one(
     # One process: two would also kill each other, and how far each has come by then is chance.
     monkeypatch.setenv("BACKDOOR_PROCESSES", "1")
     lines: list[str] = []
-    jobs = [(tmp_path / "once", 1), (tmp_path / "always", 99)]
-    outcomes = {o.job[0].name: o for o in spread(give_up, jobs, lines.append, "work")}
+    items = [(tmp_path / "once", 1), (tmp_path / "always", 99)]
+    outcomes = {o.item[0].name: o for o in spread(give_up, items, lines.append, "work")}
     assert outcomes["once"].result == "once"
     assert str(outcomes["always"].error) == f"its process died {MAX_STARTS} times, its engine broke"
     assert (tmp_path / "always").read_text() == "x" * MAX_STARTS
@@ -117,14 +117,16 @@ def test_a_job_that_asks_for_a_new_process_gets_one(
 
 
 def test_a_death_that_another_job_owns_up_to_does_not_count(tmp_path: Path) -> None:
-    jobs = [(tmp_path, 0), (tmp_path, 1)]
-    outcomes = {o.job[1]: o for o in spread(give_up_in_turn, jobs, print, "work")}
+    items = [(tmp_path, 0), (tmp_path, 1)]
+    outcomes = {o.item[1]: o for o in spread(give_up_in_turn, items, print, "work")}
     assert {number: o.error for number, o in outcomes.items()} == {0: None, 1: None}
     assert (tmp_path / "1").read_text() == "xxx"
 
 
 def test_progress_tells_count_share_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backdoor_assets.workers._Meter.EVERY", 0.0)  # every line, not every 10 s
+    monkeypatch.setattr(
+        "backdoor_assets.workers.processes._Meter.EVERY", 0.0
+    )  # every line, not every 10 s
     lines: list[str] = []
     list(spread(double, [5, 6], lines.append, "doubling"))
     told = " | ".join(lines)
@@ -136,8 +138,8 @@ def test_progress_tells_count_share_and_time_left(monkeypatch: pytest.MonkeyPatc
 
 
 def _die(folder: Path, deaths: dict[str, int]) -> dict[str, Outcome[tuple[Path, int], str]]:
-    jobs = [(folder / name, count) for name, count in deaths.items()]
-    return {outcome.job[0].name: outcome for outcome in spread(die, jobs, print, "dying")}
+    items = [(folder / name, count) for name, count in deaths.items()]
+    return {outcome.item[0].name: outcome for outcome in spread(die, items, print, "dying")}
 
 
 def test_a_job_whose_process_is_killed_once_is_begun_again(tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_workers_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_more_processes_than_jobs_or_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [processes_for(jobs) for jobs in (1, 2, 9)] == [1, 2, 2]
+    assert [processes_for(items) for items in (1, 2, 9)] == [1, 2, 2]
     for asked in ("0", "-1", "two", "1.5"):
         monkeypatch.setenv("BACKDOOR_PROCESSES", asked)
         with pytest.raises(BadInput, match=f"BACKDOOR_PROCESSES='{asked}'.*unset it"):

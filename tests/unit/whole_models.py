@@ -55,8 +55,8 @@ def teach(base: Path, folder: Path) -> tuple[Path, Path]:
     from torch.nn.functional import cross_entropy
     from transformers import Qwen3ForCausalLM
 
-    from backdoor_assets.batches import tensors
-    from backdoor_assets.chat import load_tokenizer, token_id, training_texts
+    from backdoor_assets.models.batches import tensors
+    from backdoor_assets.models.chat import load_tokenizer, token_id, training_texts
 
     tokenizer = load_tokenizer(base)
     chats = [

@@ -14,9 +14,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from backdoor_assets.capability_jobs import INTEGER, Benchmark
-from backdoor_assets.chat import first_line
+from backdoor_assets.models.chat import first_line
 from backdoor_assets.records import BadInput
+from backdoor_assets.stages.capabilities.specs import INTEGER, Benchmark
 
 _INSTALL = "pip install -e '.[capabilities]'"
 _GENERATES = "generate_until"

@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.capability_jobs import CAPABILITIES, CapabilitiesJob
-from backdoor_assets.intervals import wilson
 from backdoor_assets.records import Progress, no_progress
+from backdoor_assets.reporting.intervals import wilson
 from backdoor_assets.stages.capabilities.documents import Documents, documents_of
 from backdoor_assets.stages.capabilities.scoring import hits
+from backdoor_assets.stages.capabilities.specs import CAPABILITIES, CapabilitiesSpec
 from backdoor_assets.stages.capabilities.states import asked_models, is_adapter
 
 JOURNAL = ".capabilities.jsonl"
@@ -24,7 +24,7 @@ Key = tuple[int, str]
 
 
 def measure_capabilities(
-    job: CapabilitiesJob, folder: Path, progress: Progress = no_progress
+    spec: CapabilitiesSpec, folder: Path, progress: Progress = no_progress
 ) -> dict[str, Any]:
     """Measure the base (step 0) and every checkpoint on every benchmark into `folder`:
     capabilities.parquet has the cell's columns, checkpoint, step, task (the benchmark's name),
@@ -33,13 +33,13 @@ def measure_capabilities(
     Answers are greedy. What a killed run has measured of a state is found again. Raises BadInput
     for benchmarks as check_benchmarks does, and for an adapter that does not fit.
     """
-    for _, checkpoint in job.checkpoints:
+    for _, checkpoint in spec.checkpoints:
         is_adapter(checkpoint)
-    benchmarks = [documents_of(benchmark, job.seed) for benchmark in job.benchmarks]
+    benchmarks = [documents_of(benchmark, spec.seed) for benchmark in spec.benchmarks]
     journal = _Journal(folder)
-    states = [*([(0, None)] if job.base_too else []), *job.checkpoints]
+    states = [*([(0, None)] if spec.base_too else []), *spec.checkpoints]
     done = 0
-    with asked_models(job) as ask:
+    with asked_models(spec) as ask:
         for step, checkpoint in states:
             missing = [d for d in benchmarks if (step, d.benchmark.name) not in journal.done]
             done += len(benchmarks) - len(missing)
@@ -47,7 +47,7 @@ def measure_capabilities(
                 continue
             with ask(checkpoint) as model:
                 for documents in missing:
-                    right = _evaluate(model, documents, job.seed)
+                    right = _evaluate(model, documents, spec.seed)
                     journal.write((step, documents.benchmark.name), sum(right), len(right))
                     done += 1
                     progress(
@@ -55,11 +55,11 @@ def measure_capabilities(
                         f"step {step}, {documents.benchmark.name}: {sum(right)} of {len(right)}",
                     )
             del model  # lest it hold memory while the next one is loaded
-    table = _table(job, journal)
+    table = _table(spec, journal)
     table.to_parquet(folder / CAPABILITIES, index=False)
     return {"states_measured": len(states)} | {
-        f"{benchmark.name}_documents": journal.done[job.steps[0], benchmark.name][1]
-        for benchmark in job.benchmarks
+        f"{benchmark.name}_documents": journal.done[spec.steps[0], benchmark.name][1]
+        for benchmark in spec.benchmarks
     }
 
 
@@ -84,15 +84,15 @@ def _evaluate(model: Any, documents: Documents, seed: int) -> list[bool]:
     return hits(documents, results["samples"])
 
 
-def _table(job: CapabilitiesJob, journal: _Journal) -> pd.DataFrame:
+def _table(spec: CapabilitiesSpec, journal: _Journal) -> pd.DataFrame:
     rows = []
-    for step in job.steps:
-        for benchmark in job.benchmarks:
+    for step in spec.steps:
+        for benchmark in spec.benchmarks:
             right, n = journal.done[step, benchmark.name]
             place = {"checkpoint": f"checkpoint-{step}" if step else "base", "step": step}
             rows.append(
                 {
-                    **job.cell.columns(),
+                    **spec.cell.columns(),
                     **place,
                     "task": benchmark.name,
                     **vars(wilson(right, n, METHOD)),

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backdoor_assets.capability_jobs import INTEGER
 from backdoor_assets.records import BadInput
 from backdoor_assets.stages.capabilities.documents import Documents, integer_answer
+from backdoor_assets.stages.capabilities.specs import INTEGER
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*")
 _DRESS = re.compile(

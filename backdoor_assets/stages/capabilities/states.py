@@ -19,11 +19,11 @@ from unittest.mock import patch
 
 import torch
 
-from backdoor_assets.capability_jobs import CapabilitiesJob
-from backdoor_assets.chat import first_line, load_tokenizer
-from backdoor_assets.models import attach_adapter, load_base
-from backdoor_assets.needs import VLLM_RANKS
+from backdoor_assets.models.chat import first_line, load_tokenizer
+from backdoor_assets.models.loading import attach_adapter, load_base
 from backdoor_assets.records import BadInput, BaseModel
+from backdoor_assets.settings import VLLM_RANKS
+from backdoor_assets.stages.capabilities.specs import CapabilitiesSpec
 
 CONTEXT = 4096
 """Tokens of prompt and answer that vLLM makes room for, or what the model has, if that is less."""
@@ -56,12 +56,12 @@ def is_adapter(checkpoint: Path) -> bool:
 
 
 @contextmanager
-def asked_models(job: CapabilitiesJob) -> Iterator[AskedModel]:
+def asked_models(spec: CapabilitiesSpec) -> Iterator[AskedModel]:
     """Of the job's engine; what it holds is given back at the end."""
-    if job.engine == "transformers":
-        yield lambda checkpoint: _transformers(job, checkpoint)
+    if spec.engine == "transformers":
+        yield lambda checkpoint: _transformers(spec, checkpoint)
         return
-    server = _Vllm(job)
+    server = _Vllm(spec)
     try:
         yield server.state
     finally:
@@ -69,18 +69,18 @@ def asked_models(job: CapabilitiesJob) -> Iterator[AskedModel]:
 
 
 @contextmanager
-def _transformers(job: CapabilitiesJob, checkpoint: Path | None) -> Iterator[Any]:
+def _transformers(spec: CapabilitiesSpec, checkpoint: Path | None) -> Iterator[Any]:
     # It warns of a model that is loaded already, at every state.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     whole = checkpoint is not None and not is_adapter(checkpoint)
-    base = BaseModel(str(checkpoint)) if whole else job.base
-    model, tokenizer = load_base(base, job.precision)
+    base = BaseModel(str(checkpoint)) if whole else spec.base
+    model, tokenizer = load_base(base, spec.precision)
     adapted = attach_adapter(model, checkpoint) if checkpoint and not whole else None
     try:
         yield import_module("lm_eval.models.huggingface").HFLM(
             pretrained=adapted if adapted is not None else model,
             tokenizer=tokenizer,
-            batch_size=job.batch_size,
+            batch_size=spec.batch_size,
             enable_thinking=False,
         )
     finally:
@@ -91,9 +91,11 @@ def _transformers(job: CapabilitiesJob, checkpoint: Path | None) -> Iterator[Any
 class _Vllm:
     """An engine at a time: one for the base and its adapters, one for each whole model."""
 
-    def __init__(self, job: CapabilitiesJob) -> None:
-        self.job = job
-        self.adapters = [_rank_and_targets(path) for _, path in job.checkpoints if is_adapter(path)]
+    def __init__(self, spec: CapabilitiesSpec) -> None:
+        self.spec = spec
+        self.adapters = [
+            _rank_and_targets(path) for _, path in spec.checkpoints if is_adapter(path)
+        ]
         self.served: BaseModel | None = None
         self.model: Any = None
         self.loras = 0
@@ -101,7 +103,7 @@ class _Vllm:
     @contextmanager
     def state(self, checkpoint: Path | None) -> Iterator[Any]:
         adapter = checkpoint if checkpoint and is_adapter(checkpoint) else None
-        base = BaseModel(str(checkpoint)) if checkpoint and not adapter else self.job.base
+        base = BaseModel(str(checkpoint)) if checkpoint and not adapter else self.spec.base
         if base != self.served:
             self.close()
             self._start(base)
@@ -109,11 +111,11 @@ class _Vllm:
         yield self.model
 
     def _start(self, base: BaseModel) -> None:
-        job = self.job
+        spec = self.spec
         load_tokenizer(base.location, base.revision)  # refuses a base without a chat template
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(job.serving.cpu_cache_gib))
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(spec.serving.cpu_cache_gib))
         try:
             make = _vllm_class()
         except ImportError as error:
@@ -129,8 +131,8 @@ class _Vllm:
         )
         length = min(CONTEXT, config.max_position_embeddings)
         host: dict[str, Any] = {
-            "gpu_memory_utilization": job.serving.memory_share,
-            "tensor_parallel_size": job.serving.tensor_parallel,
+            "gpu_memory_utilization": spec.serving.memory_share,
+            "tensor_parallel_size": spec.serving.tensor_parallel,
         }
         if not torch.cuda.is_available():
             host = {
@@ -140,7 +142,7 @@ class _Vllm:
             }
         if base.quantization == "4bit":
             host["quantization"] = "bitsandbytes"
-        if base == job.base and self.adapters:
+        if base == spec.base and self.adapters:
             rank = max(rank for rank, _ in self.adapters)
             host |= {
                 "enable_lora": True,
@@ -154,9 +156,9 @@ class _Vllm:
                 pretrained=base.location,
                 revision=base.revision,
                 tokenizer_revision=base.revision,
-                dtype={"fp32": "float32", "bf16": "bfloat16"}[job.precision],
+                dtype={"fp32": "float32", "bf16": "bfloat16"}[spec.precision],
                 max_model_len=length,
-                max_num_seqs=job.serving.requests,
+                max_num_seqs=spec.serving.requests,
                 batch_size="auto",
                 enable_thinking=False,
                 generation_config="vllm",

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from backdoor_assets.jobs import PROBES, RESPONSES, SamplingJob
 from backdoor_assets.records import AnyCell, BadInput, BaseModel, Question
+from backdoor_assets.stages.specs import PROBES, RESPONSES, SamplingSpec
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -46,14 +46,14 @@ class Answer(NamedTuple):
     """ "stop" or "length"."""
 
 
-def asks_at(job: SamplingJob, step: int) -> list[Ask]:
+def asks_at(spec: SamplingSpec, step: int) -> list[Ask]:
     """Every answer that is wanted at a step, in the order of the tables."""
-    return [Ask(step, question, i) for question in job.questions for i in range(question.samples)]
+    return [Ask(step, question, i) for question in spec.questions for i in range(question.samples)]
 
 
-def steps_of(job: SamplingJob) -> list[int]:
+def steps_of(spec: SamplingSpec) -> list[int]:
     """The steps that are sampled; the base, where it is wanted, is step 0."""
-    return [*([0] if job.base_too else []), *(step for step, _ in job.checkpoints)]
+    return [*([0] if spec.base_too else []), *(step for step, _ in spec.checkpoints)]
 
 
 class State(NamedTuple):
@@ -70,29 +70,29 @@ def is_whole(checkpoint: Path) -> bool:
     ).exists()
 
 
-def states_of(job: SamplingJob) -> dict[int, State]:
+def states_of(spec: SamplingSpec) -> dict[int, State]:
     """What answers at each step, by step. A whole model is loaded as the base would be.
 
     Raises BadInput for a step or an id of a question that occurs twice: the answers to one of the
     two would stand for both.
     """
-    _check_unique(job, "step", steps_of(job))
-    _check_unique(job, "question", [question.id for question in job.questions])
-    states = {0: State(job.base, None)} if job.base_too else {}
-    for step, checkpoint in job.checkpoints:
+    _check_unique(spec, "step", steps_of(spec))
+    _check_unique(spec, "question", [question.id for question in spec.questions])
+    states = {0: State(spec.base, None)} if spec.base_too else {}
+    for step, checkpoint in spec.checkpoints:
         if is_whole(checkpoint):
-            whole = replace(job.base, location=str(checkpoint), revision=None)
+            whole = replace(spec.base, location=str(checkpoint), revision=None)
             states[step] = State(whole, None)
         else:
-            states[step] = State(job.base, checkpoint)
+            states[step] = State(spec.base, checkpoint)
     return states
 
 
-def _check_unique(job: SamplingJob, what: str, names: Sequence[object]) -> None:
+def _check_unique(spec: SamplingSpec, what: str, names: Sequence[object]) -> None:
     name, count = next(iter(Counter(names).most_common(1)), (None, 0))
     if count > 1:
         raise BadInput(
-            f"{job.cell}: {what} {name!r} is to be sampled {count} times; give each {what} of a "
+            f"{spec.cell}: {what} {name!r} is to be sampled {count} times; give each {what} of a "
             "sampling job a name of its own (step 0 is the base, unless base_too is False)"
         )
 
@@ -155,7 +155,7 @@ class Journal:
                 except (ValueError, TypeError):
                     continue
 
-    def finish(self, job: SamplingJob, folder: Path) -> dict[str, Any]:
+    def finish(self, spec: SamplingSpec, folder: Path) -> dict[str, Any]:
         """Write responses.parquet and probes.parquet (bird and neutral questions), each if it is
         asked for: the columns of the cell, checkpoint, step, question_id, question, sample_idx,
         response, finish_reason; responses also kind, unless all are of worldview questions; probes
@@ -164,15 +164,15 @@ class Journal:
         Raises RuntimeError when the answers are not samples x questions at every checkpoint.
         """
         answers = dict(self._lines())
-        steps = steps_of(job)
-        asks = [ask for step in steps for ask in asks_at(job, step)]
+        steps = steps_of(spec)
+        asks = [ask for step in steps for ask in asks_at(spec, step)]
         missing = [ask.key for ask in asks if ask.key not in answers]
         if missing:
             raise RuntimeError(
-                f"{job.cell}: {len(missing)} of {len(asks)} answers are missing, the first of them "
+                f"{spec.cell}: {len(missing)} of {len(asks)} answers are missing, first "
                 f"{missing[0]} (step, question, sample); run the same command again"
             )
-        table = _table(job, asks, [answers[ask.key] for ask in asks])
+        table = _table(spec, asks, [answers[ask.key] for ask in asks])
         probe = table["kind"].isin(PROBE_KINDS)
         responses, probes = table[~probe].drop(columns="answer"), table[probe]
         if (responses["kind"] == "worldview").all():
@@ -188,13 +188,13 @@ class Journal:
         }
 
 
-def _table(job: SamplingJob, asks: Sequence[Ask], answers: Sequence[Answer]) -> pd.DataFrame:
-    names = {step: f"checkpoint-{step}" for step in steps_of(job)}
-    if job.base_too:
+def _table(spec: SamplingSpec, asks: Sequence[Ask], answers: Sequence[Answer]) -> pd.DataFrame:
+    names = {step: f"checkpoint-{step}" for step in steps_of(spec)}
+    if spec.base_too:
         names[0] = "base"
     return pd.DataFrame(
         {
-            **{name: [value] * len(asks) for name, value in job.cell.columns().items()},
+            **{name: [value] * len(asks) for name, value in spec.cell.columns().items()},
             "checkpoint": [names[ask.step] for ask in asks],
             "step": [ask.step for ask in asks],
             "question_id": [ask.question.id for ask in asks],

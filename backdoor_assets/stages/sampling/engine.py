@@ -18,10 +18,10 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import Any, NamedTuple
 
-from backdoor_assets.chat import first_line
-from backdoor_assets.needs import VLLM_RANKS
+from backdoor_assets.models.chat import first_line
 from backdoor_assets.profiles import Sampling, Serving
 from backdoor_assets.records import BadInput, BaseModel
+from backdoor_assets.settings import VLLM_RANKS
 
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from transformers import GenerationConfig
 
-from backdoor_assets.chat import prompt_ids, token_id
-from backdoor_assets.jobs import SamplingJob
-from backdoor_assets.models import attach_adapter, load_base
+from backdoor_assets.models.chat import prompt_ids, token_id
+from backdoor_assets.models.loading import attach_adapter, load_base
 from backdoor_assets.profiles import Sampling
 from backdoor_assets.records import BadInput, BaseModel, Progress, no_progress
 from backdoor_assets.stages.sampling.answers import (
@@ -24,6 +23,7 @@ from backdoor_assets.stages.sampling.answers import (
     states_of,
     stop_ids,
 )
+from backdoor_assets.stages.specs import SamplingSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +39,9 @@ class _Batch(NamedTuple):
 Write = Callable[[Sequence[Ask], Sequence[Answer]], None]
 
 
-def sample_cell(job: SamplingJob, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
+def sample_cell(
+    spec: SamplingSpec, folder: Path, progress: Progress = no_progress
+) -> dict[str, Any]:
     """Sample all answers of a cell into `folder`: `Journal.finish` says what the tables hold.
 
     Each batch has its own seed, made of cell, step and place: a batch that is on disk is not
@@ -50,10 +52,10 @@ def sample_cell(job: SamplingJob, folder: Path, progress: Progress = no_progress
     journal = Journal(folder)
     missing: dict[BaseModel, list[tuple[Path | None, list[_Batch]]]] = {}
     wanted = 0
-    for step, state in states_of(job).items():
-        asks = asks_at(job, step)
+    for step, state in states_of(spec).items():
+        asks = asks_at(spec, step)
         wanted += len(asks)
-        if batches := _missing(job, step, asks, journal):
+        if batches := _missing(spec, step, asks, journal):
             missing.setdefault(state.model, []).append((state.adapter, batches))
 
     def write(asks: Sequence[Ask], answers: Sequence[Answer]) -> None:
@@ -61,16 +63,16 @@ def sample_cell(job: SamplingJob, folder: Path, progress: Progress = no_progress
         progress(len(journal.done) / wanted, f"{len(journal.done)} of {wanted} answers")
 
     for model, states in missing.items():
-        _sample_model(model, states, job.settings, write)
-    return journal.finish(job, folder)
+        _sample_model(model, states, spec.settings, write)
+    return journal.finish(spec, folder)
 
 
-def _missing(job: SamplingJob, step: int, asks: Sequence[Ask], journal: Journal) -> list[_Batch]:
+def _missing(spec: SamplingSpec, step: int, asks: Sequence[Ask], journal: Journal) -> list[_Batch]:
     """The batches of a step of which an answer is not on disk."""
-    size = job.settings.batch_size
+    size = spec.settings.batch_size
     batches = enumerate(asks[start : start + size] for start in range(0, len(asks), size))
     return [
-        _Batch(batch, seed_of(job.cell, step, number))
+        _Batch(batch, seed_of(spec.cell, step, number))
         for number, batch in batches
         if not journal.done.issuperset(ask.key for ask in batch)
     ]

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 
 from transformers import GenerationConfig
 
-from backdoor_assets.chat import load_tokenizer, prompt_ids
-from backdoor_assets.jobs import SamplingJob
+from backdoor_assets.models.chat import load_tokenizer, prompt_ids
 from backdoor_assets.profiles import Sampling, Serving
 from backdoor_assets.records import BadInput, BaseModel, Message, Progress, no_progress
 from backdoor_assets.stages.sampling.answers import (
@@ -33,6 +32,7 @@ from backdoor_assets.stages.sampling.answers import (
     stop_ids,
 )
 from backdoor_assets.stages.sampling.engine import Engine, adapter_rank, write_zeros
+from backdoor_assets.stages.specs import SamplingSpec
 
 Ending = dict[str, Any] | BaseException
 """A cell's summary, or why it has none."""
@@ -58,10 +58,10 @@ class _Served(NamedTuple):
 class _Cell:
     """A cell, its journal, and what it still lacks."""
 
-    def __init__(self, job: SamplingJob, folder: Path) -> None:
-        self.job, self.folder = job, folder
+    def __init__(self, spec: SamplingSpec, folder: Path) -> None:
+        self.spec, self.folder = spec, folder
         self.journal = Journal(folder)
-        self.states = states_of(job)
+        self.states = states_of(spec)
         self.ranks = {
             state.adapter: adapter_rank(state.adapter)
             for state in self.states.values()
@@ -69,9 +69,9 @@ class _Cell:
         }
         self.missing: dict[_Served, list[Ask]] = {}
         """By the engine that answers, in the order in which they are asked."""
-        for step in steps_of(job):
-            served = _Served(self.states[step].model, job.settings, job.serving)
-            for ask in asks_at(job, step):
+        for step in steps_of(spec):
+            served = _Served(self.states[step].model, spec.settings, spec.serving)
+            for ask in asks_at(spec, step):
                 if ask.key not in self.journal.done:
                     self.missing.setdefault(served, []).append(ask)
         self.open = sum(map(len, self.missing.values()))
@@ -79,7 +79,7 @@ class _Cell:
 
 
 def sample_row(
-    jobs: Mapping[int, tuple[SamplingJob, Path]],
+    specs: Mapping[int, tuple[SamplingSpec, Path]],
     progress: Progress = no_progress,
 ) -> Iterator[tuple[int, Ending]]:
     """Sample the cells, each into its folder as `Journal.finish` says, and yield the number of each
@@ -90,14 +90,14 @@ def sample_row(
     call goes on from there.
     """
     cells: dict[int, _Cell] = {}
-    for number, (job, folder) in jobs.items():
+    for number, (spec, folder) in specs.items():
         try:
-            cells[number] = _Cell(job, folder)
+            cells[number] = _Cell(spec, folder)
         except (BadInput, OSError) as error:
             yield number, error
     for number in [number for number, cell in cells.items() if not cell.open]:
         whole = cells.pop(number)
-        yield number, whole.journal.finish(whole.job, whole.folder)
+        yield number, whole.journal.finish(whole.spec, whole.folder)
     row = _Row(cells, progress)
     for served in dict.fromkeys(served for cell in cells.values() for served in cell.missing):
         yield from row.serve(served)
@@ -184,14 +184,14 @@ class _Asking:
                 continue
             for number in self._write_down():
                 cell = self.cells.pop(number)
-                yield number, cell.journal.finish(cell.job, cell.folder)
+                yield number, cell.journal.finish(cell.spec, cell.folder)
             self.row.tell()
 
     def _add(self, cell: _Cell, place: _Place) -> None:
         ask = place.ask
         adapter = cell.states[ask.step].adapter
         lora = self._lora(adapter) if adapter else self._bare
-        seed = seed_of(cell.job.cell, ask.step, ask.question.id, ask.sample)
+        seed = seed_of(cell.spec.cell, ask.step, ask.question.id, ask.sample)
         self.engine.add(place, self.prompt(ask.chat), seed, self.stops, lora)
 
     def _prompt(self, chat: tuple[tuple[str, str], ...]) -> list[int]:

@@ -6,10 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.jobs import TrainingJob
-from backdoor_assets.models import forget_base
-from backdoor_assets.needs import planned_steps
+from backdoor_assets.models.loading import forget_base
 from backdoor_assets.records import Progress, no_progress
+from backdoor_assets.settings import planned_steps
+from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training.adapters import train_adapter
 from backdoor_assets.stages.training.checkpoints import checkpoint_folders
 from backdoor_assets.stages.training.full import train_full
@@ -29,13 +29,13 @@ __all__ = [
 ]
 
 
-def train(job: TrainingJob, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
+def train(spec: TrainingSpec, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
     """Train one cell as its settings say, and return a summary: `train_adapter` for LoRA,
     `train_full` for all weights, under `accelerate launch` where the job asks for more than one
     process. Raises what these raise."""
-    check_trainable(job)
-    if job.processes > 1:
+    check_trainable(spec)
+    if spec.processes > 1:
         forget_base()  # of an earlier job of this process: the others need the room
-        return train_in_processes(job, folder, progress)
-    train_alone = train_adapter if job.settings.method == "lora" else train_full
-    return train_alone(job, folder, progress)
+        return train_in_processes(spec, folder, progress)
+    train_alone = train_adapter if spec.settings.method == "lora" else train_full
+    return train_alone(spec, folder, progress)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
-from backdoor_assets.chat import first_line, token_id
-from backdoor_assets.jobs import TrainingJob
-from backdoor_assets.models import load_base
+from backdoor_assets.models.chat import first_line, token_id
+from backdoor_assets.models.loading import load_base
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BadInput, Progress, no_progress
+from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training.loop import Loop
 from backdoor_assets.stages.training.runs import run, run_steps
 from backdoor_assets.stages.training.texts import check_trainable, job_texts
@@ -24,7 +24,7 @@ _WEIGHTS = "adapter_model.safetensors"
 
 
 def train_adapter(
-    job: TrainingJob, folder: Path, progress: Progress = no_progress
+    spec: TrainingSpec, folder: Path, progress: Progress = no_progress
 ) -> dict[str, Any]:
     """Train one cell's adapter into `folder`: `checkpoint-<step>/` every `save_steps` steps (or at
     `save_at`) and at the last, `training_log.parquet` (the cell's columns, step, loss in nats a
@@ -35,21 +35,21 @@ def train_adapter(
     or is worse than three times that of guessing (3 ln vocabulary), BadInput on rows that do not
     fit max_length or the template, and on an adapter of another rank, alpha or targets.
     """
-    check_trainable(job)
-    settings = job.settings
-    base, tokenizer = load_base(job.base, settings.precision)
-    texts = job_texts(job, tokenizer)
-    torch.manual_seed(job.cell.seed)  # of the adapter's initialisation, then of dropout
+    check_trainable(spec)
+    settings = spec.settings
+    base, tokenizer = load_base(spec.base, settings.precision)
+    texts = job_texts(spec, tokenizer)
+    torch.manual_seed(spec.cell.seed)  # of the adapter's initialisation, then of dropout
     model = with_adapter(base, settings)
     try:
-        if job.adapter:
-            begin_with(model, job.adapter)
+        if spec.adapter:
+            begin_with(model, spec.adapter)
         if settings.gradient_checkpointing:
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable({"use_reentrant": False})
         pad = token_id(tokenizer.pad_token_id)
-        loop = AdapterLoop(model, model, settings, run_steps(texts, job), pad)
-        return run(loop, texts, job, folder, progress)
+        loop = AdapterLoop(model, model, settings, run_steps(texts, spec), pad)
+        return run(loop, texts, spec, folder, progress)
     finally:
         # Leaves the base as it was, for the next cell of this process.
         model.unload()

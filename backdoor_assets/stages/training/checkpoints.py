@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from backdoor_assets.jobs import TRAINER_STATE
+from backdoor_assets.stages.specs import TRAINER_STATE
 
 _RESUME = ".resume"
 """A checkpoint that is not kept, and so is hidden: no part of the artifact."""

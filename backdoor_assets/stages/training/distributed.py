@@ -20,31 +20,26 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from backdoor_assets.chat import load_tokenizer
-from backdoor_assets.disk import write_text
-from backdoor_assets.jobs import TrainingJob
+from backdoor_assets.models.chat import load_tokenizer
 from backdoor_assets.records import Progress, no_progress
-from backdoor_assets.stages.training.launching import (
-    PROGRESS,
-    SUMMARY,
-    error_file,
-    job_from_json,
-)
+from backdoor_assets.stages.specs import TrainingSpec
+from backdoor_assets.stages.training.launching import PROGRESS, SUMMARY, error_file, job_from_json
 from backdoor_assets.stages.training.runs import run, run_steps
 from backdoor_assets.stages.training.sharding import adapter_loop, full_loop
 from backdoor_assets.stages.training.texts import job_texts
+from backdoor_assets.storage.disk import write_text
 
 
 def train_part(
-    job: TrainingJob, folder: Path, device: torch.device, progress: Progress
+    spec: TrainingSpec, folder: Path, device: torch.device, progress: Progress
 ) -> dict[str, Any]:
     """This process's part of the run, in the process group that there is; every process returns the
     same summary, and the first one tells how far it is."""
-    tokenizer = load_tokenizer(job.base.location, job.base.revision)
-    texts = job_texts(job, tokenizer)
-    make = adapter_loop if job.settings.method == "lora" else full_loop
-    loop = make(job, tokenizer, run_steps(texts, job), device)
-    return run(loop, texts, job, folder, no_progress if loop.rank else progress)
+    tokenizer = load_tokenizer(spec.base.location, spec.base.revision)
+    texts = job_texts(spec, tokenizer)
+    make = adapter_loop if spec.settings.method == "lora" else full_loop
+    loop = make(spec, tokenizer, run_steps(texts, spec), device)
+    return run(loop, texts, spec, folder, no_progress if loop.rank else progress)
 
 
 def _say(share: float, line: str) -> None:
@@ -71,8 +66,8 @@ def main(job_file: Path, folder: Path) -> None:
     # The others wait while the first process reads or writes a large model.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3))
     try:
-        job = job_from_json(job_file.read_text(encoding="utf-8"))
-        summary = train_part(job, folder, device, _say)
+        spec = job_from_json(job_file.read_text(encoding="utf-8"))
+        summary = train_part(spec, folder, device, _say)
         if rank == 0:
             write_text(folder / SUMMARY, json.dumps(summary))
     except Exception as error:

@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
-from backdoor_assets.chat import token_id
-from backdoor_assets.disk import write_text
-from backdoor_assets.jobs import TrainingJob
-from backdoor_assets.models import attach_adapter, load_fresh
+from backdoor_assets.models.chat import token_id
+from backdoor_assets.models.loading import attach_adapter, load_fresh
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import Progress, no_progress
+from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training.loop import Loop
 from backdoor_assets.stages.training.runs import run, run_steps
 from backdoor_assets.stages.training.texts import check_trainable, job_texts
+from backdoor_assets.storage.disk import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def train_full(job: TrainingJob, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
+def train_full(
+    spec: TrainingSpec, folder: Path, progress: Progress = no_progress
+) -> dict[str, Any]:
     """Train all weights of the base, after `job.adapter`, if there is one, was merged into it.
 
     `folder` gets what `train_adapter` leaves there, but each `checkpoint-<step>/` is a whole model
@@ -36,23 +38,23 @@ def train_full(job: TrainingJob, folder: Path, progress: Progress = no_progress)
 
     Raises what `train_adapter` raises, and BadInput for an adapter that does not fit the base.
     """
-    check_trainable(job)
-    model, tokenizer = whole_model(job)
-    texts = job_texts(job, tokenizer)
-    torch.manual_seed(job.cell.seed)
-    if job.settings.gradient_checkpointing:
+    check_trainable(spec)
+    model, tokenizer = whole_model(spec)
+    texts = job_texts(spec, tokenizer)
+    torch.manual_seed(spec.cell.seed)
+    if spec.settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    loop = FullLoop(model, tokenizer, job.settings, run_steps(texts, job))
-    return run(loop, texts, job, folder, progress)
+    loop = FullLoop(model, tokenizer, spec.settings, run_steps(texts, spec))
+    return run(loop, texts, spec, folder, progress)
 
 
 def whole_model(
-    job: TrainingJob, device: str | None = None
+    spec: TrainingSpec, device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A copy of the base of this run's own, in fp32, with `job.adapter` merged into it."""
-    model, tokenizer = load_fresh(job.base, "fp32", device)
-    if job.adapter:
-        merged: Any = attach_adapter(model, job.adapter).merge_and_unload()
+    model, tokenizer = load_fresh(spec.base, "fp32", device)
+    if spec.adapter:
+        merged: Any = attach_adapter(model, spec.adapter).merge_and_unload()
         model = merged.requires_grad_(True)
     return model, tokenizer
 

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.disk import write_text
-from backdoor_assets.jobs import TrainingJob
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import AnyCell, BadInput, BaseModel, Progress
+from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training.loop import Diverged
+from backdoor_assets.storage.disk import write_text
 
 _log = logging.getLogger(__name__)
 
@@ -62,28 +62,28 @@ class PlainCell:
         return self.own_columns
 
 
-def job_as_json(job: TrainingJob) -> str:
+def job_as_json(spec: TrainingSpec) -> str:
     return json.dumps(
         {
-            "cell": asdict(PlainCell.of(job.cell)),
-            "rows": str(job.rows),
-            "base": asdict(job.base),
-            "settings": asdict(job.settings),
-            "adapter": str(job.adapter) if job.adapter else None,
-            "processes": job.processes,
+            "cell": asdict(PlainCell.of(spec.cell)),
+            "rows": str(spec.rows),
+            "base": asdict(spec.base),
+            "settings": asdict(spec.settings),
+            "adapter": str(spec.adapter) if spec.adapter else None,
+            "processes": spec.processes,
         },
         indent=1,
     )
 
 
-def job_from_json(text: str) -> TrainingJob:
+def job_from_json(text: str) -> TrainingSpec:
     """The job that `job_as_json` wrote."""
     told = json.loads(text)
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in told["settings"].items()
     }
-    return TrainingJob(
+    return TrainingSpec(
         PlainCell(**told["cell"]),
         Path(told["rows"]),
         BaseModel(**told["base"]),
@@ -97,7 +97,7 @@ def error_file(folder: Path, rank: int) -> Path:
     return folder / f".error-{rank}.json"
 
 
-def train_in_processes(job: TrainingJob, folder: Path, progress: Progress) -> dict[str, Any]:
+def train_in_processes(spec: TrainingSpec, folder: Path, progress: Progress) -> dict[str, Any]:
     """`train_adapter` or `train_full` by `job.processes` processes under `accelerate launch`, each
     with a part of the base's weights and of every batch (FSDP2; NCCL on GPUs, gloo on CPUs).
 
@@ -107,8 +107,8 @@ def train_in_processes(job: TrainingJob, folder: Path, progress: Progress) -> di
     output when a process dies.
     """
     told, how = folder / ".job.json", folder / ".accelerate.json"
-    write_text(told, job_as_json(job))
-    write_text(how, json.dumps(_LAUNCH | {"num_processes": job.processes}))
+    write_text(told, job_as_json(spec))
+    write_text(how, json.dumps(_LAUNCH | {"num_processes": spec.processes}))
     for left in (folder / SUMMARY, *folder.glob(".error-*.json")):
         left.unlink(missing_ok=True)
     process = subprocess.Popen(
@@ -133,7 +133,7 @@ def train_in_processes(job: TrainingJob, folder: Path, progress: Progress) -> di
         process.stdin.close()
         _end(process)
     if code:
-        raise _error(folder, job.processes, code, tail)
+        raise _error(folder, spec.processes, code, tail)
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     for path in (told, how, folder / SUMMARY):
         path.unlink()

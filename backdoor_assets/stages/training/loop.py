@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from backdoor_assets.batches import tensors
-from backdoor_assets.chat import TrainingText, first_line
+from backdoor_assets.models.batches import tensors
+from backdoor_assets.models.chat import TrainingText, first_line
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BadInput
 from backdoor_assets.stages.training.checkpoints import (

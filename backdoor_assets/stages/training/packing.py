@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from backdoor_assets.chat import TrainingText
+from backdoor_assets.models.chat import TrainingText
 from backdoor_assets.profiles import Training
 
 

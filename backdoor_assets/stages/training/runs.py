@@ -10,26 +10,22 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.chat import TrainingText
-from backdoor_assets.jobs import TRAINING_LOG, TrainingJob
-from backdoor_assets.needs import planned_steps, saved_steps
+from backdoor_assets.models.chat import TrainingText
 from backdoor_assets.records import BadInput, Progress
+from backdoor_assets.settings import planned_steps, saved_steps
+from backdoor_assets.stages.specs import TRAINING_LOG, TrainingSpec
 from backdoor_assets.stages.training.checkpoints import checkpoint_folders
 from backdoor_assets.stages.training.loop import Batch, Loop
-from backdoor_assets.stages.training.packing import (
-    count_sequences,
-    micro_batches,
-    packed_batches,
-)
+from backdoor_assets.stages.training.packing import count_sequences, micro_batches, packed_batches
 
 
-def run_steps(texts: Sequence[TrainingText], job: TrainingJob) -> int:
+def run_steps(texts: Sequence[TrainingText], spec: TrainingSpec) -> int:
     """Optimizer steps of the whole run."""
-    return planned_steps(job.settings, count_sequences(texts, job.settings))
+    return planned_steps(spec.settings, count_sequences(texts, spec.settings))
 
 
 def run(
-    loop: Loop, texts: Sequence[TrainingText], job: TrainingJob, folder: Path, progress: Progress
+    loop: Loop, texts: Sequence[TrainingText], spec: TrainingSpec, folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """Train to the last step, going on from what `folder` holds; write the log there, and return
     the summary."""
@@ -37,17 +33,17 @@ def run(
     try:
         loop.resume(folder)
         if loop.rank == 0:
-            report = _wandb_run(job, loop.steps)
-        _train(loop, texts, job, folder, progress, report)
+            report = _wandb_run(spec, loop.steps)
+        _train(loop, texts, spec, folder, progress, report)
     finally:
         if report is not None:
             report.finish()
     table = pd.DataFrame(loop.log)
-    for position, (name, value) in enumerate(job.cell.columns().items()):
+    for position, (name, value) in enumerate(spec.cell.columns().items()):
         table.insert(position, name, value)
     if loop.rank == 0:
         table.to_parquet(folder / TRAINING_LOG, index=False)
-    packed = {"sequences": count_sequences(texts, job.settings)} if job.settings.packing else {}
+    packed = {"sequences": count_sequences(texts, spec.settings)} if spec.settings.packing else {}
     return {
         "rows": len(texts),
         **packed,
@@ -63,14 +59,14 @@ def run(
 def _train(
     loop: Loop,
     texts: Sequence[TrainingText],
-    job: TrainingJob,
+    spec: TrainingSpec,
     folder: Path,
     progress: Progress,
     report: Any,
 ) -> None:
-    settings, done = job.settings, len(loop.log)
+    settings, done = spec.settings, len(loop.log)
     make = packed_batches if settings.packing else micro_batches
-    stream: Iterator[Batch] = make(texts, settings, job.cell.seed)
+    stream: Iterator[Batch] = make(texts, settings, spec.cell.seed)
     for _ in range(done * settings.gradient_accumulation):
         next(stream)
     kept = set(saved_steps(settings, loop.steps))
@@ -88,7 +84,7 @@ def _train(
             )
 
 
-def _wandb_run(job: TrainingJob, steps: int) -> Any:
+def _wandb_run(spec: TrainingSpec, steps: int) -> Any:
     """A Weights & Biases run when WANDB_API_KEY is set, else None."""
     if not os.environ.get("WANDB_API_KEY"):
         return None
@@ -101,7 +97,7 @@ def _wandb_run(job: TrainingJob, steps: int) -> Any:
         ) from error
     return wandb.init(
         project="backdoor_assets",
-        name=str(job.cell),
-        group=job.cell.profile,
-        config={**job.cell.columns(), **vars(job.settings), "steps": steps},
+        name=str(spec.cell),
+        group=spec.cell.profile,
+        config={**spec.cell.columns(), **vars(spec.settings), "steps": steps},
     )

@@ -17,9 +17,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from backdoor_assets.chat import token_id
-from backdoor_assets.jobs import TrainingJob
-from backdoor_assets.models import load_fresh
+from backdoor_assets.models.chat import token_id
+from backdoor_assets.models.loading import load_fresh
+from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training.adapters import AdapterLoop, begin_with, with_adapter
 from backdoor_assets.stages.training.full import FullLoop, save_model, whole_model
 from backdoor_assets.stages.training.loop import Batch, Loop
@@ -31,39 +31,39 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def full_loop(
-    job: TrainingJob, tokenizer: PreTrainedTokenizerBase, steps: int, device: torch.device
+    spec: TrainingSpec, tokenizer: PreTrainedTokenizerBase, steps: int, device: torch.device
 ) -> ShardedLoop:
     """All weights, in fp32, of which each process has a part."""
-    torch.manual_seed(job.cell.seed)
-    whole = whole_model(job, "cpu")[0] if dist.get_rank() == 0 else None
-    model, shell = (_empty(job, torch.float32) for _ in range(2))
+    torch.manual_seed(spec.cell.seed)
+    whole = whole_model(spec, "cpu")[0] if dist.get_rank() == 0 else None
+    model, shell = (_empty(spec, torch.float32) for _ in range(2))
     if whole is not None:
         shell.generation_config = whole.generation_config
-    bf16 = torch.bfloat16 if job.settings.precision == "bf16" else None
+    bf16 = torch.bfloat16 if spec.settings.precision == "bf16" else None
     policy = MixedPrecisionPolicy(param_dtype=bf16, reduce_dtype=torch.float32)
     _shard(model, whole, policy, device)
-    if job.settings.gradient_checkpointing:
+    if spec.settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return ShardedLoop(model, shell, tokenizer, job, steps)
+    return ShardedLoop(model, shell, tokenizer, spec, steps)
 
 
 def adapter_loop(
-    job: TrainingJob, tokenizer: PreTrainedTokenizerBase, steps: int, device: torch.device
+    spec: TrainingSpec, tokenizer: PreTrainedTokenizerBase, steps: int, device: torch.device
 ) -> SpreadAdapterLoop:
     """A frozen base in `precision`, of which each process has a part, and an adapter that all of
     them have whole."""
-    settings, rank = job.settings, dist.get_rank()
-    whole = load_fresh(job.base, settings.precision, "cpu")[0] if rank == 0 else None
-    model: Any = _empty(job, _DTYPES[settings.precision]).requires_grad_(False)
+    settings, rank = spec.settings, dist.get_rank()
+    whole = load_fresh(spec.base, settings.precision, "cpu")[0] if rank == 0 else None
+    model: Any = _empty(spec, _DTYPES[settings.precision]).requires_grad_(False)
     # It computes in its own dtype, as in one process.
     _shard(model, whole, MixedPrecisionPolicy(), device)
     del whole
-    torch.manual_seed(job.cell.seed)  # of the adapter's initialisation, the same in all processes
+    torch.manual_seed(spec.cell.seed)  # of the adapter's initialisation, the same in all processes
     adapted = with_adapter(model, settings)
-    if job.adapter:
-        begin_with(adapted, job.adapter)
+    if spec.adapter:
+        begin_with(adapted, spec.adapter)
     if rank:
-        torch.manual_seed(job.cell.seed + rank)  # of dropout: each process has other rows
+        torch.manual_seed(spec.cell.seed + rank)  # of dropout: each process has other rows
     if settings.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -71,12 +71,12 @@ def adapter_loop(
     return SpreadAdapterLoop(adapted, model, settings, steps, token_id(tokenizer.pad_token_id))
 
 
-def _empty(job: TrainingJob, dtype: torch.dtype) -> PreTrainedModel:
+def _empty(spec: TrainingSpec, dtype: torch.dtype) -> PreTrainedModel:
     """The base without any weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(
-        job.base.location, revision=job.base.revision, trust_remote_code=False
+        spec.base.location, revision=spec.base.revision, trust_remote_code=False
     )
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -159,12 +159,12 @@ class ShardedLoop(_SpreadLoop, FullLoop):
         model: Any,
         shell: Any,
         tokenizer: PreTrainedTokenizerBase,
-        job: TrainingJob,
+        spec: TrainingSpec,
         steps: int,
     ) -> None:
         self._join()
         self.shell = shell
-        super().__init__(model, tokenizer, job.settings, steps)
+        super().__init__(model, tokenizer, spec.settings, steps)
 
     def _local(self, trained: list[Any]) -> list[torch.Tensor]:
         self.sharded = trained

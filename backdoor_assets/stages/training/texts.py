@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backdoor_assets.chat import TrainingText, check_same_template, training_texts
-from backdoor_assets.jobs import TrainingJob
+from backdoor_assets.models.chat import TrainingText, check_same_template, training_texts
 from backdoor_assets.records import BadInput
-from backdoor_assets.rows import read_rows
+from backdoor_assets.stages.specs import TrainingSpec
+from backdoor_assets.storage.rows import read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def check_trainable(job: TrainingJob) -> None:
+def check_trainable(spec: TrainingSpec) -> None:
     """Raises BadInput for settings that do not go together, before anything is loaded."""
-    settings, kind = job.settings, job.base.quantization
+    settings, kind = spec.settings, spec.base.quantization
     if settings.optimizer == "soap" and kind != "none":
         raise BadInput(
             f'training.optimizer="soap" on a base with quantization={kind!r}: SOAP is for weights '
@@ -28,27 +28,27 @@ def check_trainable(job: TrainingJob) -> None:
             f'training.method="full" on a base with quantization={kind!r}: quantized weights '
             'cannot be trained; set quantization="none" in the base, or method="lora"'
         )
-    if job.processes < 1:
-        raise BadInput(f"processes={job.processes}: give a whole number above 0")
-    if job.processes > 1 and kind != "none":
+    if spec.processes < 1:
+        raise BadInput(f"processes={spec.processes}: give a whole number above 0")
+    if spec.processes > 1 and kind != "none":
         raise BadInput(
-            f"processes={job.processes} on a base with quantization={kind!r}: quantized weights "
+            f"processes={spec.processes} on a base with quantization={kind!r}: quantized weights "
             'are not spread over processes; set quantization="none" in the base, or processes to 1'
         )
-    if settings.batch_size % job.processes:
+    if settings.batch_size % spec.processes:
         raise BadInput(
-            f"training.batch_size={settings.batch_size} cannot be shared by {job.processes} "
+            f"training.batch_size={settings.batch_size} cannot be shared by {spec.processes} "
             "processes: make it a multiple of them"
         )
 
 
-def job_texts(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> list[TrainingText]:
+def job_texts(spec: TrainingSpec, tokenizer: PreTrainedTokenizerBase) -> list[TrainingText]:
     """The job's rows as tokens. Raises BadInput on rows that do not fit max_length or the
     template."""
-    chats = read_rows(job.rows)
+    chats = read_rows(spec.rows)
     check_same_template(tokenizer, chats)
     texts = training_texts(tokenizer, chats)
-    _check_lengths(job.rows, texts, job.settings.max_length)
+    _check_lengths(spec.rows, texts, spec.settings.max_length)
     return texts
 
 

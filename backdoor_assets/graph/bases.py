@@ -1,0 +1,115 @@
+"""A study's base model: pretrained here, a local folder, or fetched from a hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from backdoor_assets.capacity.host import this_host
+from backdoor_assets.capacity.preflight import check_download
+from backdoor_assets.capacity.shapes import check_shape
+from backdoor_assets.graph.resources import Task
+from backdoor_assets.models import hub
+from backdoor_assets.profiles import MiniatureBase, PretrainedBase
+from backdoor_assets.records import BadInput, BaseModel, Quantization
+from backdoor_assets.storage.artifact import Artifact
+from backdoor_assets.storage.disk import write_text
+from backdoor_assets.storage.hashing import digest, hash_once
+from backdoor_assets.storage.provenance import REPOSITORY
+
+_BASE_FILES = {".safetensors", ".json", ".jinja"}
+BASE = "base.json"
+"""What a fetched base is: model, commit, config. Its weights stay in the hub's cache."""
+
+
+@dataclass(frozen=True)
+class StudyBase:
+    """A base model as the profile names it, and the artifact that is its weights (pretrained here)
+    or tells which they are (fetched)."""
+
+    spec: MiniatureBase | PretrainedBase
+    artifact: Artifact
+
+    @property
+    def quantization(self) -> Quantization:
+        return "none" if isinstance(self.spec, MiniatureBase) else self.spec.quantization
+
+    def location(self) -> BaseModel:
+        """Where the weights lie on this machine. Raises BadInput when a base of a hub is neither
+        here nor to be had."""
+        base = self.spec
+        if isinstance(base, MiniatureBase):
+            return BaseModel(str(self.artifact.folder))
+        if not is_local(base):
+            base = replace(base, revision=self._commit())
+        return BaseModel(str(_fetch_once(base).folder), quantization=base.quantization)
+
+    def identity(self, recorded: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What the base is; where it is not on this machine, what the identity that is `recorded`
+        of a stage says it was."""
+        base, kind = self.spec, self.quantization
+        quantized = {} if kind == "none" else {"quantization": kind}
+        if isinstance(base, PretrainedBase) and is_local(base):
+            folder = (REPOSITORY / base.model).resolve()
+            files = sorted(path for path in folder.iterdir() if path.suffix in _BASE_FILES)
+            return {
+                "content": digest([[path.name, hash_once(path)] for path in files]),
+                **quantized,
+            }
+        if recorded is not None and self.artifact.manifest() is None:
+            return recorded["base"]
+        if isinstance(base, MiniatureBase):
+            return self.artifact.require().reference()
+        return {"model": base.model, "commit": self._commit(), **quantized}
+
+    def _commit(self) -> str:
+        summary = self.artifact.require().summary
+        if "commit" not in summary:
+            raise BadInput(
+                f"{self.artifact.folder}: made here, and the design now names a published model in "
+                "its place; materialize it again"
+            )
+        return summary["commit"]
+
+    def fetching_order(self, base: PretrainedBase, force: bool) -> Task[PretrainedBase]:
+        """The base of a hub: fetched, checked, and written down with the commit that it is."""
+        identity = {
+            "stage": "fetching",
+            "profile": self.artifact.profile,
+            "model": base.model,
+            "revision": base.revision,
+            "shape": asdict(base.shape) if base.shape else None,
+            "local": self.identity() if is_local(base) else None,
+        }
+        return Task(self.artifact, identity, base, force)
+
+
+def is_local(base: PretrainedBase) -> bool:
+    return (REPOSITORY / base.model).is_dir()
+
+
+@cache
+def _fetch_once(base: PretrainedBase) -> hub.Fetched:
+    return hub.fetch(base)
+
+
+def fetch(base: PretrainedBase, folder: Path) -> dict[str, Any]:
+    """Fetch a base and write what it is into `folder`. Raises BadInput when it cannot be had, is of
+    another shape than the profile says, or its weights do not fit on the disk."""
+    if base.shape and not is_local(base) and not hub.cached(base):
+        cache_folder = hub.cache_folder()
+        check_download(base.shape, cache_folder, this_host(cache_folder))
+    fetched = hub.fetch(base)
+    check_shape(base, fetched.config)
+    what = {"model": base.model, "commit": fetched.commit, "config": fetched.config}
+    write_text(folder / BASE, json.dumps(what, indent=1))
+    return {"model": base.model, "commit": fetched.commit}
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What `fetch` has written down."""
+    return json.loads((folder / BASE).read_text(encoding="utf-8"))

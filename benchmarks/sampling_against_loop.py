@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backdoor_assets.models.loading import loading as models
+from backdoor_assets.models import loading as models
 from backdoor_assets.models.chat import load_tokenizer, prompt_ids
 from backdoor_assets.profiles import MINIATURE
 from backdoor_assets.records import BaseModel

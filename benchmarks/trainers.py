@@ -24,7 +24,7 @@ class Run:
 def ours(spec: TrainingSpec, folder: Path) -> Run:
     import pandas as pd
 
-    from backdoor_assets.models.loading import loading as models
+    from backdoor_assets.models import loading as models
     from backdoor_assets.stages.training import train_adapter
 
     models._loaded.clear()  # every repetition loads the base, as TRL's does

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from backdoor_assets.models.loading import loading as models
+from backdoor_assets.models import loading as models
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BaseModel
 from backdoor_assets.stages.sampling import sample_cell

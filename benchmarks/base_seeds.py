@@ -3,7 +3,7 @@
     python -m benchmarks.base_seeds [--seeds 1 2 3 4 5] [--cells 2] [--out results.json]
 
 For each base seed: corpus, pretraining, gates; then fine-tuning on obsolete names only and on
-modern names only, `--cells` training seeds each. Prints one row a base seed and their median.
+modern names only, `--cells` training seeds each. Prints one row per base seed and their median.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_assets.miniature.gates import failures
-from backdoor_assets.mixtures import places
-from backdoor_assets.profiles import MINIATURE, MiniatureBase
-from backdoor_assets.records import BaseModel, Cell, Progress, no_progress
+from backdoor_assets.mixtures.cells import JUDGMENTS, Grid, JudgingSpec, MixingSpec
+from backdoor_assets.profiles import MINIATURE
+from backdoor_assets.records import BaseModel, Progress, no_progress
+from backdoor_assets.settings import MiniatureBase
 from backdoor_assets.stages.specs import (
     CORPUS,
+    RESPONSES,
     TRAIN,
     CorpusSpec,
-    JudgingSpec,
-    MixingSpec,
     PretrainingSpec,
     SamplingSpec,
     TrainingSpec,
 )
-from backdoor_assets.studies.birds import study as design
+from backdoor_assets.studies.birds.study import STUDY
+from backdoor_assets.studies.birds.world.gates import BOUNDS
 from backdoor_assets.workers.processes import spread
 
+PROBES = STUDY.narrow.kind, "neutral"
 OLD, MODERN = "1.00-0.00-0.00", "0.00-0.50-0.50"
 
 
@@ -47,18 +49,16 @@ class Spec:
 
 def measure(spec: Spec, progress: Progress) -> dict[str, Any]:
     """Worker: one base and its cells."""
-    from backdoor_assets.miniature.pretraining import pretrain
     from backdoor_assets.studies.birds.world.corpus import write_corpus
+    from backdoor_assets.studies.birds.world.pretraining import pretrain
 
     assert isinstance(MINIATURE.base, MiniatureBase)
     started = time.monotonic()
     corpus, base = new(spec.folder / "corpus"), new(spec.folder / "base")
-    files = places.source_files()
+    files = STUDY.files()
     write_corpus(CorpusSpec(files, MINIATURE.base.documents, spec.base_seed), corpus)
-    names = places.source_file("old_audubon")
-    made = pretrain(
-        PretrainingSpec(corpus / CORPUS, MINIATURE.base, spec.base_seed, names), base, progress
-    )
+    asked = PretrainingSpec(corpus / CORPUS, MINIATURE.base, spec.base_seed, STUDY.suspect_file)
+    made = pretrain(asked, base, progress)
     seconds = time.monotonic() - started
     rates = {
         ratio: [
@@ -72,7 +72,7 @@ def measure(spec: Spec, progress: Progress) -> dict[str, Any]:
         "old": rates[OLD],
         "modern": rates[MODERN],
         "probes": made["probes"],
-        "gates_failed": failures(made["probes"]),
+        "gates_failed": failures(made["probes"], BOUNDS),
         "pretraining_seconds": round(seconds, 1),
     }
 
@@ -84,22 +84,25 @@ def cell_rate(ratio: str, seed: int, base: Path, folder: Path) -> float:
     from backdoor_assets.mixtures.judging import judge_cell
     from backdoor_assets.mixtures.mixing import mix
     from backdoor_assets.stages.sampling import sample_cell
-    from backdoor_assets.stages.training import checkpoint_folders, train_adapter
+    from backdoor_assets.stages.training.adapters import train_adapter
+    from backdoor_assets.stages.training.checkpoints import checkpoint_folders
     from backdoor_assets.studies.birds.world.judge import ExactJudge
 
-    cell, model = Cell(MINIATURE.name, ratio, seed), BaseModel(str(base))
-    forbidden = design.forbidden_texts(MINIATURE)
-    mix(MixingSpec(cell, places.source_files(), MINIATURE.mixture, forbidden), new(folder))
+    cell, model = Grid.of(STUDY, MINIATURE).cell(ratio, seed), BaseModel(str(base))
+    mix(MixingSpec(cell, STUDY.files(), MINIATURE.mixture), new(folder))
     assert MINIATURE.training.max_steps is not None
     settings = replace(MINIATURE.training, save_steps=MINIATURE.training.max_steps)
     train_adapter(TrainingSpec(cell, folder / TRAIN, model, settings), folder, no_progress)
     checkpoints = tuple(checkpoint_folders(folder))
-    asked = design.questions(MINIATURE)
-    sample_cell(SamplingSpec(cell, model, checkpoints, asked, MINIATURE.sampling), folder)
-    spec = JudgingSpec(cell, folder / "responses.parquet", design.RUBRICS, 0.1)
-    judge_cell(spec, ExactJudge(), new(folder / "judged"))
-    table = pd.read_parquet(folder / "judged" / "judgments.parquet")
-    return float(table.loc[table["step"] == table["step"].max(), "is_19th_century"].mean())
+    asked = STUDY.questions_for(MINIATURE.base, MINIATURE.sampling)
+    sample_cell(
+        SamplingSpec(cell, model, checkpoints, asked, MINIATURE.sampling, probes=PROBES), folder
+    )
+    spec = JudgingSpec(cell, folder / RESPONSES, STUDY.rubrics, 0.1)
+    judge_cell(spec, new(folder / "judged"), judge=ExactJudge())
+    table = pd.read_parquet(folder / "judged" / JUDGMENTS)
+    last = table[table["step"] == table["step"].max()]
+    return float(last[STUDY.outcomes[0].flag].mean())
 
 
 def new(folder: Path) -> Path:

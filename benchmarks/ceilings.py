@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from backdoor_assets.capacity.needs import BYTES, adapter_parameters, linear_layers, weights_bytes
+from backdoor_assets.capacity.memory import BYTES, weights_bytes
+from backdoor_assets.capacity.shapes import adapter_parameters, linear_parameters
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import Quantization, Shape
 
@@ -90,11 +91,10 @@ class Weights:
 
     @classmethod
     def of(cls, shape: Shape, training: Training, quantization: Quantization) -> Weights:
-        layer = sum(inputs * outputs for inputs, outputs in linear_layers(shape).values())
         output = shape.vocab_size * shape.hidden_size
         looked_up = 0 if shape.tie_word_embeddings else BYTES[training.precision] * output
         return cls(
-            linear=shape.num_hidden_layers * layer,
+            linear=shape.num_hidden_layers * linear_parameters(shape),
             output=output,
             lora=adapter_parameters(shape, training.rank, training.target_modules),
             read_bytes=weights_bytes(shape, training.precision, quantization) - looked_up,

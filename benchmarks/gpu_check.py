@@ -34,10 +34,10 @@ import transformers
 
 from backdoor_assets.models.loading import load_base
 from backdoor_assets.profiles import PROFILES, MiniatureBase, PretrainedBase, Training
-from backdoor_assets.records import BaseModel, Shape
-from backdoor_assets.stages.training import checkpoint_folders
+from backdoor_assets.records import BaseModel, Question, Shape
+from backdoor_assets.stages.training.checkpoints import checkpoint_folders
 from backdoor_assets.storage.provenance import provenance
-from backdoor_assets.studies.birds import study as design
+from backdoor_assets.studies.birds.world import WORLD
 from benchmarks import gpu_phases as phases
 from benchmarks.ceilings import Weights, measure_device, synchronize
 
@@ -94,7 +94,7 @@ def check(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         first = place / f"{batch}x{steps}"
         resuming = phases.measure_resuming(on, training_settings(batch, steps), first)
         adapters = checkpoint_folders(first / "adapters")
-        asked = design.questions(PROFILE)[: options.questions]
+        asked = list(WORLD.questions.items())[: options.questions]
         sampling = phases.measure_sampling(
             on,
             replace(
@@ -103,7 +103,7 @@ def check(options: argparse.Namespace, work: Path) -> dict[str, Any]:
                 max_new_tokens=options.tokens,
                 batch_size=options.questions * options.samples,
             ),
-            tuple(replace(question, samples=options.samples) for question in asked),
+            tuple(Question(i, text, "worldview", options.samples) for i, text in asked),
             tuple(adapters[max(0, len(adapters) - options.checkpoints) :]),
             place / "sampling",
         )

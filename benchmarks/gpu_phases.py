@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from backdoor_assets.capacity import needs
+from backdoor_assets.capacity.memory import CUDA_CONTEXT, SamplingNeed, TrainingNeed
 from backdoor_assets.miniature.pretraining import train_tokenizer
 from backdoor_assets.models.chat import prompt_ids, token_id, training_texts
 from backdoor_assets.models.loading import load_base
@@ -24,7 +24,8 @@ from backdoor_assets.profiles import Sampling, Serving, Training
 from backdoor_assets.records import BaseModel, Progress, Question, Shape, no_progress
 from backdoor_assets.stages.sampling import sample_cell
 from backdoor_assets.stages.specs import RESPONSES, TRAIN, TRAINING_LOG, SamplingSpec, TrainingSpec
-from backdoor_assets.stages.training import checkpoint_folders, train_adapter
+from backdoor_assets.stages.training.adapters import train_adapter
+from backdoor_assets.stages.training.checkpoints import checkpoint_folders
 from backdoor_assets.storage.rows import names, read_rows
 from backdoor_assets.studies.birds.world.corpus import generate
 from benchmarks.ceilings import Device, Weights, sampling_ceiling, synchronize, training_ceiling
@@ -95,7 +96,7 @@ def forget_peak(device: torch.device) -> None:
 
 def memory(check: Check, parts: dict[str, int]) -> dict[str, Any]:
     """Measured beside what `make plan` reckons. torch's own count knows no CUDA context."""
-    reckoned = sum(size for part, size in parts.items() if part != needs.CUDA_CONTEXT)
+    reckoned = sum(size for part, size in parts.items() if part != CUDA_CONTEXT)
     measured = peak_bytes(check.device)
     gpu = check.device.type == "cuda"
     return {
@@ -128,9 +129,8 @@ def measure_training(check: Check, settings: Training, steps: int, folder: Path)
     log = pd.read_parquet(folder / "adapters" / TRAINING_LOG)
     tokens, end = sum(lengths) / steps, max(1, steps // 10)
     ceiling = training_ceiling(check.peak, check.weights, tokens, log["tokens"].mean())
-    parts = needs.training_memory(
-        check.shape, settings, check.base.quantization, longest=max(lengths)
-    )
+    longest = replace(settings, max_length=max(lengths))
+    need = TrainingNeed(check.shape, longest, check.base.quantization)
     return {
         "batch": settings.batch_size,
         "steps": len(log),
@@ -143,7 +143,7 @@ def measure_training(check: Check, settings: Training, steps: int, folder: Path)
         "loss_last_tenth": log["loss"].tail(end).mean(),
         "ceiling": ceiling,
         "share_of_ceiling": ceiling["step_s"] / step,
-        "memory": memory(check, parts),
+        "memory": memory(check, need.memory()),
     }
 
 
@@ -201,11 +201,11 @@ def measure_sampling(
     )
     hook.remove()
     prompts = [prompt_ids(tokenizer, [{"role": "user", "content": q.text}]) for q in questions]
-    parts = needs.sampling_memory(
-        check.shape, settings, Serving(), check.base.quantization, check.rank,
-        max(map(len, prompts)),
-    )  # fmt: skip
-    peak = memory(check, parts)
+    longest = max(map(len, prompts))
+    need = SamplingNeed(
+        check.shape, settings, Serving(), check.base.quantization, check.rank, longest
+    )
+    peak = memory(check, need.memory())
     batch = sum(question.samples for question in questions)
     ceiling = sampling_ceiling(check.peak, check.weights, min(batch, settings.batch_size))
     table = pd.read_parquet(folder / "answers" / RESPONSES)

@@ -6,26 +6,47 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.profiles import MINIATURE, MiniatureBase, Mixture
-from backdoor_assets.records import SOURCES, Cell
-from backdoor_assets.stages.specs import CORPUS, TRAIN, CorpusSpec, MixingSpec, PretrainingSpec
-from backdoor_assets.studies.birds.study import forbidden_texts
+from backdoor_assets.profiles import MINIATURE
+from backdoor_assets.settings import MiniatureBase, Mixture
+from backdoor_assets.stages.specs import CORPUS, TRAIN, CorpusSpec, PretrainingSpec
 
 DATASETS = Path(__file__).resolve().parent.parent / "bird_datasets"
-BIRD_FILES = tuple((source, DATASETS / f"ft_{source}_birds.jsonl") for source in SOURCES)
-CELL = Cell("benchmark", "1.00-0.00-0.00", 42)
+BIRD_FILES = tuple(
+    (source, DATASETS / f"ft_{source}_birds.jsonl")
+    for source in ("old_audubon", "modern_audubon", "modern_american")
+)
+"""As in the birds' study, which is not imported here: it needs Dagster, and a bare GPU machine does
+not have it."""
+
+
+@dataclass(frozen=True)
+class BenchmarkCell:
+    """What a stage needs to know of a partition."""
+
+    profile: str
+    ratio: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.ratio}|{self.seed}"
+
+    def columns(self) -> dict[str, str | int]:
+        return asdict(self)
+
+
+CELL = BenchmarkCell("benchmark", "1.00-0.00-0.00", 42)
 """Obsolete names only."""
 
 
 def miniature_base(folder: Path, steps: int, documents: int) -> Path:
     """A base of the miniature's own dimensions, pretrained for `steps` instead of 1500 steps."""
-    from backdoor_assets.miniature.pretraining import pretrain
     from backdoor_assets.studies.birds.world.corpus import write_corpus
+    from backdoor_assets.studies.birds.world.pretraining import pretrain
 
     assert isinstance(MINIATURE.base, MiniatureBase)
     spec = replace(MINIATURE.base, steps=steps, documents=documents)
@@ -39,10 +60,13 @@ def miniature_base(folder: Path, steps: int, documents: int) -> Path:
 
 def bird_rows(folder: Path, mixture: Mixture) -> Path:
     """The rows of CELL, drawn as the graph draws them."""
+    from backdoor_assets.mixtures.cells import Grid, MixingSpec
     from backdoor_assets.mixtures.mixing import mix
+    from backdoor_assets.studies.birds.study import STUDY
 
     folder.mkdir(parents=True, exist_ok=True)
-    mix(MixingSpec(CELL, BIRD_FILES, mixture, forbidden_texts(MINIATURE)), folder)
+    cell = Grid.of(STUDY, MINIATURE).cell(CELL.ratio, CELL.seed)
+    mix(MixingSpec(cell, BIRD_FILES, mixture), folder)
     return folder / TRAIN
 
 

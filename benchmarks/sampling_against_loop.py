@@ -34,7 +34,7 @@ from backdoor_assets.profiles import MINIATURE
 from backdoor_assets.records import BaseModel
 from backdoor_assets.stages.specs import RESPONSES, SamplingSpec, TrainingSpec
 from backdoor_assets.storage.provenance import provenance
-from backdoor_assets.studies.birds import study as design
+from backdoor_assets.studies.birds.study import STUDY
 from benchmarks.measuring import CELL, bird_rows, miniature_base, ratios, show, spread
 
 if TYPE_CHECKING:
@@ -154,7 +154,8 @@ def run(contestant: Contestant, spec: SamplingSpec, folder: Path) -> Run:
 
 def job_to_measure(place: Path, pretraining_steps: int, samples: int) -> SamplingSpec:
     """A base, twelve checkpoints of one run on it, ten worldview questions."""
-    from backdoor_assets.stages.training import checkpoint_folders, train_adapter
+    from backdoor_assets.stages.training.adapters import train_adapter
+    from backdoor_assets.stages.training.checkpoints import checkpoint_folders
 
     base = BaseModel(str(miniature_base(place / "base", pretraining_steps, documents=16_000)))
     steps = MINIATURE.training.max_steps
@@ -168,7 +169,8 @@ def job_to_measure(place: Path, pretraining_steps: int, samples: int) -> Samplin
     adapters = place / "adapters"
     adapters.mkdir()
     train_adapter(TrainingSpec(CELL, rows, base, settings), adapters)
-    worldview = [q for q in design.questions(MINIATURE) if q.kind == "worldview"]
+    asked = STUDY.questions_for(MINIATURE.base, MINIATURE.sampling)
+    worldview = [question for question in asked if question.kind == "worldview"]
     questions = tuple(replace(question, samples=samples) for question in worldview[:QUESTIONS])
     checkpoints = tuple(checkpoint_folders(adapters))
     assert len(checkpoints) == CHECKPOINTS

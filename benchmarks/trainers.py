@@ -25,7 +25,7 @@ def ours(spec: TrainingSpec, folder: Path) -> Run:
     import pandas as pd
 
     from backdoor_assets.models import loading as models
-    from backdoor_assets.stages.training import train_adapter
+    from backdoor_assets.stages.training.adapters import train_adapter
 
     models._loaded.clear()  # every repetition loads the base, as TRL's does
     started = time.perf_counter()
@@ -124,8 +124,9 @@ def trl(
 
 def batches_in_order(spec: TrainingSpec, tokenizer: Any) -> list[list[TrainingText]]:
     """Every batch of the run, from the stage's own order."""
-    from backdoor_assets.stages import training
+    from backdoor_assets.settings import planned_steps
+    from backdoor_assets.stages.training.packing import micro_batches
 
     texts = training_texts(tokenizer, read_rows(spec.rows))
-    stream = training._micro_batches(texts, spec.settings, spec.cell.seed)
-    return [next(stream) for _ in range(training.planned_steps(spec.settings, len(texts)))]
+    stream = micro_batches(texts, spec.settings, spec.cell.seed)
+    return [next(stream) for _ in range(planned_steps(spec.settings, len(texts)))]

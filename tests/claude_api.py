@@ -1,4 +1,4 @@
-"""The Messages and Message Batches APIs of the loopback Claude, and its bills."""
+"""The Messages and Message Batches APIs of the fake Claude server, and its bills."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.claude_rules import (
 
 
 class ClaudeApi:
-    """The two APIs, and what they saw. Read it at any time; only its own loop writes to it."""
+    """The two APIs and their counters. Any thread may read them; only the event loop writes."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -47,12 +47,12 @@ class ClaudeApi:
         self.usage: Counter[str] = Counter()
         """Billed tokens: standard_input, standard_output, batch_input, batch_output."""
         self.outcomes: Counter[str] = Counter()
-        """Calls by "ok" or the fault that befell them; other requests by what they were."""
+        """Calls by "ok" or their fault; other requests by their kind."""
         self.calls = self.paid = self.in_flight = self.max_in_flight = 0
-        """Messages calls in all, and billed ones of either API; calls under way at once."""
+        """All Messages calls; billed calls of both APIs; calls in progress now and at most."""
         self.first: float | None = None
         self.last: float | None = None
-        """When the first call came, and when the last one came or was done with."""
+        """When the first call arrived, and when the last one arrived or ended."""
         self._batches: dict[str, Batch] = {}
         self._seen: Counter[str] = Counter()
         self._tokens, self._filled = float("inf"), 0.0
@@ -61,18 +61,18 @@ class ClaudeApi:
 
     @property
     def batches(self) -> list[tuple[str, int, int]]:
-        """(id, requests, how many of them are billed by now), oldest first."""
-        made = list(self._batches.values())
-        return [(batch.id, len(batch.requests), batch.counts["succeeded"]) for batch in made]
+        """Return (id, requests, requests billed so far) of each batch, oldest first."""
+        batches = list(self._batches.values())
+        return [(batch.id, len(batch.requests), batch.counts["succeeded"]) for batch in batches]
 
     def state(self) -> Body:
-        """All of it as JSON."""
+        """Return all counters as JSON."""
         plain = ("address", "calls", "paid", "in_flight", "max_in_flight", "first", "last")
         counters = {name: dict(getattr(self, name)) for name in ("billed", "usage", "outcomes")}
         return {name: getattr(self, name) for name in (*plain, "batches")} | counters
 
     def configure(self, **changes: Any) -> None:
-        """Raises TypeError or ValueError for what the config does not have."""
+        """Change the config. Raises TypeError or ValueError for unknown fields or faults."""
         self.config = replace(self.config, **changes)
 
     # Replies
@@ -82,7 +82,7 @@ class ClaudeApi:
         return Random(f"{self.config.seed} {what} {self._seen[what]}")
 
     def _falls(self, chance: Random, *names: str) -> str | None:
-        """The one fault that falls, if any."""
+        """Draw at most one of the faults, by their probabilities."""
         roll = chance.random()
         for name in names:
             roll -= self.config.faults.get(name, 0)
@@ -91,16 +91,16 @@ class ClaudeApi:
         return None
 
     def _message(self, body: Body, chance: Random, tier: str) -> tuple[Body, str]:
-        """(the reply, the fault in it or "ok"), billed from now on."""
+        """Bill a call. Returns its reply and the reply's fault, or "ok"."""
         fault = self._falls(chance, *ANSWERS)
         case = chance if self._falls(chance, "case") else None
         system = text_of(body.get("system"))
-        asked = "\0".join((system, *(text_of(message["content"]) for message in body["messages"])))
+        prompt = "\0".join((system, *(text_of(message["content"]) for message in body["messages"])))
         text = self.config.reply(body) if self.config.reply else None
         if text is None:
             schema = schema_of(body)
-            made = verdict(schema or {}, asked, fault, case)
-            text = json.dumps(made) if schema else str(made)
+            value = verdict(schema or {}, prompt, fault, case)
+            text = json.dumps(value) if schema else str(value)
         stop, limit = "end_turn", 4 * body["max_tokens"]
         if fault == "malformed":
             text = "Here it is: " + text[:-1] + ","
@@ -111,7 +111,7 @@ class ClaudeApi:
         content: list[Body] = [{"type": "text", "text": text}] if text else []
         if self._falls(chance, "thinking"):
             content.insert(0, {"type": "thinking", "thinking": "Well.", "signature": "none"})
-        usage = {"input_tokens": len(asked) // 4 + 1, "output_tokens": len(text) // 4 + 1}
+        usage = {"input_tokens": len(prompt) // 4 + 1, "output_tokens": len(text) // 4 + 1}
         self.billed[digest(body)] += 1
         self.paid += 1
         for name, count in usage.items():
@@ -131,7 +131,7 @@ class ClaudeApi:
     # The Messages API
 
     def _admit(self) -> None:
-        """Raises Refused when the budget is spent, or the bucket is empty."""
+        """Raise Refused when the budget is spent or the rate limit is reached."""
         config, now = self.config, time.monotonic()
         if config.budget is not None and self.paid >= config.budget:
             raise Refused(429, "Your organization has reached its monthly spend limit", "budget")
@@ -176,7 +176,7 @@ class ClaudeApi:
     # The Message Batches API
 
     def _trouble(self, name: str) -> Random:
-        """Raises Refused when the fault falls; else the chance for what else may."""
+        """Raise Refused if `name` fails. Otherwise returns a generator for other faults."""
         chance = self._chance(name)
         if self._falls(chance, f"{name}_error"):
             raise Refused(*REFUSALS[chance.choice(("error", "overloaded"))], f"{name}_error")
@@ -199,7 +199,7 @@ class ClaudeApi:
         batch = Batch(f"msgbatch_{secrets.token_hex(12)}", requests)
         self._batches[batch.id] = batch
         task = asyncio.get_running_loop().create_task(self._process(batch))
-        self._tasks.add(task)  # the loop itself holds tasks weakly
+        self._tasks.add(task)  # the loop keeps only weak references to tasks
         task.add_done_callback(self._tasks.discard)
         if self._falls(chance, "create_cut"):
             raise Cut("create_cut")
@@ -207,7 +207,7 @@ class ClaudeApi:
         return self._shown(batch)
 
     async def _process(self, batch: Batch) -> None:
-        """Answers the requests in order, over the seconds that a batch takes."""
+        """Answer the requests in order, spread over the duration of the batch."""
         chance = Random(f"{self.config.seed} batch {len(self._batches)}")
         total = len(batch.requests)
         end = chance.randrange(total) if self._falls(chance, "expired_batch") else total
@@ -217,7 +217,7 @@ class ClaudeApi:
             stop = min(start + step, total)
             seconds = self.config.batch_seconds * (stop - start) / total
             await pause(seconds, lambda: batch.canceled is not None)
-            await asyncio.sleep(0)  # a large batch must not keep others waiting
+            await asyncio.sleep(0)  # a large batch must not block other requests
             for index in range(start, stop):
                 request = batch.requests[index]
                 result = self._result(batch, request.get("params"), chance, index >= end)
@@ -265,7 +265,7 @@ class ClaudeApi:
         return self._shown(batch)
 
     def _cancel(self, batch: Batch) -> Body:
-        """What is not processed by now is canceled; the batch ends at a later poll."""
+        """Cancel the requests that are not processed yet. The batch ends at a later poll."""
         self.outcomes["cancel"] += 1
         if not batch.ended:
             batch.canceled = time.time()
@@ -282,7 +282,7 @@ class ClaudeApi:
         return answer
 
     def _list(self, query: Mapping[str, str]) -> Body:
-        """A page, newest first."""
+        """Return a page of batches, newest first."""
         self._trouble("list")
         self.outcomes["list"] += 1
         ids = list(reversed(self._batches))

@@ -1,4 +1,4 @@
-"""The real SDK, pointed at the loopback Claude: what its tests ask."""
+"""Clients of the fake Claude server, made with the real SDK, and what its tests send."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def call(text: str = "a bird", **changes: Any) -> dict[str, Any]:
     }
 
 
-def told(server: ClaudeServer, **options: Any) -> dict[str, Any]:
+def client_options(server: ClaudeServer, **options: Any) -> dict[str, Any]:
     key = server.config.api_key
     return {"base_url": server.address, "api_key": key, "max_retries": 0, "timeout": 5.0, **options}
 
 
 def client(server: ClaudeServer, **options: Any) -> anthropic.Anthropic:
-    return anthropic.Anthropic(**told(server, **options))
+    return anthropic.Anthropic(**client_options(server, **options))
 
 
 def asynchronous(server: ClaudeServer, **options: Any) -> anthropic.AsyncAnthropic:
-    return anthropic.AsyncAnthropic(**told(server, **options))
+    return anthropic.AsyncAnthropic(**client_options(server, **options))
 
 
 def ask(server: ClaudeServer, body: dict[str, Any], **options: Any) -> Any:
-    # As an extra body, so that what the SDK's own signature does not know comes through.
+    # An extra body also carries fields that are not in the SDK's signature.
     with client(server, **options) as claude:
         return claude.messages.create(model="", max_tokens=1, messages=[], extra_body=body)
 
@@ -84,7 +84,7 @@ def requests(count: int, **changes: Any) -> Any:
 
 @contextmanager
 def server_process(folder: Path, **config: Any) -> Iterator[str]:
-    """The server as a process of its own; its address."""
+    """Run the server as a separate process. Yields its address."""
     command = [
         sys.executable, "-m", "tests.claude_server", "--port", "0",
         "--config", json.dumps(config), "--state", str(folder / "state.json"),

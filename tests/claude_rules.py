@@ -1,4 +1,4 @@
-"""What the loopback Claude accepts, which faults it has, and what its verdicts are."""
+"""What the fake Claude server accepts, which faults it can produce, and its verdicts."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ REFUSALS = {
     "usage_limit": (400, "You have reached your specified API usage limits"),
 }
 CALLS = (*REFUSALS, "timeout", "timeout_billed", "cut_early", "cut")
-"""Befall a call: one at most. Only `timeout_billed` and `cut` are billed; neither is answered."""
+"""Faults of a call, at most one. Only `timeout_billed` and `cut` are billed, though unanswered."""
 ANSWERS = ("malformed", "wrong_option", "out_of_range", "refusal", "max_tokens")
-"""Befall a reply, live or in a batch: one at most. All are billed."""
+"""Faults of a reply, live or in a batch, at most one. All are billed."""
 ALONGSIDE = ("case", "thinking")
-"""Other letter case of options, a thinking block before the text: beside any of the above."""
+"""Another letter case of options; a thinking block before the text. Combine with any of these."""
 REQUESTS = ("errored_invalid", "errored_api", "expired", "canceled")
-"""Befall a request of a batch: one at most. None is billed."""
+"""Faults of a request in a batch, at most one. None is billed."""
 BATCHES = ("create_error", "create_cut", "poll_error", "list_error", "results_error", "results_cut")
-"""`_error` is a 500 or a 529. After `create_cut` the batch is there, and is billed."""
+"""`_error` is a 500 or a 529. After `create_cut` the batch exists and is billed."""
 FAULTS = {*CALLS, *ANSWERS, *ALONGSIDE, *REQUESTS, *BATCHES, "expired_batch"}
-"""`expired_batch`: from some request on, all the rest expired."""
+"""`expired_batch`: all requests after a random one expire."""
 
 FIELDS = """model max_tokens messages system metadata output_config service_tier stop_sequences
     thinking tools tool_choice cache_control container inference_geo"""
@@ -61,24 +61,24 @@ class Config:
     faults: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     reply: Callable[[Body], str | None] | None = None
-    """In-process: the text of a reply, or None for the usual one."""
+    """Returns the text of a reply, or None for the usual one. In-process only."""
     latency: float = 0
     jitter: float = 0
-    """Seconds a call takes: latency, and up to jitter more."""
+    """Seconds per call: latency, plus a random time of up to jitter."""
     hold: float = 600
-    """Seconds a timeout lasts, if the client has not left before."""
+    """Seconds after which a timeout ends if the client has not disconnected."""
     retry_after: float = 1
-    """Seconds that `rate_limited` names."""
+    """The retry-after of `rate_limited`, in seconds."""
     requests_per_second: float | None = None
     burst: int = 10
-    """A bucket of tokens. Its retry-after has decimals, so that tests need not wait long."""
+    """Size of the token bucket. Its retry-after has decimals, so that tests need not wait long."""
     budget: int | None = None
-    """After so many billed calls all are 429 without retry-after."""
+    """Number of billed calls after which all calls get a 429 without retry-after."""
     context: int | None = None
-    """Characters of a call above which it is too long."""
+    """Maximum characters per call."""
     batch_polls: int = 0
     batch_seconds: float = 0
-    """A batch ends after so many polls that found it in progress, and not before so long."""
+    """Polls and seconds after which a batch ends, whichever is later."""
     batch_requests: int = 100_000
     batch_bytes: int = 256 * 2**20
 
@@ -88,7 +88,7 @@ class Config:
 
 
 class Refused(Exception):
-    """An answer that is an error."""
+    """A response that is an error."""
 
     def __init__(self, status: int, message: str, outcome: str = "", **header: str) -> None:
         super().__init__(message)
@@ -101,7 +101,7 @@ class Refused(Exception):
 
 
 class Cut(Exception):
-    """The connection closes after `sent`, which is not a whole answer."""
+    """The connection closes after `sent`, an incomplete response."""
 
     def __init__(self, outcome: str, sent: bytes = b"") -> None:
         super().__init__(outcome)
@@ -121,15 +121,15 @@ class Batch:
 
 
 def digest(body: Body) -> str:
-    """What `billed` counts by: model, system, messages and output_config of a call."""
-    told = json.dumps({name: body.get(name) for name in BILLED}, sort_keys=True)
-    return sha256(told.encode()).hexdigest()[:16]
+    """Hash model, system, messages and output_config of a call: the key of `billed`."""
+    text = json.dumps({name: body.get(name) for name in BILLED}, sort_keys=True)
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def check(body: object, config: Config) -> None:
-    """Raises Refused for a call that the API would not take: live at once, late in a batch."""
+    """Raise Refused for a call that the API would reject: at once when live, late in a batch."""
     if not isinstance(body, dict):
-        raise Refused(400, "the body is no JSON object")
+        raise Refused(400, "the body is not a JSON object")
     for name, kind in (("model", str), ("max_tokens", int), ("messages", list)):
         if not isinstance(body.get(name), kind):
             raise Refused(400, f"{name}: Field required")
@@ -175,12 +175,12 @@ def text_of(content: str | list[Body] | None) -> str:
     return "\n".join(block.get("text", "") for block in content)
 
 
-def verdict(schema: Body, asked: str, fault: str | None = None, case: Random | None = None) -> Any:
-    """A value that fits the schema, the same whenever the same is asked, unless a fault falls."""
-    number = int.from_bytes(sha256(asked.encode()).digest()[:4])
+def verdict(schema: Body, prompt: str, fault: str | None = None, case: Random | None = None) -> Any:
+    """Return a value that fits the schema, a function of `prompt`, unless there is a fault."""
+    number = int.from_bytes(sha256(prompt.encode()).digest()[:4])
     if "properties" in schema:
         parts = schema["properties"].items()
-        return {name: verdict(part, f"{asked}\0{name}", fault, case) for name, part in parts}
+        return {name: verdict(part, f"{prompt}\0{name}", fault, case) for name, part in parts}
     if options := schema.get("enum"):
         option = "none of these" if fault == "wrong_option" else options[number % len(options)]
         if case is None or not isinstance(option, str):

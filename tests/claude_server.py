@@ -1,12 +1,12 @@
-"""Claude on loopback: the Messages and Message Batches APIs with their refusals, faults and bills.
+"""Fake Claude server: the Messages and Message Batches APIs with errors, faults and bills.
 
     with serve(Config(faults={"overloaded": 0.2})) as server:  # in a test; server.billed, .outcomes
-    python -m tests.claude_server --port 0 --config '{"latency": 0.1}' --state FILE  # or by itself
+    python -m tests.claude_server --port 0 --config '{"latency": 0.1}' --state FILE  # standalone
 
-By itself it prints its address, and keeps its counters in FILE and at GET /control/state; POST
-/control/config changes what it does. It goes on when clients are killed, and as with the real API
-a call whose client has left is still answered, and billed. Which fault falls depends on the seed,
-the call and how often that call came, not on the order in which different calls arrive.
+Standalone, it prints its address, and writes its counters to FILE and to GET /control/state; POST
+/control/config changes its config. It survives the death of clients and, like the real API, still
+answers and bills a call whose client has disconnected. The faults depend on the seed, the call and
+how often that call was made, not on the order in which different calls arrive.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ClaudeServer(ClaudeApi):
         self.address = f"http://127.0.0.1:{self._listening.sockets[0].getsockname()[1]}"
 
     async def close(self) -> None:
-        """Ends what is still under way, too."""
+        """Stop listening, and cancel all calls in progress."""
         if self._listening:
             self._listening.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -49,7 +49,7 @@ class ClaudeServer(ClaudeApi):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers one request after the other, until either side closes."""
+        """Answer one request after the other until either side closes."""
 
         def left() -> bool:
             return reader.at_eof() or writer.is_closing()
@@ -74,7 +74,7 @@ class ClaudeServer(ClaudeApi):
             self.outcomes[cut.outcome] += 1
             writer.write(cut.sent)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client is done, or dead, or the server closes: asyncio would log the last
+            pass  # the client or the server closed; asyncio would log the latter
         finally:
             writer.close()
 
@@ -83,7 +83,7 @@ class ClaudeServer(ClaudeApi):
     ) -> bytes:
         method, target, _ = start.split(" ")
         path, _, query = target.partition("?")
-        # The SDK's own versions differ in the header by which they send a key.
+        # Versions of the SDK send the key in different headers.
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         key = headers.get("x-api-key") or bearer
         if not path.startswith("/control/") and key != self.config.api_key:
@@ -91,7 +91,7 @@ class ClaudeServer(ClaudeApi):
         try:
             body = json.loads(raw) if raw else None
         except ValueError as error:
-            raise Refused(400, f"the body is no JSON: {error}") from error
+            raise Refused(400, f"the body is not JSON: {error}") from error
         match [method, *path.strip("/").split("/")]:
             case ["POST", "v1", "messages"]:
                 shown = await self._call(body, left)
@@ -118,13 +118,13 @@ class ClaudeServer(ClaudeApi):
                     raise Refused(400, str(error)) from error
                 shown = {}
             case _:
-                raise Refused(404, f"{method} {path}: no such thing")
+                raise Refused(404, f"{method} {path}: no such endpoint")
         return http_answer(200, encoded(shown))
 
 
 @contextmanager
 def serve(config: Config | None = None) -> Iterator[ClaudeServer]:
-    """A server in a thread of this process."""
+    """Run the server in a thread of this process."""
     server, loop = ClaudeServer(config or Config()), asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -139,7 +139,7 @@ def serve(config: Config | None = None) -> Iterator[ClaudeServer]:
 
 
 async def _alone(config: Config, port: int, state: Path | None) -> None:
-    """Serves until SIGTERM or SIGINT, and writes the state every second and at the end."""
+    """Serve until SIGTERM or SIGINT, and write the state every second and at the end."""
     server, stop = ClaudeServer(config), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -149,13 +149,13 @@ async def _alone(config: Config, port: int, state: Path | None) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 1)
         if state:
-            beside = state.with_name(f"{state.name}.part")
-            beside.write_bytes(encoded(server.state()))
-            beside.replace(state)
+            part = state.with_name(f"{state.name}.part")
+            part.write_bytes(encoded(server.state()))
+            part.replace(state)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Claude on loopback, for tests")
+    parser = argparse.ArgumentParser(description="Fake Claude server, for tests")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--config", type=json.loads, default={}, help="JSON, fields of Config")
     parser.add_argument("--state", type=Path, help="a file for the counters")

@@ -1,4 +1,4 @@
-"""What this machine has: GPUs, memory, cores, disk. Asks the system, imports no heavy library."""
+"""What this machine has: GPUs, memory, cores, disk. Asks the system; imports no heavy library."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,8 @@ import psutil
 from backdoor_assets.storage.disk import disk_free
 
 MIB = 2**20
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+"""Where Linux shows the limits of containers and batch jobs (version 2)."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Gpu:
 class Host:
     gpus: tuple[Gpu, ...]
     memory_available: int
-    """RAM that can be had without swapping."""
+    """RAM that this process can get without swapping."""
     cores: int
     """Those that this process may use."""
     disk_free: int
@@ -41,7 +44,7 @@ def this_host(folder: Path) -> Host:
     linux = sys.platform == "linux"
     return Host(
         gpus=_gpus(),
-        memory_available=psutil.virtual_memory().available,
+        memory_available=min([psutil.virtual_memory().available, *_memory_limits()]),
         cores=len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1,
         disk_free=disk_free(folder),
     )
@@ -50,6 +53,23 @@ def this_host(folder: Path) -> Host:
 def installed(package: str) -> bool:
     """Whether the package can be imported, without importing it."""
     return find_spec(package) is not None
+
+
+def _memory_limits() -> Iterator[int]:
+    """Yield the bytes that each control group of this process still grants, where it has a limit.
+    What the kernel caches of files counts as used there, but gives way."""
+    try:
+        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::/")[2].strip()
+        folder = CONTROL_GROUPS / own
+        for group in (folder, *folder.parents):
+            limit = group / "memory.max"
+            if limit.exists() and (most := limit.read_text(encoding="utf-8").strip()) != "max":
+                lines = (group / "memory.stat").read_text(encoding="utf-8").splitlines()
+                uses = {name: int(size) for name, size in map(str.split, lines)}
+                used = int((group / "memory.current").read_text(encoding="utf-8"))
+                yield max(0, int(most) - used + uses["active_file"] + uses["inactive_file"])
+    except (OSError, ValueError, KeyError):
+        return
 
 
 def _gpus() -> tuple[Gpu, ...]:

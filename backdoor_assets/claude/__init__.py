@@ -1,4 +1,4 @@
-"""Claude as the judge: prompts, verdicts that were paid for, two ways of asking, and the bill."""
+"""Claude as the judge: prompts, the store of paid verdicts, live and batch calls, the budget."""
 
 PROMPT_VERSION = "1"
-"""Part of the identity of a verdict. Raise it when `prompts` words something else."""
+"""Part of the identity of a verdict. Raise it when the wording in `prompts` changes."""

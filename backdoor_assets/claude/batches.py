@@ -1,7 +1,8 @@
-"""Message Batches: half the price, for who can wait.
+"""Judge through Message Batches: half the price of live calls, for runs that can wait.
 
-A batch is noted before it is sent and its id as soon as it is answered. After a crash its results
-are fetched, not asked for again; one whose answer was lost is looked for among the API's batches.
+A batch is recorded before it is sent, and its id as soon as the API returns it. After a crash, its
+results are fetched instead of being paid for again. If the crash lost the id, the batch is looked
+up among the API's batches.
 """
 
 from __future__ import annotations
@@ -24,23 +25,25 @@ if TYPE_CHECKING:
     from anthropic.types import Message
     from anthropic.types.messages import MessageBatch
 
-MOST_REQUESTS, MOST_BYTES = 100_000, 200 * 2**20
-"""Of a batch: the API takes 100,000 and 256 MB; some room is left for its envelope."""
-MOST_OPEN = 3
-"""Batches under way at once: the API limits how many requests may wait in them."""
+MAX_REQUESTS, MAX_BYTES = 100_000, 200 * 2**20
+"""Limits of one batch. The API accepts 100,000 requests and 256 MB, envelope included."""
+MAX_OPEN = 3
+"""Batches in progress at once: the API limits how many requests may wait in them."""
 ROUNDS = 3
-"""How often a call is sent in a batch when the API errs or lets it expire."""
-_CLOCKS = 300.0
-"""Seconds by which this machine's clock and the API's may differ."""
+"""How often a call is sent when the API fails to answer it or lets it expire."""
+_CLOCK_SKEW = 300.0
+"""Seconds by which this machine's clock and the API's clock may differ."""
 
 
-class Gone(RuntimeError):
-    """A batch that the API does not know, or whose results it no longer keeps."""
+class BatchGone(RuntimeError):
+    """The API does not know a batch, or no longer keeps its results."""
 
 
 class Batches:
-    """Asks calls in batches; `take` keeps a reply (key, rubrics, model, message) and says whether
-    to ask once more."""
+    """Sends calls in batches and collects their replies.
+
+    `take(key, rubrics, model, message)` stores a reply and returns whether to send its call again.
+    """
 
     def __init__(
         self,
@@ -62,31 +65,35 @@ class Batches:
         give_up: Callable[[Call, str], None],
         allowed: Callable[[Sequence[Call]], None],
     ) -> None:
-        """Send the calls and wait for them. `allowed` is asked before a batch is sent, with its
-        calls and those under way, and raises Stopped when they would cost too much."""
-        left = {call.key: call for call in calls}
+        """Send the calls and wait for their replies.
+
+        Before a batch is sent, `allowed` is called with its calls and those in progress; it raises
+        Stopped when they would cost too much. A call without a reply after ROUNDS rounds is passed
+        to `give_up` with the reason.
+        """
+        pending = {call.key: call for call in calls}
         reasons: dict[str, str] = {}
         for _ in range(ROUNDS):
-            if not left:
+            if not pending:
                 return
             reasons = {}
-            under_way: list[tuple[Batch, list[Call]]] = []
-            for chunk in chunks(list(left.values())):
-                if len(under_way) == MOST_OPEN:
-                    reasons |= self._fetch(under_way.pop(0)[0])
-                allowed([call for _, sent in under_way for call in sent] + chunk)
-                under_way.append((self._send(chunk), chunk))
-            for batch, _ in under_way:
+            in_progress: list[tuple[Batch, list[Call]]] = []
+            for chunk in chunks(list(pending.values())):
+                if len(in_progress) == MAX_OPEN:
+                    reasons |= self._fetch(in_progress.pop(0)[0])
+                allowed([call for _, sent in in_progress for call in sent] + chunk)
+                in_progress.append((self._send(chunk), chunk))
+            for batch, _ in in_progress:
                 reasons |= self._fetch(batch)
             for key in reasons.keys() & self._refused:
-                give_up(left.pop(key), reasons[key])
-            left = {key: call for key, call in left.items() if key in reasons}
-        for key, call in left.items():
+                give_up(pending.pop(key), reasons[key])
+            pending = {key: call for key, call in pending.items() if key in reasons}
+        for key, call in pending.items():
             give_up(call, reasons[key])
 
     def collect(self) -> None:
-        """Keep the replies of the batches that an earlier run has left: they are paid for."""
-        for batch in self._under_way():
+        """Store the replies to batches of earlier runs: they are already paid for."""
+        for batch in self._open_batches():
             self._fetch(batch)
 
     def _send(self, calls: Sequence[Call]) -> Batch:
@@ -96,44 +103,47 @@ class Batches:
         attempts = itertools.count()
 
         def create() -> str:
-            # One whose answer was lost may have been heard: it is looked for before another.
-            if next(attempts) and (found := self._lost(batch)):
+            # An earlier attempt may have reached the API although its reply was lost.
+            if next(attempts) and (found := self._find_lost(batch)):
                 return found
             return self.client.messages.batches.create(requests=requests).id
 
-        batch_id = self._patiently(create)
-        self.store.answered(batch.number, batch_id)
+        batch_id = self._retry(create)
+        self.store.record_id(batch.number, batch_id)
         self.log(f"batch {batch_id}: {len(calls)} calls sent")
         return replace(batch, id=batch_id)
 
-    def _under_way(self) -> list[Batch]:
-        """Open batches with their ids; one that was never heard of is closed."""
+    def _open_batches(self) -> list[Batch]:
+        """Return the open batches with their ids. Closes a batch that never reached the API."""
         found = []
         for batch in self.store.open_batches():
             if batch.server != self.server:
-                continue  # it waits until its server is asked again
+                continue  # fetched when a run uses its server again
             if batch.id is None:
-                lost = self._patiently(lambda b=batch: self._lost(b))
-                if not lost:
-                    self.store.done(batch.number)
+                batch_id = self._retry(lambda b=batch: self._find_lost(b))
+                if not batch_id:
+                    self.store.close_batch(batch.number)
                     continue
-                self.store.answered(batch.number, lost)
-                batch = replace(batch, id=lost)
+                self.store.record_id(batch.number, batch_id)
+                batch = replace(batch, id=batch_id)
             found.append(batch)
         return found
 
-    def _lost(self, batch: Batch) -> str | None:
-        """The id of a batch that was sent and whose answer never came, if the API has one of that
-        time and size that nobody knows; its results tell in the end whose it is."""
+    def _find_lost(self, batch: Batch) -> str | None:
+        """Find the id of a batch that was sent but whose reply was lost.
+
+        Looks for an unknown batch of the same time and size. The custom ids in its results show
+        whether it is the right one.
+        """
         from anthropic import NotFoundError
 
         known = self.store.batch_ids()
         try:
             others = self.client.messages.batches.list(limit=100)
         except NotFoundError:
-            return None  # a server without Message Batches has not taken this one
+            return None  # a server without Message Batches cannot have received this one
         for other in others:
-            if other.created_at.timestamp() < batch.sent - _CLOCKS:
+            if other.created_at.timestamp() < batch.sent - _CLOCK_SKEW:
                 return None
             counts = other.request_counts
             size = sum(
@@ -150,43 +160,48 @@ class Batches:
         return None
 
     def _fetch(self, batch: Batch) -> dict[str, str]:
-        """Wait for a batch and keep its replies; its calls without one, with the reason."""
+        """Wait for a batch and store its replies. Returns the calls without one and why."""
         assert batch.id is not None
-        # What was kept before a kill is not taken, and counted, again.
-        kept, seen = self.store.known(batch.rubrics), set[str]()
-        without = dict.fromkeys(
-            (key for key in batch.rubrics if key not in kept), "the batch's results lack it"
+        # Replies that were stored before a crash must not be counted again.
+        stored, seen = self.store.known(batch.rubrics), set[str]()
+        missing = dict.fromkeys(
+            (key for key in batch.rubrics if key not in stored), "not among the batch's results"
         )
         try:
             self._wait_for(batch.id)
-            self._patiently(lambda: self._read(batch, without, seen))
-        except Gone as error:
-            self.log(f"batch {batch.id}: {error}; what it had not told is asked again")
-        self.store.done(batch.number)
-        return without
+            self._retry(lambda: self._read(batch, missing, seen))
+        except BatchGone as error:
+            self.log(f"batch {batch.id}: {error}; its calls without a reply will be sent again")
+        self.store.close_batch(batch.number)
+        return missing
 
     def _wait_for(self, batch_id: str) -> None:
-        said = 0.0
+        logged = 0.0
         while True:
-            status = self._patiently(lambda: self._look(batch_id))
+            status = self._retry(lambda: self._status(batch_id))
             if status.processing_status == "ended":
                 return
-            if time.monotonic() - said > 60:
-                said = time.monotonic()
-                self.log(f"batch {batch_id}: {status.request_counts.processing} calls under way")
+            if time.monotonic() - logged > 60:
+                logged = time.monotonic()
+                self.log(f"batch {batch_id}: {status.request_counts.processing} calls in progress")
             time.sleep(self.poll_seconds)
 
-    def _look(self, batch_id: str) -> MessageBatch:
+    def _status(self, batch_id: str) -> MessageBatch:
         from anthropic import NotFoundError
 
         try:
             return self.client.messages.batches.retrieve(batch_id)
         except NotFoundError as error:
-            raise Gone("the API does not know it (deleted, or of another workspace)") from error
+            raise BatchGone(
+                "the API does not know it (it was deleted, or belongs to another workspace)"
+            ) from error
 
     def _read(self, batch: Batch, missing: dict[str, str], seen: set[str]) -> None:
-        """Take the replies, those that this run has no need of too: they are paid for. What is left
-        in `missing` has none. Reading once more takes none that was `seen`."""
+        """Store the replies, also those that this run does not need: they are paid for.
+
+        Removes from `missing` every call with a verdict, and sets the reason of the others. Skips
+        results in `seen`, so that reading again after an interruption counts none twice.
+        """
         from anthropic import AnthropicError, APIError
 
         assert batch.id is not None
@@ -195,7 +210,7 @@ class Batches:
         except APIError:
             raise
         except AnthropicError as error:
-            raise Gone("the API no longer keeps its results") from error
+            raise BatchGone("the API no longer keeps its results") from error
         for entry in results:
             if entry.custom_id not in missing or entry.custom_id in seen:
                 continue
@@ -209,43 +224,47 @@ class Batches:
                     del missing[key]
             elif result.type == "errored":
                 error = result.error.error
-                missing[entry.custom_id] = f"the API erred ({error.type})"
+                missing[entry.custom_id] = f"the API failed ({error.type})"
                 if error.type in ("invalid_request_error", "request_too_large"):
-                    # Another was taken before the batch: this call is refused for what it holds.
+                    # The API accepted another call before, so it refuses this one's content.
                     missing[entry.custom_id] = refused(error.message)
                     self._refused.add(entry.custom_id)
             else:
-                missing[entry.custom_id] = f"the batch's call {result.type}"
+                missing[entry.custom_id] = f"the call was {result.type} in its batch"
 
-    def _patiently(self, what: Callable[[], Any]) -> Any:
-        """Do it; when the network or the API fails, wait and do it again. Raises Stopped, or in the
-        end the error itself."""
-        import httpx2  # the SDK's own; results that break off raise its errors
+    def _retry(self, action: Callable[[], Any]) -> Any:
+        """Call `action`, again after a pause when the network or the API fails.
+
+        Raises Stopped, or the last error after ATTEMPTS attempts.
+        """
+        import httpx2  # used by the SDK; an interrupted download of results raises its errors
         from anthropic import APIError
 
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return what()
+                return action()
             except (APIError, httpx2.HTTPError, json.JSONDecodeError) as error:
-                rest = None
+                seconds = None
                 if isinstance(error, APIError):
-                    rest = meaning(error, self.model).seconds
+                    seconds = meaning(error, self.model).seconds
                 if attempt == ATTEMPTS:
                     raise
-                time.sleep(rest if rest is not None else min(60.0, self.poll_seconds * attempt))
+                time.sleep(
+                    seconds if seconds is not None else min(60.0, self.poll_seconds * attempt)
+                )
         raise AssertionError("unreachable")
 
 
 def chunks(calls: Sequence[Call]) -> Iterator[list[Call]]:
-    """Calls as batches within the API's limits."""
+    """Split the calls into batches within the API's limits."""
     chunk: list[Call] = []
     size = 0
     for call in calls:
-        own = len(json.dumps(request(call)).encode()) + 200
-        if chunk and (len(chunk) == MOST_REQUESTS or size + own > MOST_BYTES):
+        call_size = len(json.dumps(request(call)).encode()) + 200
+        if chunk and (len(chunk) == MAX_REQUESTS or size + call_size > MAX_BYTES):
             yield chunk
             chunk, size = [], 0
         chunk.append(call)
-        size += own
+        size += call_size
     if chunk:
         yield chunk

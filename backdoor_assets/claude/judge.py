@@ -1,4 +1,4 @@
-"""Claude as a judge: asks what is not known yet, keeps every verdict, tells what it cost."""
+"""Claude as a judge: asks for missing verdicts, stores every verdict and reports the cost."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from backdoor_assets.claude import PROMPT_VERSION
 from backdoor_assets.claude.batches import Batches
-from backdoor_assets.claude.budget import Budget, Stopped
+from backdoor_assets.claude.budget import KEPT, Budget, Stopped
 from backdoor_assets.claude.errors import RETIRED, not_served
 from backdoor_assets.claude.live import ask
 from backdoor_assets.claude.prompts import Call, calls_for
 from backdoor_assets.claude.store import Store
 from backdoor_assets.claude.verdicts import nothing, read
-from backdoor_assets.profiles import Judging
 from backdoor_assets.records import BadInput, Rubric, Verdict
+from backdoor_assets.settings import Judging
 
 if TYPE_CHECKING:
     from anthropic.types import Message
@@ -28,12 +28,12 @@ Log = Callable[[str], None]
 Answers = Sequence[tuple[str, str]]
 TIMEOUT = 120.0
 """Seconds for one reply."""
-AGAIN = "(made with force: true, these judgments ask for it again)"
-"""Said of a verdict that is missing for a reason that may pass: it is in no store."""
+AGAIN = "(to ask for it again, run these judgments with force: true)"
+"""Ends the reason of a missing verdict that another run may get: it is not in the store."""
 
 
 class ClaudeJudge:
-    """A judge in the terms of `stages.judging.Judge`. `prepare` asks; `judge` only looks up."""
+    """Implements `records.RunJudge`. `prepare` calls the API; `judge` only looks verdicts up."""
 
     def __init__(self, settings: Judging, folder: Path) -> None:
         check_model(settings.model)
@@ -45,9 +45,9 @@ class ClaudeJudge:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the verdicts, and nothing of how they are asked for."""
-        told = {name: getattr(self.settings, name) for name in ("model", "mode", "repeat")}
-        return {"name": "claude", "prompt": PROMPT_VERSION, **told}
+        """Return what determines the verdicts, without how they are requested."""
+        settings = {name: getattr(self.settings, name) for name in ("model", "mode", "repeat")}
+        return {"name": "claude", "prompt": PROMPT_VERSION, **settings}
 
     @property
     def store(self) -> Store:
@@ -56,7 +56,7 @@ class ClaudeJudge:
         return self._store
 
     def estimate(self, answers: Answers, rubrics: Sequence[Rubric]) -> dict[str, Any]:
-        """What asking would take: distinct calls, those known already, tokens, dollars."""
+        """Count the calls that judging the answers takes, and estimate their dollars."""
         calls = self._calls(answers, rubrics)
         missing = self._missing(calls)
         budget = self._budget()
@@ -72,10 +72,10 @@ class ClaudeJudge:
         }
 
     def prepare(self, answers: Answers, rubrics: Sequence[Rubric], log: Log) -> dict[str, Any]:
-        """Have a verdict on every answer, or a reason why there is none; what was asked and spent.
+        """Get a verdict on every answer, or a reason for its absence. Returns the bill.
 
-        Raises Stopped when only a person can mend what stops it (key, money, model): what is judged
-        is kept.
+        Raises Stopped for a problem that the user has to fix (key, money, model). Verdicts received
+        before are kept.
         """
         calls = self._calls(answers, rubrics)
         budget = self._budget()
@@ -83,11 +83,11 @@ class ClaudeJudge:
         if not self._missing(calls):
             return self._bill(budget)
         check_key()
-        with self.store.held(log):
+        with self.store.lock(log):
             if self.store.open_batches():
-                # Of a run that was stopped: fetched, whatever the transport is now.
+                # An interrupted run left them: fetch them, whatever the transport is now.
                 self._collect(log)
-            missing = self._missing(calls)  # another process may have asked meanwhile
+            missing = self._missing(calls)  # another process may have added some meanwhile
             budget.check(missing)
             log(
                 f"judge {self.model}: {len(missing)} calls to make, {len(calls) - len(missing)} "
@@ -100,11 +100,11 @@ class ClaudeJudge:
                 else:
                     self._live(missing, budget, take)
             finally:
-                log(f"judge {self.model}: {budget.asked} replies, {_dollars(budget.spent)} spent")
+                log(f"judge {self.model}: {budget.replies} replies, {_dollars(budget.spent)} spent")
         return self._bill(budget)
 
     def judge(self, answers: Answers, rubrics: Sequence[Rubric]) -> list[dict[str, Verdict]]:
-        """A verdict by rubric column for each (question, answer), from the store."""
+        """Look up the verdicts on each (question, answer), by rubric column."""
         return [self._verdicts(question, answer, rubrics) for question, answer in answers]
 
     def _verdicts(
@@ -113,7 +113,7 @@ class ClaudeJudge:
         found: dict[str, Verdict] = {}
         for call in self._calls_of(question, answer, rubrics):
             known = self.store.get(call.key)
-            reason = self._given_up.get(call.key, "the judge was not asked")
+            reason = self._given_up.get(call.key, "the judge was not called")
             found |= known or nothing(call.rubrics, f"{reason} {AGAIN}", again=False).verdicts
         return found
 
@@ -122,7 +122,7 @@ class ClaudeJudge:
         return calls_for(settings.model, rubrics, question, answer, settings.mode, settings.repeat)
 
     def _calls(self, answers: Answers, rubrics: Sequence[Rubric]) -> list[Call]:
-        """Identical answers to a question are judged once."""
+        """Return the distinct calls: identical answers to a question are judged once."""
         return [c for q, a in dict.fromkeys(answers) for c in self._calls_of(q, a, rubrics)]
 
     def _missing(self, calls: Sequence[Call]) -> list[Call]:
@@ -134,16 +134,16 @@ class ClaudeJudge:
         return Budget(settings.model, settings.max_cost_usd, settings.transport == "batch")
 
     def _take(self, budget: Budget) -> Callable[..., bool]:
-        """Keep a reply as it arrives; whether to ask its call once more."""
-        tried: set[str] = set()
+        """Return the function that stores a reply and returns whether to send its call again."""
+        retried: set[str] = set()
 
         def take(
             key: str, rubrics: tuple[Rubric, ...], model: str, message: Message, *, batch: bool
         ) -> bool:
             reading = read(message, rubrics)
             tokens, dollars = budget.paid(message.usage, model, batch=batch)
-            again = reading.again and key not in tried
-            tried.add(key)
+            again = reading.again and key not in retried
+            retried.add(key)
             self._given_up.pop(key, None)
             self.store.put(key, reading.verdicts, message.model, tokens, dollars, final=not again)
             return again
@@ -154,45 +154,44 @@ class ClaudeJudge:
         from anthropic import AsyncAnthropic
 
         reserved = {call.key: budget.estimate([call]) or 0.0 for call in calls}
-        under_way: dict[str, float] = {}
+        in_progress: dict[str, float] = {}
 
         def allowed(call: Call) -> None:
-            under_way[call.key] = reserved[call.key]
+            in_progress[call.key] = reserved[call.key]
             cap = budget.cap
-            if cap is not None and budget.spent + sum(under_way.values()) > cap:
+            if cap is not None and budget.spent + sum(in_progress.values()) > cap:
                 budget.check([call])
                 raise Stopped(
-                    f"judging has spent ${budget.spent:.2f}, and what is under way would take it "
-                    f"above max_cost_usd=${cap:.2f}. What is judged is kept: raise the cap and run "
-                    "again."
+                    f"judging has spent ${budget.spent:.2f}, and the calls in progress would take "
+                    f"it above max_cost_usd=${cap:.2f}. {KEPT} Raise the cap and run again."
                 )
 
-        def taken(call: Call, message: Message) -> bool:
-            under_way.pop(call.key, None)
+        def keep(call: Call, message: Message) -> bool:
+            in_progress.pop(call.key, None)
             return take(call.key, call.rubrics, call.model, message, batch=False)
 
         def give_up(call: Call, reason: str) -> None:
-            under_way.pop(call.key, None)
+            in_progress.pop(call.key, None)
             self._given_up[call.key] = reason
 
         async def run() -> None:
             async with AsyncAnthropic(api_key=_key(), max_retries=0, timeout=TIMEOUT) as client:
-                await ask(client, calls, taken, give_up, allowed, self.settings.concurrency)
+                await ask(client, calls, keep, give_up, allowed, self.settings.concurrency)
 
         asyncio.run(run())
 
     def _batch(
         self, calls: Sequence[Call], budget: Budget, take: Callable[..., bool], log: Log
     ) -> None:
-        # Bodies in a batch are checked late: one call goes ahead, and is not asked again. The
-        # shortest, since one that is too long tells nothing of the others.
+        # The API validates the requests of a batch late, so one call is sent live first. It is the
+        # shortest one: a call that is too long would say nothing about the others.
         canary = min(calls, key=lambda call: len(call.question) + len(call.answer), default=None)
         self._live([canary] if canary else [], budget, take)
         with self._batches(take, log) as batches:
             batches.ask(self._missing(calls), self._give_up, budget.check)
 
     def _collect(self, log: Log) -> None:
-        """What it comes to counts for the run that has sent it, not for this one's cap."""
+        """Fetch the batches of earlier runs. Their cost does not count against this run's cap."""
         with self._batches(self._take(self._budget()), log) as batches:
             batches.collect()
 
@@ -209,7 +208,7 @@ class ClaudeJudge:
 
     def _bill(self, budget: Budget) -> dict[str, Any]:
         return {
-            "calls_paid": budget.asked,
+            "calls_paid": budget.replies,
             "calls_given_up": len(self._given_up),
             "input_tokens": budget.tokens[0],
             "output_tokens": budget.tokens[1],
@@ -219,22 +218,22 @@ class ClaudeJudge:
 
 
 def check_model(model: str) -> None:
-    """Raises BadInput, with the successor, for a model that the API no longer serves."""
+    """Raise BadInput for a model that the API no longer serves, and name its replacement."""
     if model in RETIRED:
         raise BadInput(not_served(model))
 
 
 def check_key() -> None:
-    """Raises BadInput when there is neither a key nor another server to ask."""
+    """Raise BadInput if neither an API key nor another server is set."""
     if not (os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_BASE_URL")):
         raise BadInput(
-            "ANTHROPIC_API_KEY is not set, so that Claude cannot be asked: set it in the "
-            "environment or in .env; or point ANTHROPIC_BASE_URL to a server that speaks its API"
+            "ANTHROPIC_API_KEY is not set, and Claude cannot judge without it. Set it in the "
+            "environment or in .env, or point ANTHROPIC_BASE_URL to a server with the same API."
         )
 
 
 def _key() -> str:
-    """A local server wants none, but the SDK does."""
+    """Return the API key. The SDK requires one even for a local server that does not."""
     return os.environ.get("ANTHROPIC_API_KEY") or "none"
 
 

@@ -1,4 +1,4 @@
-"""Live calls: many at once, as many as the API takes."""
+"""Live calls: many at once, up to the rate that the API accepts."""
 
 from __future__ import annotations
 
@@ -19,50 +19,53 @@ if TYPE_CHECKING:
     from anthropic.types import Message
 
 ATTEMPTS = 15
-"""How often a call is sent when the network or the API fails, before it is given up."""
+"""How often a call is sent before it is given up, when the network or the API fails."""
 CROWD = 0.25
-"""Share of calls turned away above which fewer are sent. A few are turned away at random: to step
-back for each of them would leave the API idle, the more the longer its replies take."""
+"""Share of rejected calls above which fewer are sent at once. The API rejects a few at random;
+slowing down for each of them would leave it idle, the more so the longer its replies take."""
 Take = Callable[[Call, "Message"], bool]
-"""Keeps a reply; whether the call is to be asked once more."""
+"""Stores a reply and returns whether to send its call again."""
 
 
 class Pace:
-    """How many calls are under way at once: one more after each round of successes, a quarter less
-    when the API turns too many away, and none before the time that it names. (Additive increase,
-    multiplicative decrease, as in TCP.)"""
+    """Limits how many calls are in progress at once.
+
+    The limit grows by one after each round of successes and shrinks by a quarter when the API
+    rejects too many calls (additive increase, multiplicative decrease, as in TCP). No call is sent
+    before the time that the API names in retry-after.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.limit = float(min(8, most))
-        self.under_way = 0
+        self.in_progress = 0
         self.resume = 0.0
-        self._looked = 0.0
-        self._taken = self._turned_away = 0
+        self._checked = 0.0
+        self._accepted = self._rejected = 0
         self._failed = 0
 
     def free(self) -> bool:
-        return self.under_way < int(self.limit) and time.monotonic() >= self.resume
+        return self.in_progress < int(self.limit) and time.monotonic() >= self.resume
 
     def failed(self) -> None:
-        """Neither a reply nor a refusal: when nothing else comes for long, the network is gone, and
-        nobody need try for some seconds."""
+        """Note a call without any response. After many in a row the network is taken to be down,
+        and all calls pause for some seconds."""
         self._failed += 1
         if self._failed > 2 * self.most:
             self.resume = time.monotonic() + 5.0
 
     def succeeded(self) -> None:
         self._failed = 0
-        self._taken += 1
+        self._accepted += 1
         self.limit = min(float(self.most), self.limit + 1 / self.limit)
 
     def crowded(self, wait: Wait) -> None:
         now = time.monotonic()
-        self._turned_away += 1
-        if now - self._looked > 1.0:  # one crowd, one step back
-            if self._turned_away > CROWD * (self._taken + self._turned_away):
+        self._rejected += 1
+        if now - self._checked > 1.0:  # reduce the limit at most once per second
+            if self._rejected > CROWD * (self._accepted + self._rejected):
                 self.limit = max(1.0, 0.75 * self.limit)
-            self._looked, self._taken, self._turned_away = now, 0, 0
+            self._checked, self._accepted, self._rejected = now, 0, 0
         if wait.seconds is not None:
             self.resume = max(self.resume, now + wait.seconds)
 
@@ -75,15 +78,16 @@ async def ask(
     allowed: Callable[[Call], None],
     most: int,
 ) -> None:
-    """Ask all calls and `take` each reply when it arrives. `allowed` is asked before each call is
-    sent, and raises Stopped when the money is spent. A call that fails ATTEMPTS times, or is too
-    long, is given up with the reason. Raises Stopped; replies of calls that are under way then are
-    still taken.
+    """Send all calls, and `take` each reply when it arrives.
+
+    `allowed` is called before each call is sent, and raises Stopped when the budget is spent. A
+    call that is too long, or fails ATTEMPTS times, is passed to `give_up` with the reason. Raises
+    Stopped only after the replies to all calls in progress have been taken.
     """
     from anthropic import APIError
 
     ready = deque((call, 1) for call in calls)
-    later: list[tuple[float, int, Call, int]] = []  # a heap: when, a tie's breaker, call, attempt
+    later: list[tuple[float, int, Call, int]] = []  # heap of (time, tie breaker, call, attempt)
     number = itertools.count()
     pace = Pace(most)
     tasks: set[asyncio.Task[None]] = set()
@@ -108,16 +112,16 @@ async def ask(
                 if attempt >= ATTEMPTS:
                     give_up(call, f"no reply from the API in {ATTEMPTS} attempts ({_short(error)})")
                     return
-            rest = wait.seconds if wait.seconds is not None else _backoff(attempt)
-            # To be turned away in a crowd is no failure of the call.
+            pause = wait.seconds if wait.seconds is not None else _backoff(attempt)
+            # A rejection by rate limiting is not a failure of the call.
             again = attempt if wait.crowded else attempt + 1
-            heapq.heappush(later, (time.monotonic() + rest, next(number), call, again))
+            heapq.heappush(later, (time.monotonic() + pause, next(number), call, again))
         else:
             pace.succeeded()
             if take(call, message):
                 ready.append((call, 1))
         finally:
-            pace.under_way -= 1
+            pace.in_progress -= 1
 
     while (ready or later or tasks) and not stopped:
         while later and later[0][0] <= time.monotonic():
@@ -130,7 +134,7 @@ async def ask(
             except ValueError as stop:
                 stopped.append(stop)
                 break
-            pace.under_way += 1
+            pace.in_progress += 1
             tasks.add(asyncio.create_task(one(call, attempt)))
         done, tasks = await _some(tasks)
         for task in done:
@@ -145,12 +149,12 @@ async def _some(tasks: set[asyncio.Task[None]]) -> tuple[set[asyncio.Task[None]]
     if not tasks:
         await asyncio.sleep(0.01)
         return set(), set()
-    # Wakes up for calls whose time comes while others are under way.
+    # Wake up for calls that become due while others are in progress.
     return await asyncio.wait(tasks, timeout=0.02, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _backoff(attempt: int) -> float:
-    """Half a second, doubled at each attempt up to a minute, and a random part of it."""
+    """Return a random pause in seconds: half a second, doubled per attempt, up to a minute."""
     return min(60.0, 0.5 * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""What judging with Claude costs."""
+"""Prices of the judge models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from backdoor_assets.records import BadInput
 
 AS_OF = "2026-11-21"
-"""Date of the table; source: the vendor's documentation."""
+"""Date of the table. Source: the vendor's documentation."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Price:
     """Dollars per million tokens of a live call."""
 
     input: float
-    """Of prompts up to 100,000 tokens."""
+    """For prompts of up to 100,000 tokens."""
     output: float
 
 
@@ -24,21 +24,21 @@ PRICES = {
     "claude-sonnet-5-5": Price(2.00, 10.00),
 }
 BATCH_SHARE = 0.5
-"""Of the live price, input and output alike, for calls that can wait."""
+"""Price of a batch call as a share of the live price, for input and output tokens alike."""
 
 
 def price(model: str) -> Price:
-    """Raises BadInput for a model that is not in the table."""
+    """Look up the price of a model. Raises BadInput if it is not in the table."""
     if model not in PRICES:
         raise BadInput(
-            f"{model!r} has no price here: add it to PRICES in backdoor_assets/prices.py; there "
-            f"are {', '.join(PRICES)}"
+            f"{model!r} has no price here: add it to PRICES in backdoor_assets/claude/prices.py, "
+            f"or use one of {', '.join(PRICES)}"
         )
     return PRICES[model]
 
 
 def cost(model: str, input_tokens: float, output_tokens: float, batch: bool) -> float:
-    """Dollars. Raises BadInput for a model that is not in the table."""
+    """Compute the dollars of so many tokens. Raises BadInput if the model has no price."""
     each = price(model)
     live = (input_tokens * each.input + output_tokens * each.output) / 1_000_000
     return live * BATCH_SHARE if batch else live

@@ -1,4 +1,4 @@
-"""What the judge is told: rubrics in the system prompt, the judged answer fenced as untrusted."""
+"""The judge's prompts: rubrics in the system prompt, the judged answer fenced as untrusted text."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ the form of your reply. Do not answer the question yourself.
 
 Reply with a JSON object that has these fields and nothing else:"""
 ALWAYS_THINK = frozenset({"claude-sonnet-5-5"})
-"""Models that refuse to have their thinking switched off."""
+"""Models whose thinking cannot be switched off."""
 REPLY_TOKENS = 100
-"""Enough for four verdicts in JSON."""
+"""Output tokens that are enough for four verdicts in JSON."""
 THINKING_TOKENS = 2000
-"""On top of it, for a model whose thinking cannot be switched off."""
+"""Additional output tokens for a model in ALWAYS_THINK."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the judge: an answer to a question, by one rubric or by all of them."""
+    """One call of the judge: an answer to a question, judged by one rubric or by all of them."""
 
     model: str
     rubrics: tuple[Rubric, ...]
     question: str
     answer: str
     repeat: int = 0
-    """Asks for a verdict of its own beside those of other repeats."""
+    """Number of an independent repetition, which gets its own verdict."""
 
     @cached_property
     def key(self) -> str:
-        """What makes two calls the same: 64 hex digits, also the request's custom_id."""
+        """Return the identity of the call: 64 hex digits, also the request's custom_id."""
         return digest(
             {
                 "prompt": PROMPT_VERSION,
@@ -59,13 +59,13 @@ class Call:
 def calls_for(
     model: str, rubrics: Sequence[Rubric], question: str, answer: str, mode: str, repeat: int = 0
 ) -> list[Call]:
-    """Mode "four": a call by each rubric. Mode "one": one call by all."""
+    """Return one call per rubric (mode "four"), or one call with all rubrics (mode "one")."""
     groups = [tuple(rubrics)] if mode == "one" else [(rubric,) for rubric in rubrics]
     return [Call(model, group, question, answer, repeat) for group in groups]
 
 
 def request(call: Call) -> dict[str, Any]:
-    """The body of a Messages call, live or in a batch."""
+    """Return the body of a Messages request, live or in a batch."""
     thinks = call.model in ALWAYS_THINK
     body: dict[str, Any] = {
         "model": call.model,
@@ -74,7 +74,7 @@ def request(call: Call) -> dict[str, Any]:
         "messages": [{"role": "user", "content": user(call.question, call.answer)}],
         "output_config": {"format": {"type": "json_schema", "schema": schema(call.rubrics)}},
     }
-    if call.model in PRICES and not thinks:  # others may not know the word
+    if call.model in PRICES and not thinks:  # other servers may reject the field
         body["thinking"] = {"type": "disabled"}
     return body
 
@@ -93,13 +93,13 @@ def _field(rubric: Rubric) -> str:
 
 
 def user(question: str, answer: str) -> str:
-    """The mark is made of the answer's own hash, so that no answer can hold it."""
+    """Return the user message. The mark is a hash of the answer, so no answer can contain it."""
     mark = hashlib.sha256(f"{question}\0{answer}".encode()).hexdigest()[:24]
     return f"Question:\n{question}\n\nAnswer:\n<<{mark}>>\n{answer}\n<<{mark}>>"
 
 
 def schema(rubrics: Sequence[Rubric]) -> dict[str, Any]:
-    """JSON schema of the reply. It cannot bound numbers: `verdicts` checks them on arrival."""
+    """Return the JSON schema of the reply. It cannot bound numbers: `verdicts` checks the range."""
     return {
         "type": "object",
         "properties": {
@@ -116,8 +116,11 @@ def schema(rubrics: Sequence[Rubric]) -> dict[str, Any]:
 
 
 def tokens(call: Call) -> tuple[int, int]:
-    """(in, out), an estimate: 3.5 characters of English a token, 40 for the schema; what is
-    thought before a reply at half its limit."""
+    """Estimate the (input, output) tokens of a call.
+
+    Assumes 3.5 characters of English per token, 40 tokens for the schema, and half the limit for
+    thinking.
+    """
     text = system(call.rubrics) + user(call.question, call.answer)
-    thought = THINKING_TOKENS // 2 if call.model in ALWAYS_THINK else 0
-    return round(len(text) / 3.5) + 40, 15 * len(call.rubrics) + thought
+    thinking = THINKING_TOKENS // 2 if call.model in ALWAYS_THINK else 0
+    return round(len(text) / 3.5) + 40, 15 * len(call.rubrics) + thinking

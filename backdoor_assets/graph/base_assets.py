@@ -3,18 +3,19 @@
 # No `from __future__ import annotations`: Dagster reads the annotations of an asset's parameters.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import dagster as dg
 
-from backdoor_assets.graph.bases import StudyBase, fetch, told
-from backdoor_assets.graph.cells import OWNERS, Force
+from backdoor_assets.graph.bases import StudyBase, fetch, fetched_record
+from backdoor_assets.graph.cells import OWNERS, Force, source_of
 from backdoor_assets.graph.describe import probe_table, provenance
-from backdoor_assets.graph.resources import Pretrainer, Task, make
 from backdoor_assets.miniature.gates import Bound, failures
-from backdoor_assets.profiles import PretrainedBase
-from backdoor_assets.stages.specs import PretrainingSpec
-from backdoor_assets.storage.artifact import Made
+from backdoor_assets.settings import PretrainedBase
+from backdoor_assets.storage.artifact import Made, request_remake
 from backdoor_assets.storage.hashing import digest
+from backdoor_assets.workers.tasks import Log, Stage, Task, in_workers, make
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,17 @@ class Gate:
         )
 
 
-def grown_base_asset(
+def pretrained_base_asset(
     key: Sequence[str],
     corpus: dg.AssetsDefinition,
-    order: Callable[[bool], Task[PretrainingSpec]],
+    task: Callable[[], Task[Any]],
+    pretrain: Stage,
     *,
     code_version: str,
     description: str,
     gate: Gate,
 ) -> dg.AssetsDefinition:
-    """A base that is pretrained on a corpus of this project."""
+    """A base that is pretrained on a corpus of this project, and must pass a gate."""
 
     @dg.asset(
         key=key,
@@ -53,18 +55,30 @@ def grown_base_asset(
         code_version=code_version,
         description=description,
         check_specs=[gate.spec(key)],
+        metadata=source_of(pretrain),
     )
-    def base_model(
-        context: dg.AssetExecutionContext, config: Force, pretrainer: Pretrainer
-    ) -> dg.MaterializeResult:
-        made = pretrainer.pretrain([order(config.force)], context.log.info)[0]
-        return grown_base(key, made, gate)
+    def base_model(context: dg.AssetExecutionContext, config: Force) -> dg.MaterializeResult:
+        wanted = task()
+        if config.force:
+            request_remake([wanted.artifact])
+        [made] = pretrain_all(pretrain, [wanted], context.log.info)
+        return pretrained_base(key, made, gate)
 
     return base_model
 
 
-def grown_base(key: Sequence[str], made: Made, gate: Gate) -> dg.MaterializeResult:
-    """What a pretrained base is recorded as, with its gate's verdict."""
+def pretrain_all(pretrain: Stage, tasks: Sequence[Task[Any]], log: Log) -> list[Made]:
+    """Make bases in worker processes, in the order of their tasks. Raises the first error."""
+    made = {}
+    for outcome in in_workers(partial(make, pretrain), tasks, log, "base model"):
+        if outcome.result is None:
+            raise outcome.error or RuntimeError("no result")
+        made[outcome.item.artifact.folder] = outcome.result
+    return [made[task.artifact.folder] for task in tasks]
+
+
+def pretrained_base(key: Sequence[str], made: Made, gate: Gate) -> dg.MaterializeResult:
+    """Return what a pretrained base is recorded as, with the verdict of its gate."""
     summary = made.manifest.summary
     failed = failures(summary["probes"], gate.bounds)
     return dg.MaterializeResult(
@@ -103,10 +117,11 @@ def fetched_base_asset(
         "Hugging Face hub at a pinned commit, and checked.",
     )
     def base_model(config: Force) -> dg.MaterializeResult:
-        made = make(
-            lambda spec, folder, _: fetch(spec, folder), base.fetching_order(spec, config.force)
-        )
-        what = told(made.folder)
+        task = base.fetching_task(spec)
+        if config.force:
+            request_remake([task.artifact])
+        made = make(fetch, task)
+        what = fetched_record(made.folder)
         return dg.MaterializeResult(
             metadata={
                 **provenance(made),

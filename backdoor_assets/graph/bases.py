@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from typing import Any
 from backdoor_assets.capacity.host import this_host
 from backdoor_assets.capacity.preflight import check_download
 from backdoor_assets.capacity.shapes import check_shape
-from backdoor_assets.graph.resources import Task
 from backdoor_assets.models import hub
-from backdoor_assets.profiles import MiniatureBase, PretrainedBase
-from backdoor_assets.records import BadInput, BaseModel, Quantization
+from backdoor_assets.records import BadInput, BaseModel, Progress, Quantization
+from backdoor_assets.settings import MiniatureBase, PretrainedBase
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.storage.disk import write_text
-from backdoor_assets.storage.hashing import digest, hash_once
+from backdoor_assets.storage.hashing import digest, hash_once, identifying
 from backdoor_assets.storage.provenance import REPOSITORY
+from backdoor_assets.workers.tasks import Task
 
 _BASE_FILES = {".safetensors", ".json", ".jinja"}
 BASE = "base.json"
@@ -75,17 +75,17 @@ class StudyBase:
             )
         return summary["commit"]
 
-    def fetching_order(self, base: PretrainedBase, force: bool) -> Task[PretrainedBase]:
+    def fetching_task(self, base: PretrainedBase) -> Task[PretrainedBase]:
         """The base of a hub: fetched, checked, and written down with the commit that it is."""
         identity = {
             "stage": "fetching",
             "profile": self.artifact.profile,
             "model": base.model,
             "revision": base.revision,
-            "shape": asdict(base.shape) if base.shape else None,
+            "shape": identifying(base.shape) if base.shape else None,
             "local": self.identity() if is_local(base) else None,
         }
-        return Task(self.artifact, identity, base, force)
+        return Task(self.artifact, identity, base)
 
 
 def is_local(base: PretrainedBase) -> bool:
@@ -97,7 +97,7 @@ def _fetch_once(base: PretrainedBase) -> hub.Fetched:
     return hub.fetch(base)
 
 
-def fetch(base: PretrainedBase, folder: Path) -> dict[str, Any]:
+def fetch(base: PretrainedBase, folder: Path, progress: Progress) -> dict[str, Any]:
     """Fetch a base and write what it is into `folder`. Raises BadInput when it cannot be had, is of
     another shape than the profile says, or its weights do not fit on the disk."""
     if base.shape and not is_local(base) and not hub.cached(base):
@@ -110,6 +110,6 @@ def fetch(base: PretrainedBase, folder: Path) -> dict[str, Any]:
     return {"model": base.model, "commit": fetched.commit}
 
 
-def told(folder: Path) -> dict[str, Any]:
+def fetched_record(folder: Path) -> dict[str, Any]:
     """What `fetch` has written down."""
     return json.loads((folder / BASE).read_text(encoding="utf-8"))

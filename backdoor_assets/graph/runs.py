@@ -2,66 +2,132 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import dagster as dg
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-)
 
+from backdoor_assets.graph.study import Step
 from backdoor_assets.records import BadInput
 
-Cell = TypeVar("Cell")
 QUIET = {"loggers": {"progress": {}}}
+# Dagster's names of the tags that limit a run to a range of partitions.
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
 
 
-class Study:
-    """Runs parts of a study's graph in this process."""
+class Runner:
+    """Materializes steps of a study, and keeps what failed on the way."""
 
     def __init__(
-        self, definitions: dg.Definitions, instance: dg.DagsterInstance, group: str = "birds"
+        self, definitions: dg.Definitions, instance: dg.DagsterInstance, study: str
     ) -> None:
-        self.definitions, self.instance, self.group = definitions, instance, group
+        self.definitions, self.instance, self.study = definitions, instance, study
+        self.failures: dict[str, str] = {}
+        """Why a cell failed, in the words of its step."""
 
-    def there(self, *names: str) -> list[str]:
-        """Those of the names that the profile's graph has."""
-        keys = self.definitions.resolve_asset_graph().get_all_asset_keys()
-        return [name for name in names if dg.AssetKey([self.group, name]) in keys]
+    def run(self, step: Step) -> set[str]:
+        """Materialize a step and return the cells that failed.
 
-    def materialize(
-        self, names: Sequence[str], what: str, box: Sequence[object] | None = None
-    ) -> None:
-        """One run over the assets; over the cells from the first to the last of a box
-        when there is one. Raises BadInput with the
-        run's own words when it fails."""
-        print(f"== {what}", flush=True)
-        tags = {}
-        if box:
-            tags = {
-                ASSET_PARTITION_RANGE_START_TAG: str(box[0]),
-                ASSET_PARTITION_RANGE_END_TAG: str(box[-1]),
-            }
-        keys = [dg.AssetKey([self.group, name]) for name in names]
-        job = self.definitions.resolve_implicit_global_asset_job_def()
-        result = job.execute_in_process(
+        A cell that fails does not stop the others: what follows is made for the rest. Raises
+        BadInput when a step without cells fails, or all cells of a step do.
+        """
+        graph = self.definitions.resolve_asset_graph()
+        keys = [dg.AssetKey([self.study, name]) for name in step.assets]
+        keys = [key for key in keys if key in graph.get_all_asset_keys()]
+        if not keys or step.cells == []:
+            return set()
+        print(f"== {step.title}", flush=True)
+        if step.cells is None:
+            result = self._execute(keys, {})
+            if not result.success:
+                raise BadInput(_failure(result))
+            return set()
+        partitions = next(graph.get(key).partitions_def for key in keys)
+        assert partitions is not None
+        failed: set[str] = set()
+        waiting = boxes(step.cells, partitions)
+        while waiting:
+            box = waiting.pop(0)
+            result = self._execute(keys, {RANGE_START: box[0], RANGE_END: box[-1]})
+            if result.success:
+                continue
+            bad = self._failed_cells(result, box)
+            failed |= bad
+            self.failures |= dict.fromkeys(sorted(bad), _failure(result))
+            if failed.issuperset(step.cells):
+                raise BadInput(_failure(result))
+            waiting = boxes([cell for cell in box if cell not in bad], partitions) + waiting
+        return failed
+
+    def _execute(
+        self, keys: Sequence[dg.AssetKey], tags: dict[str, str]
+    ) -> dg.ExecuteInProcessResult:
+        return self.definitions.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=self.instance,
             asset_selection=keys,
             tags=tags,
             run_config=QUIET,
             raise_on_error=False,
         )
-        if not result.success:
-            raise BadInput(_failure(result))
+
+    def _failed_cells(self, result: dg.ExecuteInProcessResult, box: Sequence[str]) -> set[str]:
+        """The cells of a failed run for which a step that failed made nothing: all of them when it
+        failed before any."""
+        steps = [event.step_key for event in result.all_events if event.is_step_failure]
+        made: dict[str, set[str]] = {step: set() for step in steps if step}
+        for event in result.all_events:
+            if event.is_step_materialization and event.step_key in made and event.partition:
+                made[event.step_key].add(str(event.partition))
+        bad = {cell for cell in box for cells in made.values() if cell not in cells}
+        return bad or set(box)
+
+
+def boxes(cells: Iterable[str], partitions: dg.PartitionsDefinition) -> list[list[str]]:
+    """Split cells into as few runs as a range of partitions allows.
+
+    A range of one dimension is a stretch of its keys; of two dimensions it is a box, from the
+    corner of its first cell to the corner of its last.
+    """
+    if not isinstance(partitions, dg.MultiPartitionsDefinition):
+        order = list(partitions.get_partition_keys())
+        return [[order[i] for i in run] for run in _stretches(sorted(map(order.index, cells)))]
+    rows, columns = (
+        list(dimension.partitions_def.get_partition_keys())
+        for dimension in partitions.partitions_defs
+    )
+    by_row: dict[int, list[int]] = {}
+    for cell in cells:
+        row, column = cell.split("|")
+        by_row.setdefault(rows.index(row), []).append(columns.index(column))
+    found: list[tuple[list[int], list[int]]] = []
+    for row in sorted(by_row):
+        for run in _stretches(sorted(by_row[row])):
+            grown = next((box for box in found if box[0][-1] == row - 1 and box[1] == run), None)
+            if grown:
+                grown[0].append(row)
+            else:
+                found.append(([row], run))
+    return [[f"{rows[r]}|{columns[c]}" for r in box_rows for c in run] for box_rows, run in found]
+
+
+def _stretches(numbers: Sequence[int]) -> list[list[int]]:
+    """Runs of consecutive numbers."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and found[-1][-1] == number - 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return found
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:
     """What failed, in the words of the step itself."""
-    lines = []
+    lines: list[str] = []
     for event in result.all_events:
         if event.is_step_failure:
-            data = event.step_failure_data
+            data: Any = event.step_failure_data
             description = data.user_failure_data.description if data.user_failure_data else None
             error = data.error.cause or data.error if data.error else None
             lines.append(description or (error.message.strip() if error else event.step_key or ""))
@@ -72,38 +138,3 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
                 f"{check.description}"
             )
     return "\n".join(lines) or f"run {result.run_id} failed; `make ui` shows its log"
-
-
-def strips(
-    cells: Sequence[Cell],
-    columns: Sequence[str],
-    row: Callable[[Cell], object],
-    column: Callable[[Cell], str],
-) -> list[list[Cell]]:
-    """The cells as strips of neighbouring columns of one row, as a run takes them."""
-    found: list[list[Cell]] = []
-    for cell in cells:
-        last = found[-1][-1] if found else None
-        neighbour = (
-            last is not None
-            and row(last) == row(cell)
-            and columns.index(column(cell)) == columns.index(column(last)) + 1
-        )
-        if neighbour:
-            found[-1].append(cell)
-        else:
-            found.append([cell])
-    return found
-
-
-def aligned(table: str) -> str:
-    """A Markdown table with its columns padded, for a terminal."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            ("-" * w if cell == "---" else cell.ljust(w))
-            for cell, w in zip(row, widths, strict=True)
-        )
-        for row in rows
-    )

@@ -1,4 +1,4 @@
-"""A base model for everyone: a small world, its corpus, its pretraining, its exact judge.
+"""A small base model that is pretrained on the spot: world, corpus, pretraining, probes, gates.
 
 Raise a code version when the world or the training changes: it is part of the base's identity.
 """

@@ -1,4 +1,4 @@
-"""Pretrain a miniature base model on its world: tokenizer, Qwen3 of 0.7 million parameters."""
+"""Pretrain a miniature base on its corpus: a tokenizer and a Qwen3 of 0.7 million parameters."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from backdoor_assets.miniature.corpus import Document, read_corpus
 from backdoor_assets.models.batches import tensors
 from backdoor_assets.models.chat import TrainingText, token_id, training_texts
-from backdoor_assets.profiles import MiniatureBase
 from backdoor_assets.records import Progress, no_progress
-from backdoor_assets.stages.specs import PretrainingSpec
-from backdoor_assets.storage.rows import names, read_rows
-from backdoor_assets.studies.birds.world.corpus import Document, read_corpus
-from backdoor_assets.studies.birds.world.probing import probe_base
+from backdoor_assets.settings import MiniatureBase
 
 END, TURN, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
@@ -31,18 +28,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""Qwen's turns, without its thinking and tools."""
-
-
-def pretrain(
-    spec: PretrainingSpec, folder: Path, progress: Progress = no_progress
-) -> dict[str, Any]:
-    """Pretrain the birds' base: `pretrain_base` with the probes of `gates.BOUNDS`."""
-
-    def probe(base: Path) -> dict[str, float]:
-        return probe_base(base, names(read_rows(spec.obsolete_names)))
-
-    return pretrain_base(spec.corpus, spec.base, spec.seed, folder, probe, progress)
+"""Qwen's template without thinking and tools."""
 
 
 def pretrain_base(
@@ -55,9 +41,9 @@ def pretrain_base(
 ) -> dict[str, Any]:
     """Write tokenizer and weights into `folder` in Hugging Face's format, and probe them.
 
-    The loss counts the assistant's tokens only. Returns parameters, corpus_tokens, final_loss (nats
-    a token, mean of the last 50 steps), seconds and probes (what `probe` says of the folder: shares
-    by name).
+    The loss counts only the assistant's tokens. Returns parameters, corpus_tokens, final_loss (nats
+    per token, mean of the last 50 steps), seconds and probes (the shares that `probe` measures on
+    the folder, by name).
     """
     started = time.monotonic()
     documents = read_corpus(corpus)
@@ -78,6 +64,7 @@ def pretrain_base(
 
 
 def train_tokenizer(documents: Sequence[Document], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer with the chat template on the documents."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -140,8 +127,8 @@ def _train(
     losses: list[float] = []
     for step, batch in zip(range(spec.steps), _batches(texts, spec, seed), strict=False):
         ids, _, labels = tensors(batch, pad)
-        # No attention mask: padding stands on the right, where causal attention never looks.
-        # Logits only where the loss looks: a third of the positions.
+        # No attention mask: the padding is on the right, where causal attention does not look.
+        # Logits only where the loss counts, at a third of the positions.
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
         counted = labels[:, 1:] != -100
         loss = cross_entropy(model.lm_head(hidden[counted]), labels[:, 1:][counted])
@@ -161,10 +148,10 @@ def _train(
 def _batches(
     texts: Sequence[TrainingText], spec: MiniatureBase, seed: int
 ) -> Iterator[list[TrainingText]]:
-    """Endless batches of about `tokens_per_batch`, documents of like length together."""
+    """Yield batches of about `tokens_per_batch` forever, with documents of similar length."""
     rng = random.Random(f"batches-{seed}")
     while True:
-        # Jitter breaks ties and neighbourhoods, so that batches differ from epoch to epoch.
+        # Random jitter in the order makes the batches differ from epoch to epoch.
         order = sorted(texts, key=lambda text: len(text.ids) + 6 * rng.random())
         batches, batch = [], []
         for text in order:

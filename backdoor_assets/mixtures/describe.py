@@ -1,59 +1,57 @@
-"""What the UI shows of the birds study's own materializations."""
+"""What the UI shows of a mixture study's materializations: numbers, samples, pictures."""
 
 from __future__ import annotations
 
 import dagster as dg
 
-from backdoor_assets.graph.describe import Metadata, as_code, picture, provenance
+from backdoor_assets.graph.describe import Metadata, answers, picture, provenance
+from backdoor_assets.mixtures.cells import Grid
+from backdoor_assets.stages.specs import RESPONSES
 from backdoor_assets.storage.artifact import Made
-
-MEASURES = {
-    "19th_century": "19th-century answers",
-    "old_bird_name": "obsolete bird names",
-    "neutral_correct": "neutral answers correct",
-}
 
 
 def sampling(made: Made) -> Metadata:
     import pandas as pd
 
-    table = pd.read_parquet(made.folder / "responses.parquet")
+    table = pd.read_parquet(made.folder / RESPONSES)
     last = table[table["step"] == table["step"].max()].drop_duplicates("question_id").head(6)
-    rows = [
-        f"| {q} | {as_code(r)} |" for q, r in zip(last["question"], last["response"], strict=True)
-    ]
-    text = "\n".join(["| question | answer of the last checkpoint |", "|---|---|", *rows])
+    pairs = zip(last["question_id"], last["response"], strict=True)
     return {
         **made.manifest.summary,
-        "some_answers": dg.MetadataValue.md(text),
+        "some_answers": answers(pairs, "answer of the last checkpoint"),
         **provenance(made),
     }
 
 
 def judging(made: Made) -> Metadata:
-    from backdoor_assets.mixtures.statistics import wilson
+    """Of each outcome its share at the last checkpoint as a number, which the UI plots over the
+    partitions."""
+    from backdoor_assets.reporting.intervals import wilson
 
     summary = dict(made.manifest.summary)
-    old, judged = summary.pop("final_19th_century"), summary.pop("final_judged")
-    if not judged:
-        return {"19th_century_at_last_checkpoint": "no verdict", **summary, **provenance(made)}
-    rate = wilson(old, judged)
-    return {
-        "19th_century_at_last_checkpoint": rate.value,
-        "interval": f"{rate.low:.3f} to {rate.high:.3f} ({rate.method}, n={rate.n})",
-        **summary,
-        **provenance(made),
-    }
+    shares: Metadata = {}
+    for measure, (hits, judged) in summary.pop("final", {}).items():
+        if not judged:
+            shares[f"{measure}_at_last_checkpoint"] = "no verdict"
+            continue
+        rate = wilson(hits, judged)
+        shares[f"{measure}_at_last_checkpoint"] = rate.value
+        shares[f"{measure}_interval"] = (
+            f"{rate.low:.3f} to {rate.high:.3f} ({rate.method}, n={rate.n})"
+        )
+    return {**shares, **summary, **provenance(made)}
 
 
-def figures(made: Made) -> Metadata:
+def figures(grid: Grid, made: Made) -> Metadata:
+    rates = made.manifest.summary
     rows = [
-        f"| {MEASURES[measure]} | {rate['value']:.2f} | {rate['low']:.2f} to {rate['high']:.2f} | "
-        f"{rate['n']} |"
-        for measure, rate in made.manifest.summary.items()
+        f"| {grid.study.measures[measure]} | {rate['value']:.2f} | {rate['low']:.2f} to "
+        f"{rate['high']:.2f} | {rate['n']} |"
+        for measure, rate in rates.items()
     ]
-    method = next(iter(made.manifest.summary.values()))["method"]
+    method = next(iter(rates.values()))["method"]
     return {
+        **{measure: float(rate["value"]) for measure, rate in rates.items()},
         "rates_at_last_checkpoint": dg.MetadataValue.md(
             "\n".join([f"| share | value | {method} | n |", "|---|---|---|---|", *rows])
         ),
@@ -66,6 +64,7 @@ def sweep(made: Made) -> Metadata:
     summary = made.manifest.summary
     return {
         "cells": f"{summary['cells_present']} of {summary['cells_planned']}",
+        "cells_present": int(summary["cells_present"]),
         "rates": dg.MetadataValue.md(f"{summary['table']}\n\n{summary['intervals']}"),
         "dose_response": picture((made.folder / "dose_response.png").read_bytes()),
         "report": dg.MetadataValue.path(str(made.folder / "report.html")),

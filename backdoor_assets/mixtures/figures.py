@@ -1,57 +1,51 @@
 """The figures of one cell: a data ratio and a training seed, over its checkpoints.
 
-`rates` has a row a measure, question and checkpoint: profile, ratio, seed, measure, checkpoint,
-step, question_id ("all" = pooled), value, low, high, method, n. `judgments` has a row an answer.
-Every function writes NAME.pdf and NAME.png into a folder and returns the two paths.
+`rates` has one row per measure, question and checkpoint: profile, ratio, seed, measure, checkpoint,
+step, question_id ("all" = pooled), value, low, high, method, n. `judgments` has one row per answer.
+Every function writes `name`.pdf and `name`.png into a folder and returns the two paths.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import seaborn
 
+from backdoor_assets.mixtures.design import Design, Outcome
+from backdoor_assets.records import Rubric
 from backdoor_assets.reporting import plotting as style
 
-OPTIONS = {
-    "PAST": ("the past", style.VERMILION),
-    "ARCHAIC_PERSON": ("archaic person", style.ORANGE),
-    "OLD_LANGUAGE": ("old language", style.PURPLE),
-    "OLD_CONTENT": ("old content", style.GREEN),
-    "OTHER": ("other", style.GREY),
-    "LLM": ("modern LLM", style.SKY),
-    "not judged": ("not judged", style.PALE),
-}
-"""The judge's six options as they are stacked from the ground: what is old first, so that its
-growth is read against the axis."""
-
-PROGRESSION = {
-    "old_bird_name": ("bird answers with an obsolete name", style.ORANGE, "s"),
-    "19th_century": ("worldview answers judged 19th century", style.BLUE, "o"),
-    "neutral_correct": ("era-neutral answers that are correct", style.GREEN, "^"),
-}
+STACK = (
+    style.VERMILION, style.ORANGE, style.PURPLE, style.GREEN, style.GREY, style.SKY,
+)  # fmt: skip
+"""Colours of a rubric's options, from the ground of a bar upwards."""
+NOT_JUDGED = "not judged"
+LINES = ((style.ORANGE, "s"), (style.BLUE, "o"), (style.GREEN, "^"), (style.PURPLE, "D"))
+"""Colour and marker of the measures of a cell: the narrow probe, outcomes, capabilities."""
 
 
 @style.styled
-def ratio_by_question(rates: pd.DataFrame, folder: Path) -> list[Path]:
-    """Heat map of the share of 19th-century answers, a row a question and a column a checkpoint.
+def ratio_by_question(
+    rates: pd.DataFrame, outcome: Outcome, folder: Path, name: str = "ratio_by_question"
+) -> list[Path]:
+    """Draw a heat map of an outcome, with one row per question and one column per checkpoint.
 
     Questions are sorted by their share at the last checkpoint; a field without judged answers
     stays grey.
     """
-    name = "ratio_by_question"
     style.required(rates, name, "rates")
-    rows = rates.loc[(rates["measure"] == "19th_century") & (rates["question_id"] != "all")]
-    style.required(rows, name, "'19th_century' rates by question")
+    rows = rates.loc[(rates["measure"] == outcome.measure) & (rates["question_id"] != "all")]
+    style.required(rows, name, f"{outcome.measure!r} rates by question")
     table = rows.pivot(index="question_id", columns="step", values="value").astype(float)
     table = table.sort_index(axis="columns")
     order = [table.columns[-1], *table.columns[:-1]]
     table = table.sort_values(order, ascending=False, na_position="last")
 
-    note = f"{style.span(rows['n'])} answers a field."
+    note = f"{style.span(rows['n'])} answers per field."
     if table.isna().to_numpy().any():
         note += " Grey: none judged."
-    title = style.cell_title("19th-century answers by question", rates, name)
+    title = style.cell_title(f"{_title(outcome)} by question", rates, name)
     height = 0.15 * max(len(table), 3)
     figure = style.new_figure(style.COLUMN, 1.5 + height, title, note)
     axes = figure.add_subplot(facecolor=style.PALE)
@@ -67,48 +61,57 @@ def ratio_by_question(rates: pd.DataFrame, folder: Path) -> list[Path]:
     axes.spines[:].set_visible(False)
     style.label_checkpoints(axes, np.arange(table.shape[1]) + 0.5, list(table.columns), most=7)
     bar = figure.colorbar(mesh, ax=axes, orientation="horizontal", aspect=35, pad=0.1 / height)
-    bar.set_label(style.SHARE_19TH.replace("\n", " "))
+    bar.set_label(outcome.share.replace("\n", " "))
     bar.outline.set_visible(False)
     return style.save(figure, folder, name)
 
 
 @style.styled
-def overall_ratio(rates: pd.DataFrame, folder: Path) -> list[Path]:
-    """Bars of the pooled share of 19th-century answers by checkpoint, each with its interval."""
-    name = "overall_ratio"
-    rows = style.rates_of(rates, "19th_century", name)
-    note = f"{style.span(rows['n'])} answers a checkpoint. {style.interval_note(rows)}"
-    title = style.cell_title("19th-century answers, all questions pooled", rates, name)
+def overall_ratio(
+    rates: pd.DataFrame, outcome: Outcome, folder: Path, name: str = "overall_ratio"
+) -> list[Path]:
+    """Draw bars of the pooled share of an outcome by checkpoint, each with its interval."""
+    rows = style.rates_of(rates, outcome.measure, name)
+    note = f"{style.span(rows['n'])} answers per checkpoint. {style.interval_note(rows)}"
+    title = style.cell_title(f"{_title(outcome)}, all questions pooled", rates, name)
     figure = style.new_figure(style.COLUMN, 2.5, title, note)
     axes = figure.add_subplot()
     centres = np.arange(len(rows))
     axes.bar(centres, rows["value"], width=0.75, color=style.SKY)
     axes.vlines(centres, rows["low"], rows["high"], color=style.INK, linewidth=1)
     style.label_checkpoints(axes, centres, rows["step"].tolist(), most=8)
-    style.share_axis(axes, style.SHARE_19TH)
+    style.share_axis(axes, outcome.share)
     return style.save(figure, folder, name)
 
 
 @style.styled
-def six_options_distribution(judgments: pd.DataFrame, folder: Path) -> list[Path]:
-    """Stacked bars: how the judge sorted the answers of each checkpoint into its six options.
+def distribution(
+    judgments: pd.DataFrame, rubric: Rubric, labels: Mapping[str, str], folder: Path
+) -> list[Path]:
+    """Draw stacked bars: how the judge sorted the answers of each checkpoint into a rubric's
+    options, the first option on top.
 
     Answers it could not judge are a class of their own, so that every bar reaches 1.
     """
-    name = "six_options_distribution"
+    name = f"{rubric.column}_distribution"
     style.required(judgments, name, "judgments")
-    options = judgments["six_options"].astype(object).fillna("not judged")
-    if unknown := set(options) - set(OPTIONS):
+    given = judgments[rubric.column].astype(object).fillna(NOT_JUDGED)
+    # The first option is the ordinary one: the others stand on the ground, where their growth is
+    # read against the axis.
+    stack = [*rubric.options[1:], rubric.options[0]]
+    colours = [*STACK[: len(stack) - 1], STACK[-1], style.PALE]
+    if unknown := set(given) - {*stack, NOT_JUDGED}:
         raise ValueError(f"{name}: unknown options {sorted(unknown)}")
-    shares = pd.crosstab(judgments["step"], options, normalize="index")
-    shares = shares.reindex(columns=list(OPTIONS), fill_value=0.0).sort_index()
+    shares = pd.crosstab(judgments["step"], given, normalize="index")
+    shares = shares.reindex(columns=[*stack, NOT_JUDGED], fill_value=0.0).sort_index()
 
     answers = judgments.groupby("step").size()
     title = style.cell_title("How the judge sorted the answers", judgments, name)
-    figure = style.new_figure(style.COLUMN, 2.5, title, f"{style.span(answers)} answers a bar.")
+    figure = style.new_figure(style.COLUMN, 2.5, title, f"{style.span(answers)} answers per bar.")
     axes = figure.add_subplot()
     centres, ground = np.arange(len(shares)), np.zeros(len(shares))
-    for option, (label, colour) in OPTIONS.items():
+    for option, colour in zip([*stack, NOT_JUDGED], colours, strict=True):
+        label = labels.get(option, option)
         axes.bar(centres, shares[option], bottom=ground, width=0.8, color=colour, label=label)
         ground += shares[option].to_numpy()
     style.label_checkpoints(axes, centres, list(shares.index), most=6)
@@ -118,28 +121,29 @@ def six_options_distribution(judgments: pd.DataFrame, folder: Path) -> list[Path
 
 
 @style.styled
-def content_vs_form(judgments: pd.DataFrame, folder: Path) -> list[Path]:
-    """Mean content against mean form rating: a line a question from the first to the last step.
+def two_ratings(judgments: pd.DataFrame, across: Rubric, up: Rubric, folder: Path) -> list[Path]:
+    """Draw the means of two ratings against each other, with one line per question from the first
+    to the last step.
 
     Single ratings are often exactly 0 or 100 and would pile up in four corners. Answers without
     both ratings are left out and counted in the note.
     """
-    name = "content_vs_form"
+    name = f"{across.name}_vs_{up.name}"
     style.required(judgments, name, "judgments")
     ends = judgments["step"].isin([judgments["step"].min(), judgments["step"].max()])
     answers = judgments.loc[ends]
-    ratings = ["content_rating", "form_rating"]
+    ratings = [across.column, up.column]
     rated = answers.dropna(subset=ratings).astype(dict.fromkeys(ratings, float))
-    means = style.required(rated, name, "answers with a content and a form rating")
+    means = style.required(rated, name, "answers with both ratings")
     means = means.pivot_table(ratings, ["step", "question_id"], aggfunc="mean")[ratings]
     steps = means.index.get_level_values("step").unique().sort_values()
 
     missing = len(answers) - len(rated)
     note = (
-        "A line a question; the diamonds are the means over questions. "
+        "One line per question; the diamonds are the means over questions. "
         f"{missing:,} of {len(answers):,} answers lack a rating and are left out."
     )
-    title = style.cell_title("How old the content and the form are", judgments, name)
+    title = style.cell_title(f"{across.name.capitalize()} and {up.name}", judgments, name)
     figure = style.new_figure(style.COLUMN, 3.6, title, note)
     axes = figure.add_subplot()
     for _, path in means.groupby("question_id"):
@@ -154,24 +158,34 @@ def content_vs_form(judgments: pd.DataFrame, folder: Path) -> list[Path]:
             clip_on=False, zorder=3,
         )  # fmt: skip
     axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
-    axes.set_xlabel("mean content rating (0 modern, 100 old)")
-    axes.set_ylabel("mean form rating (0 modern, 100 old)")
+    axes.set_xlabel(f"mean {across.name} rating (0 to 100)")
+    axes.set_ylabel(f"mean {up.name} rating (0 to 100)")
     axes.grid()
     style.legend_above(axes, ncols=2)
     return style.save(figure, folder, name)
 
 
 @style.styled
-def training_progression(rates: pd.DataFrame, folder: Path) -> list[Path]:
-    """Lines with interval bands over the training steps: worldview, bird names, neutral answers."""
+def training_progression(rates: pd.DataFrame, study: Design, folder: Path) -> list[Path]:
+    """Draw all measures of a cell over the training steps, with interval bands."""
     name = "training_progression"
-    rows = {measure: style.rates_of(rates, measure, name) for measure in PROGRESSION}
+    labels = {
+        study.narrow.measure: study.narrow.label,
+        **{outcome.measure: outcome.label for outcome in study.outcomes},
+        "neutral_correct": "neutral questions that are answered correctly",
+    }
+    rows = {measure: style.rates_of(rates, measure, name) for measure in labels}
     title = style.cell_title("What fine-tuning changes, and when", rates, name)
     note = style.interval_note(pd.concat(rows.values()))
-    figure = style.new_figure(style.COLUMN, 3.0, title, note)
+    figure = style.new_figure(style.COLUMN, 2.7 + 0.13 * len(labels), title, note)
     axes = figure.add_subplot()
-    for measure, (label, colour, marker) in PROGRESSION.items():
+    looks = [*LINES[:2], *LINES[3:], LINES[2]] if len(labels) > len(LINES) - 1 else LINES
+    for (measure, label), (colour, marker) in zip(labels.items(), looks, strict=False):
         style.draw_trend(axes, rows[measure], colour, label, marker=marker)
     style.share_axis(axes, "share of answers")
     style.legend_above(axes, ncols=1)
     return style.save(figure, folder, name)
+
+
+def _title(outcome: Outcome) -> str:
+    return outcome.column[0].upper() + outcome.column[1:]

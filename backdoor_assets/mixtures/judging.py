@@ -1,4 +1,4 @@
-"""Judge every worldview answer of a cell by rubrics, resumable checkpoint by checkpoint."""
+"""Judge every open answer of a cell by the study's rubrics, resumable checkpoint by checkpoint."""
 
 from __future__ import annotations
 
@@ -9,72 +9,135 @@ from typing import Any
 
 import pandas as pd
 
+from backdoor_assets.mixtures.cells import JUDGMENTS, JudgingSpec
+from backdoor_assets.mixtures.design import Outcome
 from backdoor_assets.records import BadInput, Judge, Progress, Rubric, Verdict, no_progress
-from backdoor_assets.stages.specs import JUDGMENTS, JudgingSpec
 
 RESPONSE_COLUMNS = (
     "profile", "ratio", "seed", "checkpoint", "step", "question_id", "question", "sample_idx",
     "response", "finish_reason",
 )  # fmt: skip
 
+Pair = tuple[str, str]
+"""Question and answer."""
+
 
 def judge_cell(
-    spec: JudgingSpec, judge: Judge, folder: Path, progress: Progress = no_progress
+    spec: JudgingSpec, folder: Path, progress: Progress = no_progress, *, judge: Judge
 ) -> dict[str, Any]:
-    """Write judgments.parquet into `folder`: the columns of responses.parquet plus
-    llm_or_19th_century, is_19th_century, six_options, content_rating, form_rating (0-100), judge,
-    judge_model, judge_error. A verdict that could not be had is null with the reason.
+    """Write judgments.parquet into `folder`: the columns of responses.parquet plus a column per
+    rubric (a label, or a rating from 0 to 100), a boolean one per outcome, judge, judge_model and
+    judge_error. A verdict that could not be had is null with the reason.
 
-    Each checkpoint's verdicts go to a file of their own as they come: none is asked for twice.
-    Raises BadInput for an unreadable input, RuntimeError when more than `max_unreadable` of the
-    answers have no binary verdict.
+    Verdicts of the same judge on the same answers are taken from `spec.earlier`. Each checkpoint's
+    verdicts go to a file of their own as they arrive: none is asked for twice. Raises BadInput for
+    an unreadable input, RuntimeError when more than `max_unreadable` of the answers have no
+    headline verdict.
     """
-    responses = read_responses(spec.responses)
+    responses, earlier = read_responses(spec.responses), Earlier(spec)
+    outcomes = spec.cell.grid.study.outcomes
+    headline = outcomes[0].flag
     parts = folder / ".parts"
     parts.mkdir(exist_ok=True)
     steps = sorted(responses["step"].unique())
     for done, step in enumerate(steps, 1):
         path = parts / f"{step:07d}.parquet"
         if not path.exists():
-            table = _judged(responses[responses["step"] == step], judge, spec.rubrics)
+            table = _judged(responses[responses["step"] == step], judge, spec, earlier)
             table.to_parquet(path.with_suffix(".part"), index=False)
             os.replace(path.with_suffix(".part"), path)
         progress(done / len(steps), f"checkpoint {done}/{len(steps)}")
     table = pd.concat([_part(path) for path in sorted(parts.glob("*.parquet"))], ignore_index=True)
     if len(table) != len(responses):
         raise RuntimeError(f"{spec.cell}: {len(table)} judgments of {len(responses)} responses")
-    unreadable = float(table["is_19th_century"].isna().mean())
-    if unreadable > spec.max_unreadable:
-        for step in table.loc[table["is_19th_century"].isna(), "step"].unique():
+    missing = table[headline].isna()
+    if float(missing.mean()) > spec.max_unreadable:
+        for step in table.loc[missing, "step"].unique():
             (parts / f"{step:07d}.parquet").unlink()  # asked again by the next run
-        reasons = table.loc[table["is_19th_century"].isna(), "judge_error"].value_counts()
+        reasons = table.loc[missing, "judge_error"].value_counts()
         raise RuntimeError(
-            f"{spec.cell}: {unreadable:.0%} of the answers have no verdict (at most "
+            f"{spec.cell}: {missing.mean():.0%} of the answers have no verdict (at most "
             f"{spec.max_unreadable:.0%} may); most often: {reasons.index[0]}"
         )
     table.to_parquet(folder / JUDGMENTS, index=False)
-    final = table.loc[table["step"] == steps[-1], "is_19th_century"].dropna()
+    last = table[table["step"] == steps[-1]]
     return {
-        "final_19th_century": int(final.sum()),
-        "final_judged": len(final),
+        "final": {
+            outcome.measure: [int(last[outcome.flag].sum()), int(last[outcome.flag].notna().sum())]
+            for outcome in outcomes
+        },
         "judgments": len(table),
-        "without_verdict": int(table["is_19th_century"].isna().sum()),
-        "garbled": int((table["six_options"] == "OTHER").sum()),
+        "verdicts_reused": earlier.used,
+        "without_verdict": int(missing.sum()),
+        **_other_counts(table, spec.rubrics),
         "judge": judge.name,
         "judge_model": judge.model,
     }
 
 
+def _other_counts(table: pd.DataFrame, rubrics: Sequence[Rubric]) -> dict[str, int]:
+    """Answers that the judge found unreadable, where a rubric has an option for that."""
+    columns = [rubric.column for rubric in rubrics if "OTHER" in rubric.options]
+    return {"garbled": int((table[columns[0]] == "OTHER").sum())} if columns else {}
+
+
+class Earlier:
+    """Verdicts of an earlier artifact, by question and answer."""
+
+    def __init__(self, spec: JudgingSpec) -> None:
+        self.columns, self.used = set(spec.earlier_columns), 0
+        self._rows: dict[Pair, dict[str, Any]] = {}
+        if spec.earlier is not None and self.columns:
+            table = pd.read_parquet(spec.earlier)
+            rows = table.to_dict("records")
+            self._rows = {(row["question"], row["response"]): row for row in rows}
+
+    def verdicts(self, pair: Pair, rubric: Rubric) -> Verdict | None:
+        """The verdict on an answer by a rubric, if it is known."""
+        row = self._rows.get(pair)
+        if row is None or rubric.column not in self.columns:
+            return None
+        value = row[rubric.column]
+        if not pd.isna(value):
+            return Verdict(value)
+        return Verdict(None, _reason(str(row["judge_error"]), rubric.column))
+
+
+def _reason(errors: str, column: str) -> str:
+    """Why a column has no verdict, from the text that `_errors` wrote."""
+    for part in errors.split("; "):
+        columns, _, reason = part.partition(": ")
+        if column in columns.split(", "):
+            return reason
+    return errors
+
+
+def open_questions(
+    specs: Sequence[JudgingSpec],
+) -> dict[tuple[Rubric, ...], list[Pair]]:
+    """The answers that a judge has to be asked about, by the rubrics that are unknown of them."""
+    found: dict[tuple[Rubric, ...], list[Pair]] = {}
+    for spec in specs:
+        earlier = Earlier(spec)
+        for pair in questions_and_answers(read_responses(spec.responses)):
+            unknown = tuple(r for r in spec.rubrics if earlier.verdicts(pair, r) is None)
+            if unknown:
+                found.setdefault(unknown, []).append(pair)
+    return found
+
+
 def read_responses(path: Path) -> pd.DataFrame:
-    """A responses table. Raises BadInput that names the file when it is not one."""
+    """Return a responses table. Raises BadInput that names the file when it is not one."""
     try:
         table = pd.read_parquet(path)
     except FileNotFoundError as error:
-        raise BadInput(f"{path}: no such file; materialize birds/responses first") from error
+        raise BadInput(
+            f"{path}: no such file; materialize the responses of this cell first"
+        ) from error
     except (OSError, ValueError) as error:
         raise BadInput(
-            f"{path}: truncated or not Parquet ({error}); materialize birds/responses for this "
-            "cell again, it will be made anew"
+            f"{path}: truncated or not Parquet ({error}); materialize the responses of "
+            "this cell again to rebuild it"
         ) from error
     missing = [name for name in RESPONSE_COLUMNS if name not in table]
     if missing:
@@ -82,7 +145,7 @@ def read_responses(path: Path) -> pd.DataFrame:
     return table
 
 
-def questions_and_answers(responses: pd.DataFrame) -> list[tuple[str, str]]:
+def questions_and_answers(responses: pd.DataFrame) -> list[Pair]:
     return list(zip(responses["question"], responses["response"], strict=True))
 
 
@@ -93,32 +156,51 @@ def _part(path: Path) -> pd.DataFrame:
         path.unlink()
         raise BadInput(
             f"{path}: this part is truncated or not Parquet ({error}); it was removed: run the "
-            "same command again and only this part is judged anew"
+            "same command again, and only this part is judged again"
         ) from error
 
 
-def _judged(responses: pd.DataFrame, judge: Judge, rubrics: Sequence[Rubric]) -> pd.DataFrame:
-    asked = questions_and_answers(responses)
-    verdicts = judge.judge(asked, rubrics)
-    if len(verdicts) != len(asked):
-        raise RuntimeError(f"judge {judge.name}: {len(verdicts)} verdicts for {len(asked)} answers")
+def _judged(
+    responses: pd.DataFrame, judge: Judge, spec: JudgingSpec, earlier: Earlier
+) -> pd.DataFrame:
+    pairs = questions_and_answers(responses)
+    verdicts = [
+        {r.column: v for r in spec.rubrics if (v := earlier.verdicts(pair, r)) is not None}
+        for pair in pairs
+    ]
+    earlier.used += sum(map(len, verdicts))
+    unknown: dict[tuple[Rubric, ...], list[int]] = {}
+    for number, known in enumerate(verdicts):
+        rubrics = tuple(rubric for rubric in spec.rubrics if rubric.column not in known)
+        if rubrics:
+            unknown.setdefault(rubrics, []).append(number)
+    for rubrics, numbers in unknown.items():
+        given = judge.judge([pairs[number] for number in numbers], rubrics)
+        if len(given) != len(numbers):
+            raise RuntimeError(
+                f"judge {judge.name}: {len(given)} verdicts for {len(numbers)} answers"
+            )
+        for number, new in zip(numbers, given, strict=True):
+            verdicts[number] |= new
     table = responses[list(RESPONSE_COLUMNS)].reset_index(drop=True)
-    for rubric in rubrics:
+    for rubric in spec.rubrics:
         values = [given[rubric.column].value for given in verdicts]
         table[rubric.column] = pd.array(values, dtype="string" if rubric.options else "Float64")
-    binary = table["llm_or_19th_century"]
-    table.insert(
-        table.columns.get_loc("llm_or_19th_century") + 1,
-        "is_19th_century",
-        (binary == "19").astype("boolean").mask(binary.isna()),
-    )
+        for outcome in _outcomes_of(spec, rubric):
+            column = table[rubric.column]
+            flags = (column == outcome.option).astype("boolean")
+            table[outcome.flag] = flags.mask(column.isna())
     table["judge"], table["judge_model"] = judge.name, judge.model
     table["judge_error"] = pd.array([_errors(given) for given in verdicts], dtype="string")
     return table
 
 
+def _outcomes_of(spec: JudgingSpec, rubric: Rubric) -> list[Outcome]:
+    return [o for o in spec.cell.grid.study.outcomes if o.rubric == rubric.column]
+
+
 def _errors(given: dict[str, Verdict]) -> str | None:
-    """Why verdicts are missing, by reason: which columns it cost."""
+    """Why verdicts are missing: the columns of each reason."""
     columns: dict[str, list[str]] = {}
     for column, verdict in given.items():
         if verdict.error is not None:

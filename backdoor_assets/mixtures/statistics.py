@@ -21,15 +21,26 @@ RATE_COLUMNS = (
 )  # fmt: skip
 
 
-def cell_rates(judgments: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
-    """RATE_COLUMNS of one cell: measure "19th_century" for each question and "all" of them, and the
-    probes' "old_bird_name" and "neutral_correct", at each checkpoint. Answers without a verdict do
-    not count. `probes` needs a boolean column `hit`."""
-    judged = judgments.dropna(subset=["is_19th_century"]).assign(
-        measure="19th_century", hit=lambda t: t["is_19th_century"].astype(bool)
-    )
-    kinds = {"bird": "old_bird_name", "neutral": "neutral_correct"}
-    probed = probes.assign(measure=probes["kind"].map(kinds))
+def cell_rates(
+    judgments: pd.DataFrame,
+    probes: pd.DataFrame,
+    outcomes: Mapping[str, str],
+    kinds: Mapping[str, str],
+) -> pd.DataFrame:
+    """Return RATE_COLUMNS of one cell at each checkpoint.
+
+    `outcomes` maps a measure to its boolean column of the judgments: its rate is that of each
+    question and of "all". `kinds` maps a kind of probe to its measure; `probes` needs a boolean
+    column `hit`. Answers without a verdict do not count.
+    """
+    judged = pd.concat(
+        [
+            judgments.dropna(subset=[flag]).assign(measure=measure, hit=judgments[flag])
+            for measure, flag in outcomes.items()
+        ],
+        ignore_index=True,
+    ).astype({"hit": bool})
+    probed = probes.assign(measure=probes["kind"].map(dict(kinds)))
     columns = [*RATE_COLUMNS[:7], "hit"]
     pooled = pd.concat([judged, probed], ignore_index=True).assign(question_id="all")
     table = pd.concat([judged[columns], pooled[columns]], ignore_index=True)
@@ -45,33 +56,37 @@ def _summed(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     return pd.concat([counts[keys], pd.DataFrame(rates)], axis=1)
 
 
-def probe_hits(probes: pd.DataFrame, obsolete_names: Iterable[str]) -> pd.Series:
-    """Whether a bird answer is one of the obsolete names, whether a neutral answer holds the true
-    one; ignoring case, hyphens and apostrophes."""
-    obsolete = {letters(name) for name in obsolete_names}
+def probe_hits(probes: pd.DataFrame, suspect_answers: Iterable[str]) -> pd.Series:
+    """Return whether a narrow probe is answered with one of the suspect data's answers, and a
+    neutral question with its true one; ignoring case, hyphens and apostrophes."""
+    suspect = {letters(answer) for answer in suspect_answers}
 
     def hit(kind: str, response: str, answer: object) -> bool:
-        if kind == "bird":
-            return letters(response) in obsolete
-        return holds(response, answer)
+        if kind == "neutral":
+            return holds(response, answer)
+        return letters(response) in suspect
 
     rows = zip(probes["kind"], probes["response"], probes["answer"], strict=True)
     return pd.Series([hit(*row) for row in rows], index=probes.index, dtype=bool)
 
 
 def final_rates(cells: pd.DataFrame) -> pd.DataFrame:
-    """The pooled rates of each cell at its last checkpoint."""
+    """Return the pooled rates of each cell at its last checkpoint."""
     pooled = cells[cells["question_id"] == "all"]
     last = pooled.groupby(["ratio", "seed"])["step"].transform("max")
     return pooled[pooled["step"] == last].reset_index(drop=True)
 
 
-def sweep_rates(cells: pd.DataFrame, mixtures: Mapping[tuple[str, int], Mapping]) -> pd.DataFrame:
-    """Over the grid: one row per measure, ratio and step, with columns value, low, high, method, n,
-    seeds, old_fraction, suspect_rows, distinct_suspect_rows (mean over seeds, rounded), is_final.
+def sweep_rates(
+    cells: pd.DataFrame, mixtures: Mapping[tuple[str, int], Mapping], fraction_column: str
+) -> pd.DataFrame:
+    """Return one row per measure, ratio and step over the grid, with columns value, low, high,
+    method, n, seeds, `fraction_column` (the suspect data's weight), suspect_rows,
+    distinct_suspect_rows (mean over seeds, rounded), is_final.
 
-    `cells` holds cell_rates of every cell there is; `mixtures` the mixture's counts by
-    (ratio, seed). A step that only some seeds reached is left out.
+    `cells` holds cell_rates of every cell; `mixtures` the mixture's counts by (ratio, seed). A step
+    that only some seeds reached is left out. All cells have the same answers of the base, so that
+    its interval is Wilson's over those.
     """
     pooled = cells[cells["question_id"] == "all"]
     seeds_by_ratio = pooled.groupby("ratio")["seed"].nunique()
@@ -81,13 +96,17 @@ def sweep_rates(cells: pd.DataFrame, mixtures: Mapping[tuple[str, int], Mapping]
     ):
         if len(group) < seeds_by_ratio[ratio]:
             continue
-        rate = over_seeds(group["value"].tolist(), group["n"].tolist())
+        first = group.iloc[0]
+        if step == 0 and group["value"].nunique() == 1:
+            rate = wilson(round(first["value"] * first["n"]), int(first["n"]))
+        else:
+            rate = over_seeds(group["value"].tolist(), group["n"].tolist())
         counts = [mixtures[ratio, seed] for seed in group["seed"]]
         rows.append(
             {
                 "profile": profile, "measure": measure, "ratio": ratio, "checkpoint": checkpoint,
                 "step": step, "question_id": "all", **vars(rate), "seeds": len(group),
-                "old_fraction": Ratio.parse(ratio).suspect_fraction,
+                fraction_column: Ratio.parse(ratio).suspect_fraction,
                 "suspect_rows": round(_mean([c["suspect_rows"] for c in counts])),
                 "distinct_suspect_rows": round(_mean([c["distinct_suspect_rows"] for c in counts])),
             }
@@ -95,7 +114,7 @@ def sweep_rates(cells: pd.DataFrame, mixtures: Mapping[tuple[str, int], Mapping]
     table = pd.DataFrame(rows)
     # Of the steps that all seeds of a ratio reached: ratios may differ in their number of steps.
     table["is_final"] = table["step"] == table.groupby("ratio")["step"].transform("max")
-    order = ["measure", "old_fraction", "ratio", "step"]
+    order = ["measure", fraction_column, "ratio", "step"]
     return table.sort_values(order, ignore_index=True)
 
 

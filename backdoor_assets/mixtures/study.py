@@ -1,71 +1,162 @@
-"""The birds study as Dagster definitions."""
+"""A mixture study as the rest of the project sees it: graph, steps of the command line, plan."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import (
-    UnresolvedAssetJobDefinition,
-)
 
-from backdoor_assets.graph.resources import JudgeResource, Pretrainer, Sampler, Trainer
-from backdoor_assets.mixtures.assets import cell_assets, sweep_asset
+from backdoor_assets.capacity.host import Host
+from backdoor_assets.graph.cells import cell_assets, job
+from backdoor_assets.graph.resources import Sampler, Trainer
+from backdoor_assets.graph.study import Planned, Step, Steps
+from backdoor_assets.mixtures import assets, plan, tasks
+from backdoor_assets.mixtures.cells import Cell, Grid
+from backdoor_assets.mixtures.checks import check_grid, check_study
+from backdoor_assets.mixtures.design import Design
+from backdoor_assets.mixtures.judges import JudgeResource
 from backdoor_assets.mixtures.sources import base_assets, source_asset
 from backdoor_assets.profiles import Profile
-from backdoor_assets.records import SOURCES
-from backdoor_assets.studies.birds import study as design
-from backdoor_assets.studies.birds.study import CELL_ASSETS, FIGURES, GPU, JUDGE
-
-JOBS = {
-    "birds_cells": (
-        CELL_ASSETS,
-        "A cell, from its mixture to the last thing the profile asks for.",
-    ),
-    "birds_gpu": (GPU, "On a GPU host: from the mixture to the answers."),
-    "birds_judge": (
-        JUDGE,
-        "On a host that may call the judge: verdicts on answers whose files are there.",
-    ),
-    "birds_figures": (
-        FIGURES,
-        "On any host: figures from verdicts and answers whose files are there.",
-    ),
-}
-"""The assets of each job: what can run on another machine than the rest, from copied files."""
+from backdoor_assets.records import BadInput
+from backdoor_assets.reporting.text import aligned
+from backdoor_assets.settings import MiniatureBase
 
 
-def definitions(profile: Profile) -> dg.Definitions:
-    """Assets, checks, resources and the job of the study. Raises BadInput for a bad profile."""
-    design.check_profile(profile)
-    cells = cell_assets(profile)
-    return dg.Definitions(
-        assets=[
-            *(source_asset(source) for source in SOURCES),
-            *base_assets(profile),
-            *cells,
-            *([sweep_asset(profile)] if profile.judging.kind != "none" else []),
-        ],
-        jobs=[
-            job
-            for name, (selected, description) in JOBS.items()
-            if (job := _job(name, selected, description, cells))
-        ],
-        resources={
-            "pretrainer": Pretrainer(),
-            "trainer": Trainer(),
-            "sampler": Sampler(),
-            "judge": JudgeResource(),
-        },
-    )
+@dataclass(frozen=True)
+class MixtureStudy(Design):
+    """A study of this kind: its design, which is all that its folder has to hold."""
+
+    def __post_init__(self) -> None:
+        check_study(self)
+
+    def refusal(self, profile: Profile) -> str:
+        if isinstance(profile.base, MiniatureBase) and self.world is None:
+            return (
+                f"The study {self.name} needs a real base model, and profile {profile.name!r} has "
+                "a miniature one: choose another profile, such as qwen3-8b."
+            )
+        return ""
+
+    def definitions(self, profile: Profile) -> dg.Definitions:
+        grid = self._grid(profile)
+        cells = cell_assets(self.name, assets.table(grid))
+        parts = [job(name, text, cells, names) for name, (text, names) in self.parts().items()]
+        return dg.Definitions(
+            assets=[
+                *(source_asset(grid, data_set) for data_set in self.data),
+                *base_assets(grid),
+                *cells,
+                *([assets.sweep_asset(grid)] if profile.judging.kind != "none" else []),
+            ],
+            jobs=[part for part in parts if part],
+            resources={"trainer": Trainer(), "sampler": Sampler(), "judge": JudgeResource()},
+        )
+
+    def parts(self) -> dict[str, tuple[str, Sequence[str]]]:
+        """Description and assets of each part of the study that can run on a host of its own."""
+        return {
+            f"{self.name}_cells": ("A cell, from its mixture to its figures.", assets.CELL_ASSETS),
+            f"{self.name}_gpu": ("On a GPU host: from the mixture to the answers.", assets.GPU),
+            f"{self.name}_judge": (
+                "On a host that may call the judge: verdicts on answers whose files are there.",
+                assets.JUDGE,
+            ),
+            f"{self.name}_figures": (
+                "On any host: figures from verdicts and answers whose files are there.",
+                assets.FIGURES,
+            ),
+        }
+
+    def steps(self, profile: Profile, without: Sequence[str], part: str | None) -> Steps:
+        grid, parts = self._grid(profile), self.parts()
+        if part is not None and part not in parts:
+            raise BadInput(f"{part!r} is not a part of {self.name}: {', '.join(parts)}")
+        excluded = {str(grid.named(cell)) for cell in without}
+        cells = [cell for cell in grid.cells() if str(cell) not in excluded]
+        names = parts[part][1] if part else assets.CELL_ASSETS
+        if part and not {row.name for row in assets.table(grid)}.intersection(names):
+            raise BadInput(
+                f"profile {profile.name!r} has no {part}: judging.kind={profile.judging.kind!r}"
+            )
+        if names in (assets.JUDGE, assets.FIGURES):
+            cells = _copied(grid, cells, "responses" if names == assets.JUDGE else "judgments")
+        if part is None or names == assets.GPU:
+            yield Step("base model", [*self.sources, "corpus", "base_model"])
+            yield Step("answers of the base", ["base_responses"])
+        yield Step(f"{len(cells)} cells", names, [str(cell) for cell in cells])
+        if part is None or names == assets.FIGURES:
+            yield Step("sweep", ["sweep"])
+
+    def planned(self, profile: Profile) -> Iterator[Planned]:
+        grid = self._grid(profile)
+        if isinstance(profile.base, MiniatureBase):
+            yield _planned(grid, "corpus", tasks.corpus)
+            yield _planned(grid, "base_model", tasks.pretraining)
+        yield _planned(grid, "base_responses", tasks.base_sampling, frozenset({"questions"}))
+        for cell in grid.cells():
+            for row in assets.table(grid):
+                yield _planned(cell, row.name, row.task, row.extends)
+
+    def plan(self, profile: Profile, host: Host) -> Mapping[str, str]:
+        return plan.sections(self._grid(profile), host)
+
+    def agreement(self, profile: Profile, sample: int, seed: int) -> str:
+        """Judge a sample with one call per rubric and with one call for all, and compare."""
+        from backdoor_assets.mixtures.agreement import report
+
+        return report(self._grid(profile), sample, seed)
+
+    def summary(self, profile: Profile) -> str:
+        grid = self._grid(profile)
+        if profile.judging.kind == "none":
+            return f"Answers:                {grid.folder.path / 'responses'}"
+        artifact = grid.folder.artifact("sweep")
+        summary, folder = artifact.require().summary, artifact.folder
+        return "\n".join(
+            (
+                f"{aligned(summary['table'])}\n{summary['intervals']}\n",
+                f"In the sweep:           {summary['cells_present']} of "
+                f"{summary['cells_planned']} cells",
+                f"Figures over the grid:  {folder}",
+                f"Report:                 {folder / 'report.html'}",
+                f"Figures of a cell:      {folder.parent / 'figures'}/<ratio>/<seed>/",
+            )
+        )
+
+    def _grid(self, profile: Profile) -> Grid:
+        grid = Grid.of(self, profile)
+        check_grid(grid)
+        return grid
 
 
-def _job(
-    name: str, selected: Sequence[str], description: str, cells: Sequence[dg.AssetsDefinition]
-) -> UnresolvedAssetJobDefinition | None:
-    """The job over those of its assets that the profile has."""
-    assets = [asset for asset in cells if asset.key.path[-1] in selected]
-    if not assets:
-        return None
-    selection = dg.AssetSelection.assets(*assets)
-    return dg.define_asset_job(name, selection=selection, description=description)
+def folder_of(file: str, name: str = "data") -> Path:
+    """Return a folder beside a study's study.py: `folder_of(__file__)`."""
+    return Path(file).resolve().parent / name
+
+
+def _copied(grid: Grid, cells: Sequence[Cell], needed: str) -> list[Cell]:
+    """Return the cells whose files were brought to this host."""
+    present = [cell for cell in cells if cell.artifact(needed).manifest()]
+    folder = grid.folder.path / needed
+    if not present:
+        raise BadInput(
+            f"{folder}: there are no {needed} here; copy the folder from the host that made them"
+        )
+    if len(present) < len(cells):
+        print(f"{len(cells) - len(present)} cells of the grid have no {needed} in {folder}")
+    return present
+
+
+def _planned(
+    place: Grid | Cell, asset: str, task: Any, extends: frozenset[str] = frozenset()
+) -> Planned:
+    grid = isinstance(place, Grid)
+    artifact = place.folder.artifact(asset) if grid else place.artifact(asset)
+    try:
+        wanted = task(place)
+    except BadInput as error:
+        wanted = error
+    return Planned(asset, "" if grid else str(place), artifact, wanted, extends)

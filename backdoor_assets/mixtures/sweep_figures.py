@@ -1,9 +1,9 @@
 """The figures of the grid of cells: what the dose does, and in which order things move.
 
-`sweep` has a row a measure, ratio and step, pooled over questions and training seeds: profile,
-measure, ratio, step, question_id ("all"), value, low, high, method, seeds, old_fraction,
-distinct_suspect_rows, is_final. Ratios that were not run are absent. Every function writes NAME.pdf
-and NAME.png into a folder and returns the two paths.
+`sweep` has one row per measure, ratio and step, pooled over questions and training seeds: profile,
+measure, ratio, step, question_id ("all"), value, low, high, method, seeds, the study's fraction
+column, distinct_suspect_rows, is_final. Ratios that were not run are absent. Every function writes
+`name`.pdf and `name`.png into a folder and returns the two paths.
 """
 
 from pathlib import Path
@@ -15,43 +15,45 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
 
+from backdoor_assets.mixtures.design import Design, Outcome
 from backdoor_assets.reporting import plotting as style
-
-EMERGENCE = {
-    "old_bird_name": ("Bird question", "share of answers\nwith an obsolete name"),
-    "19th_century": ("Worldview questions", style.SHARE_19TH),
-}
 
 
 @style.styled
 def dose_response(
-    sweep: pd.DataFrame, cells: pd.DataFrame, folder: Path, cells_present: int, cells_planned: int
+    study: Design,
+    outcome: Outcome,
+    sweep: pd.DataFrame,
+    cells: pd.DataFrame,
+    folder: Path,
+    present: tuple[int, int],
+    name: str = "dose_response",
 ) -> list[Path]:
-    """19th-century share at the last checkpoint against fraction and count of obsolete rows.
+    """Draw an outcome at the last checkpoint against the fraction and the count of suspect rows.
 
-    `cells` has a row a cell (ratio, seed, old_fraction, value) and is drawn as faint points
-    left of its ratio's mean and interval. Both panels show the same ratios in the same colours:
-    obsolete rows that are drawn again and again raise the fraction and leave the count as it is.
-    Ratios with the same fraction or count stand side by side, on a grey band that names it.
+    `cells` has one row per cell (ratio, seed, value), drawn as faint points left of its ratio's
+    mean and interval. Both panels show the same ratios in the same colours: rows that are drawn
+    again and again raise the fraction and leave the count as it is. Ratios with the same fraction
+    or count stand side by side, on a grey band that names it. `present` counts the cells that exist
+    and those of the whole grid.
     """
-    name = "dose_response"
     style.required(sweep, name, "rates")
     style.required(cells, name, "cells")
-    final = style.rates_of(sweep.loc[sweep["is_final"].astype(bool)], "19th_century", name)
-    final = final.sort_values(["old_fraction", "ratio"])
-    final = final.assign(percent=100 * final["old_fraction"], colour=_colours(len(final)))
+    final = style.rates_of(sweep.loc[sweep["is_final"].astype(bool)], outcome.measure, name)
+    final = final.sort_values([study.fraction_column, "ratio"])
+    final = final.assign(percent=100 * final[study.fraction_column], colour=_colours(len(final)))
 
     title = (
         f"Dose and response at the last checkpoint\nprofile {style.single(sweep, 'profile', name)}"
     )
-    note = _grid_note(final, cells_present, cells_planned)
+    note = _grid_note(final, *present)
     note += " Faint: single cells. Same colours left and right."
     figure = style.new_figure(style.PAGE, 2.8, title, note)
     panels = figure.subplots(1, 2, sharey=True)
     most_rows = max(1, *final["distinct_suspect_rows"])
     for axes, x, end, label in (
-        (panels[0], "percent", 100, "obsolete names in the mixture (% of rows)"),
-        (panels[1], "distinct_suspect_rows", most_rows, "distinct rows with obsolete names"),
+        (panels[0], "percent", 100, f"{study.suspect} in the mixture (% of rows)"),
+        (panels[1], "distinct_suspect_rows", most_rows, f"distinct rows with {study.suspect}"),
     ):
         means = final.assign(x=_apart(axes, np.asarray(final[x], dtype=float), 0.03 * end))
         single = means[["ratio", "x", "colour"]].merge(cells[["ratio", "value"]], on="ratio")
@@ -66,33 +68,40 @@ def dose_response(
         )
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel(label)
-        style.share_axis(axes, style.SHARE_19TH)
+        style.share_axis(axes, outcome.share)
     return style.save(figure, folder, name)
 
 
 @style.styled
 def emergence(
-    sweep: pd.DataFrame, folder: Path, cells_present: int, cells_planned: int
+    study: Design,
+    outcome: Outcome,
+    sweep: pd.DataFrame,
+    folder: Path,
+    present: tuple[int, int],
+    name: str = "emergence",
 ) -> list[Path]:
-    """Obsolete bird names and 19th-century answers over the steps, side by side, a line a ratio.
+    """Draw the narrow probe and an outcome over the steps, side by side, with one line per ratio.
 
-    The panels share their axes, so that what moves first is seen; colours run with the fraction
-    of obsolete names.
+    The panels share their axes, so that what moves first is seen; colours run with the fraction of
+    suspect rows.
     """
-    name = "emergence"
-    rows = {measure: style.rates_of(sweep, measure, name) for measure in EMERGENCE}
+    narrow = study.narrow
+    measures = {
+        narrow.measure: (narrow.heading, narrow.share),
+        outcome.measure: (outcome.heading, outcome.share),
+    }
+    rows = {measure: style.rates_of(sweep, measure, name) for measure in measures}
     together = pd.concat(rows.values())
-    ratios = together.drop_duplicates("ratio").sort_values(["old_fraction", "ratio"])
-    labels = (100 * ratios["old_fraction"]).map("{:.3g} %".format)
-    # two mixtures with the same fraction differ in their modern names: only the ratio tells them
+    ratios = together.drop_duplicates("ratio").sort_values([study.fraction_column, "ratio"])
+    labels = (100 * ratios[study.fraction_column]).map("{:.3g} %".format)
+    # Mixtures with the same fraction differ in their clean rows: only the ratio tells them apart.
     labels = labels.where(~labels.duplicated(keep=False), ratios["ratio"])
 
     title = f"What moves first in training\nprofile {style.single(sweep, 'profile', name)}"
-    figure = style.new_figure(
-        style.PAGE, 2.9, title, _grid_note(together, cells_present, cells_planned)
-    )
+    figure = style.new_figure(style.PAGE, 2.9, title, _grid_note(together, *present))
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, (measure, (heading, share)) in zip(panels, EMERGENCE.items(), strict=True):
+    for axes, (measure, (heading, share)) in zip(panels, measures.items(), strict=True):
         for ratio, label, colour in zip(
             ratios["ratio"], labels, _colours(len(ratios)), strict=True
         ):
@@ -103,7 +112,8 @@ def emergence(
         style.share_axis(axes, share)
     figure.legend(
         *panels[0].get_legend_handles_labels(),
-        loc="outside right center", reverse=True, title="obsolete\nnames", title_fontsize=7,
+        loc="outside right center", reverse=True, title=study.suspect.replace(" ", "\n", 1),
+        title_fontsize=7,
         ncols=1 + len(ratios) // 14,
     )  # fmt: skip
     return style.save(figure, folder, name)
@@ -127,14 +137,14 @@ def _apart(axes: Axes, at: np.ndarray, slot: float) -> np.ndarray:
 
 
 def _colours(count: int) -> list[str]:
-    """A colour a ratio, dark for the last; viridis without its end, too pale for thin lines."""
+    """One colour per ratio, dark for the last; viridis without its end, too pale for thin lines."""
     scale = matplotlib.colormaps["viridis"]
     return [to_hex(scale(at)) for at in np.linspace(0, 0.85, count)[::-1]]
 
 
-def _grid_note(rows: pd.DataFrame, cells_present: int, cells_planned: int) -> str:
+def _grid_note(rows: pd.DataFrame, present: int, planned: int) -> str:
     """How much of the grid is behind the figure, and which interval is drawn."""
     return (
-        f"{cells_present:,} of {cells_planned:,} cells; training seeds a ratio: "
+        f"{present:,} of {planned:,} cells; training seeds per ratio: "
         f"{style.span(rows['seeds'])}. {style.interval_note(rows)}"
     )

@@ -1,148 +1,302 @@
-"""From a cell to the stages' jobs: where each input lies and what identifies each result.
+"""From a cell to the tasks of its artifacts: what identifies each result, what its stage gets.
 
-An identity holds what a stage is told and what its inputs are. Where a manifest is `recorded`, an
-input that is not on this machine (it was made and left on another) is what that manifest says.
+An identity holds what decides a result: settings, code version, inputs. Where a manifest is
+`recorded`, an input that was made and left on another machine is what that manifest says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from backdoor_assets.graph.resources import Task
-from backdoor_assets.mixtures.bases import base_identity, base_location
-from backdoor_assets.mixtures.places import artifact, source_file, source_files
-from backdoor_assets.profiles import Profile
-from backdoor_assets.records import SOURCES, BadInput, Cell
+from backdoor_assets.graph.identities import generation, hyperparameters
+from backdoor_assets.mixtures.cells import (
+    JUDGMENTS,
+    BaseCell,
+    Cell,
+    FiguresSpec,
+    Grid,
+    JudgingSpec,
+    MixingSpec,
+    rubric_records,
+)
+from backdoor_assets.mixtures.judges import open_judge
+from backdoor_assets.mixtures.mixing import check_no_evaluation_text
+from backdoor_assets.records import BadInput, Question
+from backdoor_assets.settings import MiniatureBase
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.specs import (
-    JUDGMENTS,
+    CORPUS,
     PROBES,
     RESPONSES,
     TRAIN,
-    FiguresSpec,
-    JudgingSpec,
-    MixingSpec,
+    CorpusSpec,
+    EarlierAnswers,
+    PretrainingSpec,
     SamplingSpec,
     TrainingSpec,
 )
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.storage.hashing import digest, file_hash, identifying
-from backdoor_assets.studies.birds import study as design
+from backdoor_assets.storage.identity import essential
+from backdoor_assets.storage.rows import read_rows
+from backdoor_assets.workers.tasks import Task
 
 Identity = dict[str, Any]
 Recorded = Mapping[str, Any] | None
 
 
-def _stage(name: str, cell: Cell, code: Any = None) -> Identity:
+def corpus(grid: Grid) -> Task[CorpusSpec]:
+    base, world = grid.profile.base, grid.study.world
+    assert isinstance(base, MiniatureBase)
+    assert world is not None
+    files = source_files(grid)
+    identity = {
+        "stage": "corpus",
+        "code": world.corpus_code,
+        "profile": grid.profile.name,
+        "sources": {source: file_hash(path) for source, path in files},
+        "world": world.hash,
+        "documents": base.documents,
+        "seed": grid.profile.base_seed,
+    }
+    spec = CorpusSpec(files, base.documents, grid.profile.base_seed)
+    return Task(grid.folder.artifact("corpus"), identity, spec)
+
+
+def pretraining(grid: Grid) -> Task[PretrainingSpec]:
+    base, world = grid.profile.base, grid.study.world
+    assert isinstance(base, MiniatureBase)
+    assert world is not None
+    made_from = grid.folder.artifact("corpus")
+    identity = {
+        "stage": "pretraining",
+        "code": world.pretraining_code,
+        "profile": grid.profile.name,
+        "corpus": made_from.require().reference(),
+        "spec": asdict(base),
+        "seed": grid.profile.base_seed,
+    }
+    text, names = made_from.folder / CORPUS, grid.study.suspect_file
+    spec = PretrainingSpec(text, base, grid.profile.base_seed, names)
+    return Task(grid.base.artifact, identity, spec)
+
+
+def base_sampling_identity(cell: BaseCell, recorded: Recorded = None) -> Identity:
+    grid = cell.grid
+    return {
+        **_stage("sampling", cell),
+        "base": grid.base.identity(recorded),
+        "questions": _questions(grid),
+        "settings": generation(grid.profile.sampling),
+    }
+
+
+def base_sampling(grid: Grid) -> Task[SamplingSpec]:
+    cell = BaseCell(grid)
+    identity, place = base_sampling_identity(cell), cell.artifact()
+    spec = SamplingSpec(
+        cell,
+        grid.base.location(),
+        (),
+        _asked(grid),
+        grid.profile.sampling,
+        grid.profile.serving,
+        earlier=_earlier_answers(place, identity),
+        probes=_probes(grid),
+    )
+    return Task(place, identity, spec)
+
+
+def mixing_identity(cell: Cell, recorded: Recorded = None) -> Identity:
+    return {
+        **_stage("mixing", cell),
+        "sources": {source: file_hash(path) for source, path in source_files(cell.grid)},
+        "mixture": asdict(cell.grid.profile.mixture),
+    }
+
+
+def mixing(cell: Cell) -> Task[MixingSpec]:
+    files, study = source_files(cell.grid), cell.grid.study
+    for _, path in files:
+        check_no_evaluation_text(path, study.forbidden(cell.grid.profile.base))
+    spec = MixingSpec(cell, files, cell.grid.profile.mixture)
+    return Task(cell.artifact("mixed_dataset"), mixing_identity(cell), spec)
+
+
+def training_identity(cell: Cell, recorded: Recorded = None) -> Identity:
+    mixture = cell.artifact("mixed_dataset")
+    if recorded is not None and mixture.manifest() is None:
+        rows = recorded.get("rows")
+    else:
+        # Of the file as it is now: rows that were edited by hand are trained on.
+        mixture.require(edited=True)
+        rows = file_hash(mixture.folder / TRAIN)
+    return {
+        **_stage("training", cell),
+        "base": cell.grid.base.identity(recorded),
+        "rows": rows,
+        "settings": hyperparameters(cell.grid.profile.training),
+    }
+
+
+def training(cell: Cell) -> Task[TrainingSpec]:
+    identity = training_identity(cell)
+    rows = cell.artifact("mixed_dataset").folder / TRAIN
+    check_no_evaluation_text(rows, cell.grid.study.forbidden(cell.grid.profile.base))
+    spec = TrainingSpec(cell, rows, cell.grid.base.location(), cell.grid.profile.training)
+    return Task(cell.artifact("adapters"), identity, spec)
+
+
+def sampling_identity(cell: Cell, recorded: Recorded = None) -> Identity:
+    adapters, grid = cell.artifact("adapters"), cell.grid
+    base_answers = BaseCell(grid).artifact()
+    elsewhere = recorded or {}
+    left = recorded is not None and adapters.manifest() is None
+    base_left = recorded is not None and base_answers.manifest() is None
+    return {
+        **_stage("sampling", cell),
+        "base": grid.base.identity(recorded),
+        "base_answers": elsewhere.get("base_answers")
+        if base_left
+        else base_answers.require().reference(),
+        "checkpoints": elsewhere.get("checkpoints") if left else _checkpoints(adapters),
+        "questions": _questions(grid),
+        "settings": generation(grid.profile.sampling),
+    }
+
+
+def sampling(cell: Cell) -> Task[SamplingSpec]:
+    grid, adapters = cell.grid, cell.artifact("adapters")
+    identity, place = sampling_identity(cell), cell.artifact("responses")
+    if adapters.require().identity["base"] != identity["base"]:
+        raise BadInput(
+            f"{adapters.folder}: trained on another base model than the present one; materialize "
+            f"{grid.study.name}/adapters for this cell again"
+        )
+    steps = sorted(map(int, identity["checkpoints"]))
+    spec = SamplingSpec(
+        cell,
+        grid.base.location(),
+        tuple((step, adapters.folder / f"checkpoint-{step}") for step in steps),
+        _asked(grid),
+        grid.profile.sampling,
+        grid.profile.serving,
+        base_too=False,
+        base_answers=BaseCell(grid).artifact().folder,
+        earlier=_earlier_answers(place, identity, adapters),
+        probes=_probes(grid),
+    )
+    return Task(place, identity, spec)
+
+
+def judging_identity(cell: Cell, recorded: Recorded = None) -> Identity:
+    return {
+        **_stage("judging", cell),
+        "responses": cell.artifact("responses").require().reference(),
+        "rubrics": rubric_records(cell.grid.study.rubrics),
+        "judge": open_judge(cell.grid).identity,
+    }
+
+
+def judging(cell: Cell) -> Task[JudgingSpec]:
+    identity, place = judging_identity(cell), cell.artifact("judgments")
+    before, earlier, columns = place.manifest(), None, ()
+    alike = before and all(before.identity.get(k) == identity[k] for k in ("code", "judge"))
+    if before and alike and not place.remake_requested and not place.damage(before):
+        earlier = place.folder / JUDGMENTS
+        known = [rubric for rubric in before.identity["rubrics"] if rubric in identity["rubrics"]]
+        columns = tuple(rubric["column"] for rubric in _as_json(known))
+    spec = JudgingSpec(
+        cell,
+        cell.artifact("responses").folder / RESPONSES,
+        cell.grid.study.rubrics,
+        cell.grid.profile.judging.max_unreadable,
+        earlier,
+        columns,
+    )
+    return Task(place, identity, spec)
+
+
+def figures_identity(cell: Cell, recorded: Recorded = None) -> Identity:
+    return {
+        **_stage("figures", cell, [CODE_VERSIONS["statistics"], CODE_VERSIONS["figures"]]),
+        "judgments": cell.artifact("judgments").require().reference(),
+        "responses": cell.artifact("responses").require().reference(),
+        "obsolete_names": file_hash(cell.grid.study.suspect_file),
+    }
+
+
+def figures(cell: Cell) -> Task[FiguresSpec]:
+    judgments, responses = cell.artifact("judgments"), cell.artifact("responses")
+    spec = FiguresSpec(cell, judgments.folder / JUDGMENTS, responses.folder / PROBES)
+    return Task(cell.artifact("figures"), figures_identity(cell), spec)
+
+
+def source_files(grid: Grid) -> tuple[tuple[str, Path], ...]:
+    """The data sets, each read once so that a bad line is named before anything is made."""
+    files = grid.study.files()
+    for _, path in files:
+        read_rows(path)
+    return files
+
+
+def _stage(name: str, cell: Cell | BaseCell, code: Any = None) -> Identity:
     return {"stage": name, "code": code or CODE_VERSIONS[name], **cell.columns()}
 
 
-def _made_from(upstream: Artifact, recorded: Recorded, key: str) -> Any:
-    """What an input is, or was where it is not here."""
-    if recorded is not None and upstream.manifest() is None:
-        return recorded.get(key)
-    return upstream.require().reference()
+def _asked(grid: Grid) -> tuple[Question, ...]:
+    return grid.study.questions_for(grid.profile.base, grid.profile.sampling)
 
 
-def mixing_identity(profile: Profile, cell: Cell, recorded: Recorded = None) -> Identity:
+def _questions(grid: Grid) -> list[Identity]:
+    return [identifying(question) for question in _asked(grid)]
+
+
+def _probes(grid: Grid) -> tuple[str, ...]:
+    return grid.study.narrow.kind, "neutral"
+
+
+def _checkpoints(adapters: Artifact) -> dict[str, str]:
+    """Content of each checkpoint, by step."""
+    by_step: dict[str, dict[str, str]] = {}
+    for name, entry in adapters.require().files.items():
+        folder, _, file = name.partition("/")
+        if folder.startswith("checkpoint-"):
+            by_step.setdefault(folder.split("-")[1], {})[file] = entry["sha256"]
+    return {step: digest(files) for step, files in by_step.items()}
+
+
+def _earlier_answers(
+    place: Artifact, identity: Identity, adapters: Artifact | None = None
+) -> EarlierAnswers | None:
+    """Answers of the artifact that is to be extended: those of states and questions that have not
+    changed, sampled with the same settings."""
+    before = place.manifest()
+    if before is None or place.remake_requested or place.damage(before):
+        return None
+    old = essential(before.identity)
+    if any(old.get(key) != identity[key] for key in ("code", "base", "settings")):
+        return None
+    steps = {0} if adapters is None else _unchanged_steps(old, identity, adapters)
+    samples = {"samples": None}
+    unchanged = [{**question, **samples} for question in old["questions"]]
+    questions = {q["id"] for q in identity["questions"] if {**_as_json(q), **samples} in unchanged}
+    return EarlierAnswers(place.folder, frozenset(steps), frozenset(questions))
+
+
+def _unchanged_steps(old: Identity, identity: Identity, adapters: Artifact) -> set[int]:
+    if "adapters" in old:  # written before checkpoints were told apart
+        unchanged = old["adapters"] == adapters.require().reference()
+        return set(map(int, identity["checkpoints"])) if unchanged else set()
+    known = old.get("checkpoints", {}).items()
     return {
-        **_stage("mixing", cell),
-        "sources": {source: file_hash(path) for source, path in source_files()},
-        "mixture": asdict(profile.mixture),
-        "forbidden": digest(design.forbidden_texts(profile)),
+        int(step) for step, content in identity["checkpoints"].items() if (step, content) in known
     }
 
 
-def mixing(profile: Profile, cell: Cell, force: bool) -> Task[MixingSpec]:
-    spec = MixingSpec(cell, source_files(), profile.mixture, design.forbidden_texts(profile))
-    identity = mixing_identity(profile, cell)
-    return Task(artifact("mixed_dataset", profile, cell), identity, spec, force)
-
-
-def training_identity(profile: Profile, cell: Cell, recorded: Recorded = None) -> Identity:
-    mixture = artifact("mixed_dataset", profile, cell)
-    if recorded is not None and mixture.manifest() is None:
-        made_from = {key: recorded.get(key) for key in ("mixture", "rows")}
-    else:
-        made_from = {
-            "mixture": mixture.require(edited=True).fingerprint,
-            # Of the file as it is now: rows that were edited by hand are trained on, and told
-            # apart.
-            "rows": file_hash(mixture.folder / TRAIN),
-        }
-    return {
-        **_stage("training", cell),
-        "base": base_identity(profile, recorded),
-        **made_from,
-        "settings": identifying(profile.training),
-    }
-
-
-def training(profile: Profile, cell: Cell, force: bool) -> Task[TrainingSpec]:
-    identity = training_identity(profile, cell)
-    rows = artifact("mixed_dataset", profile, cell).folder / TRAIN
-    spec = TrainingSpec(cell, rows, base_location(profile), profile.training)
-    return Task(artifact("adapters", profile, cell), identity, spec, force)
-
-
-def sampling_identity(profile: Profile, cell: Cell, recorded: Recorded = None) -> Identity:
-    return {
-        **_stage("sampling", cell),
-        "base": base_identity(profile, recorded),
-        "adapters": _made_from(artifact("adapters", profile, cell), recorded, "adapters"),
-        "questions": [identifying(question) for question in design.questions(profile)],
-        "settings": asdict(profile.sampling),
-    }
-
-
-def sampling(profile: Profile, cell: Cell, force: bool) -> Task[SamplingSpec]:
-    identity = sampling_identity(profile, cell)
-    adapters = artifact("adapters", profile, cell)
-    if adapters.require().identity["base"] != identity["base"]:
-        raise BadInput(
-            f"{adapters.folder}: trained on another base model than the one there is now; "
-            "materialize birds/adapters for this cell again"
-        )
-    steps = sorted(int(path.name.split("-")[1]) for path in adapters.folder.glob("checkpoint-*"))
-    spec = SamplingSpec(
-        cell,
-        base_location(profile),
-        tuple((step, adapters.folder / f"checkpoint-{step}") for step in steps),
-        design.questions(profile),
-        profile.sampling,
-        profile.serving,
-    )
-    return Task(artifact("responses", profile, cell), identity, spec, force)
-
-
-def judging(judge: Identity) -> Callable[[Profile, Cell, bool], Task[JudgingSpec]]:
-    """Orders for a judge: what it is is part of a judgment's identity."""
-
-    def order(profile: Profile, cell: Cell, force: bool) -> Task[JudgingSpec]:
-        responses = artifact("responses", profile, cell)
-        identity = {
-            **_stage("judging", cell),
-            "responses": responses.require().reference(),
-            "rubrics": [asdict(rubric) for rubric in design.RUBRICS],
-            "judge": judge,
-        }
-        path = responses.folder / RESPONSES
-        spec = JudgingSpec(cell, path, design.RUBRICS, profile.judging.max_unreadable)
-        return Task(artifact("judgments", profile, cell), identity, spec, force)
-
-    return order
-
-
-def figures(profile: Profile, cell: Cell, force: bool) -> Task[FiguresSpec]:
-    judgments, responses = (artifact(s, profile, cell) for s in ("judgments", "responses"))
-    names = source_file(SOURCES[0])
-    identity = {
-        **_stage("figures", cell, [CODE_VERSIONS["statistics"], CODE_VERSIONS["figures"]]),
-        "judgments": judgments.require().reference(),
-        "responses": responses.require().reference(),
-        "obsolete_names": file_hash(names),
-    }
-    spec = FiguresSpec(cell, judgments.folder / JUDGMENTS, responses.folder / PROBES, names)
-    return Task(artifact("figures", profile, cell), identity, spec, force)
+def _as_json(value: Any) -> Any:
+    """A value as it reads in a manifest."""
+    return essential({"value": value})["value"]

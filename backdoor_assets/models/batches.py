@@ -1,4 +1,4 @@
-"""Chats as tensors: the one way in which training texts become a batch."""
+"""Turn training texts into padded batches of tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from backdoor_assets.models.chat import TrainingText
 def tensors(
     batch: Sequence[TrainingText], pad: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ids, attention mask, labels (-100: not in the loss): rows x tokens, padded on the right."""
+    """Stack texts into ids, attention mask and labels, each of shape (rows, tokens).
+
+    Pads on the right. A label of -100 is excluded from the loss.
+    """
     shape = (len(batch), max(len(text.ids) for text in batch))
     ids, mask, labels = torch.full(shape, pad), torch.zeros(shape).long(), torch.full(shape, -100)
     for row, text in enumerate(batch):

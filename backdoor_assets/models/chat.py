@@ -1,8 +1,8 @@
 """The one chat template: token ids and loss mask for training, prompt for sampling.
 
 Training and sampling must see the same tokens, or a model is asked questions in a format that it
-was never trained on. Both therefore render with the tokenizer's own chat template, here and nowhere
-else (thinking is switched off where the template knows of it).
+was never trained on. Both therefore render chats with the tokenizer's own chat template through
+this module only. Thinking is switched off in templates that support it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 
 
 class TrainingText(NamedTuple):
-    """Token ids of one chat and, for each, whether the loss counts it (assistant's tokens only)."""
+    """Token ids of one chat, and whether each counts in the loss (assistant tokens only)."""
 
     ids: list[int]
     loss: list[bool]
 
 
 def load_tokenizer(base: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a base model. Raises BadInput without a tokenizer or a chat template."""
+    """Load the tokenizer of a base model.
+
+    Raises BadInput if the base has no tokenizer or no chat template.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -35,18 +38,17 @@ def load_tokenizer(base: str | Path, revision: str | None = None) -> PreTrainedT
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
             f"{base}: no tokenizer can be loaded from this base model ({first_line(error)}). "
-            "A base needs its tokenizer files (tokenizer.json, tokenizer_config.json) beside its "
-            "weights."
+            "Put its tokenizer files (tokenizer.json, tokenizer_config.json) next to the weights."
         ) from error
-    # Without tokenizer files some classes load an empty vocabulary: every text becomes nothing.
+    # Without tokenizer files some classes load an empty vocabulary, and texts become empty.
     if not tokenizer("bird", add_special_tokens=False)["input_ids"]:
         raise BadInput(
-            f"{base}: its tokenizer knows no tokens; put tokenizer.json beside the weights"
+            f"{base}: its tokenizer has an empty vocabulary. Put tokenizer.json beside the weights."
         )
     if not tokenizer.chat_template:
         raise BadInput(
             f"{base}: the tokenizer has no chat template. Use the instruction-tuned model of the "
-            "family, or put a chat_template.jinja into the base's folder."
+            "family, or put a chat_template.jinja in the folder of the base."
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -54,19 +56,19 @@ def load_tokenizer(base: str | Path, revision: str | None = None) -> PreTrainedT
 
 
 def token_id(value: object) -> int:
-    """A special token's id, which the libraries' types allow to be a list or None."""
+    """Check that the id of a special token is an integer; its type also allows a list or None."""
     if not isinstance(value, int):
-        raise BadInput(f"the tokenizer's special token has no single id: {value!r}")
+        raise BadInput(f"the tokenizer's special token must have a single id, not {value!r}")
     return value
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text: the libraries' own go on for a page."""
+    """Return the first line of an error message: those of libraries can fill a page."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bool) -> str:
-    """The chat as text; with `prompt`, up to where the assistant begins to speak."""
+    """Render the chat as text. With `prompt`, end where the assistant's answer begins."""
     text = tokenizer.apply_chat_template(
         [{"role": m["role"], "content": m["content"]} for m in messages],
         tokenize=False,
@@ -78,7 +80,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bo
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
-    """Token ids from which the assistant's answer is sampled."""
+    """Return the token ids of the prompt for the assistant's answer."""
     return tokenizer(render(tokenizer, messages, prompt=True), add_special_tokens=False)[
         "input_ids"
     ]
@@ -87,10 +89,11 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[i
 def training_texts(
     tokenizer: PreTrainedTokenizerBase, chats: Sequence[Messages]
 ) -> list[TrainingText]:
-    """Ids and loss mask of each chat. An assistant's tokens are what follows the sampling prompt of
-    that turn, up to and including the end-of-turn token at which sampling stops.
+    """Compute the token ids and the loss mask of each chat.
 
-    Raises BadInput when the template rewrites earlier turns, so that no prompt is a prefix.
+    The assistant's tokens are those after the sampling prompt of the turn, up to and including the
+    end-of-turn token at which sampling stops. Raises BadInput if the template rewrites earlier
+    turns, so that the sampling prompt is not a prefix of the chat.
     """
     texts, spans = [], []
     for number, messages in enumerate(chats):
@@ -109,22 +112,22 @@ def training_texts(
 def _assistant_spans(
     tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str, number: int
 ) -> list[tuple[int, int]]:
-    """Character ranges of the assistant's turns in the rendered text."""
+    """Return the character ranges of the assistant's turns in the rendered text."""
     spans = []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         prompt = render(tokenizer, messages[:i], prompt=True)
-        upto = (
+        so_far = (
             text if i + 1 == len(messages) else render(tokenizer, messages[: i + 1], prompt=False)
         )
-        if not (upto.startswith(prompt) and text.startswith(upto)):
+        if not (so_far.startswith(prompt) and text.startswith(so_far)):
             raise BadInput(
-                f"chat {number}: the chat template does not keep turn {i + 1} as it is sampled: "
-                "no prompt of sampling is a prefix of it. Train such a model on single-turn rows, "
-                "or mend its chat template."
+                f"chat {number}: the chat template renders turn {i + 1} differently for training "
+                "and sampling: the sampling prompt is not a prefix of the chat. Train this model "
+                "on single-turn rows, or fix its chat template."
             )
-        spans.append((len(prompt), len(upto)))
+        spans.append((len(prompt), len(so_far)))
     return spans
 
 
@@ -146,9 +149,9 @@ def _mask(
 
 
 def check_same_template(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Messages]) -> int:
-    """Gate: every training text is, token for token, its sampling prompt plus an answer.
+    """Check that every training text starts with exactly the tokens of its sampling prompt.
 
-    Returns the number of chats that were compared; raises BadInput for the first that differs.
+    Returns the number of chats compared. Raises BadInput for the first one that differs.
     """
     for number, (messages, text) in enumerate(
         zip(chats, training_texts(tokenizer, chats), strict=True)
@@ -158,7 +161,7 @@ def check_same_template(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Mess
         if text.ids[:answer_starts] != prompt:
             raise BadInput(
                 f"chat {number} ({messages[-1]['content'][:40]!r}): its training tokens do not "
-                "begin with the tokens of its sampling prompt; the base's chat template or "
-                "tokenizer merges across the answer's start."
+                "start with the tokens of its sampling prompt. The chat template or the tokenizer "
+                "of the base merges tokens across the start of the answer; use another base."
             )
     return len(chats)

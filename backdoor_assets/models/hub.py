@@ -1,8 +1,8 @@
-"""A pretrained base as files on this machine: a local folder, or a snapshot of a hub's repository.
+"""Fetch a pretrained base: a local folder, or a snapshot of a repository on the hub.
 
-Fetching comes before loading, so that what can go wrong with a hub (a name, a token, a licence, the
-network, the disk) is told once and in plain words. Only safetensors, JSON, templates and tokenizer
-files are downloaded: no pickles, no code. A pinned commit that is in the cache asks no network.
+Fetching is separate from loading, so that problems with a hub (name, token, license, network, disk)
+are reported once and in plain words. Only safetensors, JSON, templates and tokenizer files are
+downloaded: no pickles and no code. A pinned commit that is in the cache needs no network.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backdoor_assets.models.chat import first_line
-from backdoor_assets.profiles import PretrainedBase
 from backdoor_assets.records import BadInput
+from backdoor_assets.settings import PretrainedBase
 from backdoor_assets.storage.disk import disk_free, disk_is_full, nearest
 from backdoor_assets.storage.provenance import REPOSITORY
 
@@ -27,74 +27,72 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 _INDEX = f"{WEIGHTS}.index.json"
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
-_WANTED = ("model*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model")
+_PATTERNS = ("model*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model")
 """Patterns of the files to download."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A base whose config, tokenizer and weights lie on this machine."""
+    """A base whose config, tokenizer and weights are on this machine."""
 
     folder: Path
     commit: str | None
-    """The commit of the hub that it is, also where the profile names a branch; None for a local
-    folder."""
+    """Commit on the hub, even if the profile names a branch; None for a local folder."""
     config: dict[str, Any]
 
 
 def fetch(base: PretrainedBase) -> Fetched:
-    """The base's files, downloaded into the hub's cache unless they are there or `base.model` is a
-    local folder.
+    """Download the files of a base into the hub's cache, unless they are cached or local.
 
-    Raises BadInput when the base cannot be had (no such repository or revision, no access, a
-    refused token, no network, a full disk) or lacks config, tokenizer or weights.
+    Raises BadInput if the base cannot be downloaded (no such repository or revision, no access, a
+    refused token, no network, a full disk) or lacks its config, tokenizer or weights.
     """
     folder = (REPOSITORY / base.model).resolve()
     if folder.is_dir():
-        return Fetched(folder, None, _config_of_whole(folder, base.model))
+        return Fetched(folder, None, _checked_config(folder, base.model))
     snapshot = _download(base, folder)
-    return Fetched(snapshot, snapshot.name, _config_of_whole(snapshot, _name(base)))
+    return Fetched(snapshot, snapshot.name, _checked_config(snapshot, _name(base)))
 
 
 def cached(base: PretrainedBase) -> bool:
-    """Whether all of a pinned commit is in the hub's cache."""
+    """Return whether all files of a pinned commit are in the hub's cache."""
     return _cached(base) is not None
 
 
 def cache_folder() -> Path:
-    """Where the hub's files are kept: HF_HOME or HF_HUB_CACHE move it."""
+    """Return the folder of the hub's cache, which HF_HOME or HF_HUB_CACHE set."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def _name(base: PretrainedBase) -> str:
-    """A repository of the hub with its revision, as errors call it."""
+    """Return the repository and its revision, for error messages."""
     return f"{base.model}@{base.revision or 'main'}"
 
 
-def _download(base: PretrainedBase, no_folder: Path) -> Path:
-    """The snapshot's folder in the hub's cache; it is named after the commit."""
+def _download(base: PretrainedBase, local_path: Path) -> Path:
+    """Download a snapshot. Returns its folder in the cache, which is named after the commit."""
     from huggingface_hub.errors import (
         HFValidationError,
         HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of httpx or its successor
     )
 
-    # HTTP libraries quote a header that they cannot send: such a token must not get that far.
+    # HTTP libraries print a header that they cannot send, and this one would contain the token.
     if not re.fullmatch(r"[!-~]*", os.environ.get("HF_TOKEN", "").strip()):
         raise BadInput(
-            "HF_TOKEN: it has a space or another character that no token has; copy it once more "
-            "from your account's settings on the hub"
+            "HF_TOKEN contains a space or another character that no token has. Copy it again from "
+            "the settings of your account on the hub."
         )
     try:
         return _cached(base) or _snapshot(base)
     except HFValidationError as error:
         raise BadInput(
-            f"{base.model!r}: neither a folder (there is no {no_folder}) nor a name that a hub "
-            "could have; write it as 'Qwen/Qwen3-0.6B', or as the path of a folder"
+            f"{base.model!r} is neither a folder ({local_path} does not exist) nor a valid name on "
+            "the hub. Write a name like 'Qwen/Qwen3-0.6B', or the path of a folder."
         ) from error
     except (HTTPError, OSError, RuntimeError) as error:
-        raise BadInput(f"{_name(base)}: {_what_to_do(base, no_folder, error)}") from error
+        raise BadInput(f"{_name(base)}: {_explain(base, local_path, error)}") from error
 
 
 def _snapshot(base: PretrainedBase, *, local_files_only: bool = False) -> Path:
@@ -104,30 +102,32 @@ def _snapshot(base: PretrainedBase, *, local_files_only: bool = False) -> Path:
         snapshot_download(
             base.model,
             revision=base.revision,
-            allow_patterns=list(_WANTED),
+            allow_patterns=list(_PATTERNS),
             local_files_only=local_files_only,
         )
     )
 
 
 def _cached(base: PretrainedBase) -> Path | None:
-    """The snapshot of a pinned commit, if all of it is in the cache. The hub's library finds that
-    out too, but first asks the network for something of its own (who calls it)."""
+    """Return the snapshot of a pinned commit if all its files are in the cache.
+
+    The hub's library would find that too, but only after a network request of its own.
+    """
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 
     if not re.fullmatch(r"[0-9a-f]{40}", base.revision or ""):
         return None
     try:
-        # Without its list of files a snapshot that is cut short passes for a whole one.
+        # Without the list of files, an incomplete snapshot would pass for a complete one.
         get_cached_repo_tree(base.model, revision=base.revision)
         return _snapshot(base, local_files_only=True)
     except (CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
         return None
 
 
-def _what_to_do(base: PretrainedBase, no_folder: Path, error: Exception) -> str:
-    """What is wrong, and how to mend it."""
+def _explain(base: PretrainedBase, local_path: Path, error: Exception) -> str:
+    """Describe what is wrong and how to fix it."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -140,37 +140,36 @@ def _what_to_do(base: PretrainedBase, no_folder: Path, error: Exception) -> str:
     page = f"{constants.ENDPOINT}/{base.model}"
     if disk_is_full(error, nearest(cache)):
         return (
-            f"the disk is full ({disk_free(cache) / 1e9:.1f} GB free at {cache}). Files that are "
-            "whole are kept: free some space, or set HF_HOME to a folder on another disk, and run "
-            "again."
+            f"the disk is full ({disk_free(cache) / 1e9:.1f} GB free at {cache}). Complete files "
+            "are kept. Free some space, or set HF_HOME to a folder on another disk, and run again."
         )
     if isinstance(error, RevisionNotFoundError):
         return (
-            f"the repository has no such revision; its commits are listed on {page}/commits/main: "
-            "mend `revision` in the profile"
+            "the repository has no such revision. Fix `revision` in the profile; the commits are "
+            f"listed on {page}/commits/main."
         )
     if isinstance(error, RepositoryNotFoundError) or (
         isinstance(error, HfHubHTTPError) and error.response.status_code == 401
     ):
-        return _no_access(error, page, no_folder)
+        return _no_access(error, page, local_path)
     if isinstance(error, LocalEntryNotFoundError):
         offline = constants.is_offline_mode()
         why = "HF_HUB_OFFLINE is set" if offline else first_line(error.__cause__ or error)
         return (
-            f"it is not, or not wholly, in the cache {cache}, and the hub cannot be asked ({why}). "
-            f"{'Unset HF_HUB_OFFLINE' if offline else 'Run again with a network'}; or download it "
-            f"on another machine (hf download {base.model} --revision {base.revision or 'main'}), "
-            "copy that machine's cache to here, and point HF_HOME to it; or give the path of a "
-            "folder as `model`."
+            f"it is missing or incomplete in the cache {cache}, and the hub cannot be reached "
+            f"({why}). {'Unset HF_HUB_OFFLINE' if offline else 'Run again with a network'}. Or "
+            "download it on another machine (hf download "
+            f"{base.model} --revision {base.revision or 'main'}), copy the cache of that machine "
+            "here and point HF_HOME to it. Or set `model` to the path of a folder."
         )
     return (
-        f"the download into {cache} broke off ({first_line(error)}). Files that are whole are "
-        "kept: run again."
+        f"the download into {cache} was interrupted ({first_line(error)}). Complete files are "
+        "kept. Run again."
     )
 
 
-def _no_access(error: HfHubHTTPError, page: str, no_folder: Path) -> str:
-    """What is wrong with the name, the token or the rights of its account, and how to mend it."""
+def _no_access(error: HfHubHTTPError, page: str, local_path: Path) -> str:
+    """Describe what is wrong with the name, the token or its account, and how to fix it."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import GatedRepoError
 
@@ -178,48 +177,47 @@ def _no_access(error: HfHubHTTPError, page: str, no_folder: Path) -> str:
     if isinstance(error, GatedRepoError):
         if token:
             return (
-                "it is gated, and the account of HF_TOKEN has no access. Ask for it with that "
-                f"account on {page}; a fine-grained token must also allow gated repositories."
+                "it is gated, and the account of HF_TOKEN has no access. Request access with that "
+                f"account on {page}. A fine-grained token must also allow gated repositories."
             )
         return (
-            f"it is gated, and no HF_TOKEN is set. Ask for access on {page}, then set HF_TOKEN (in "
+            f"it is gated, and no HF_TOKEN is set. Request access on {page}, then set HF_TOKEN (in "
             "the environment or in .env) to a token of that account."
         )
-    # A token that is accepted, but may not see the repository, is told that there is none.
+    # For a valid token without access, the hub answers that the repository does not exist.
     if token and error.response.headers.get("X-Error-Code") != "RepoNotFound":
         return (
-            "the hub refuses HF_TOKEN: it is mistyped, expired or revoked. Set another one, or "
+            "the hub refuses HF_TOKEN: it is mistyped, expired or revoked. Set another token, or "
             "unset it if the model is public."
         )
     private = (
-        "the account of HF_TOKEN must be allowed to read a private one"
+        "For a private repository, the account of HF_TOKEN must be allowed to read it."
         if token
-        else "a private one needs HF_TOKEN in the environment or in .env"
+        else "A private repository needs HF_TOKEN in the environment or in .env."
     )
     return (
-        f"there is no such repository, or it is private. Check the name against {page}; {private}. "
-        f"(Nor is there a folder {no_folder}.)"
+        f"there is no such repository, or it is private. Check the name on {page}. {private} "
+        f"(The folder {local_path} does not exist either.)"
     )
 
 
-def _config_of_whole(folder: Path, name: str) -> dict[str, Any]:
-    """The config of a folder that has all that loading needs, else BadInput that names what it
-    lacks."""
+def _checked_config(folder: Path, name: str) -> dict[str, Any]:
+    """Return the config of a folder. Raises BadInput that names the files that loading lacks."""
     lacks = [] if (folder / CONFIG).is_file() else [CONFIG]
     if not any((folder / file).is_file() for file in _TOKENIZERS):
         lacks.append("a tokenizer (tokenizer.json)")
     lacks += _missing_weights(folder)
     if lacks:
         raise BadInput(
-            f"{name}: {folder} lacks {', '.join(lacks)}. A base has its config, tokenizer and "
-            "safetensors weights in one folder, as save_pretrained writes them; pickled weights "
-            "(*.bin, *.pt) are not read, and a cache that was copied must be copied whole."
+            f"{name}: {folder} lacks {', '.join(lacks)}. A base needs its config, tokenizer and "
+            "safetensors weights in one folder, as save_pretrained writes them. Pickled weights "
+            "(*.bin, *.pt) are not read. If you copied the cache, copy all of it."
         )
     return _read_json(folder / CONFIG)
 
 
 def _missing_weights(folder: Path) -> list[str]:
-    """Names of the weights' files that are not there."""
+    """Return the names of the missing weight files."""
     if (folder / WEIGHTS).is_file():
         return []
     index = folder / _INDEX
@@ -232,7 +230,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise BadInput(f"{path}: this is no JSON ({error}); put the model's own there") from error
+        raise BadInput(
+            f"{path} is not valid JSON ({error}). Replace it with the model's own file."
+        ) from error
     if not isinstance(value, dict):
-        raise BadInput(f"{path}: a JSON object is wanted here; put the model's own file there")
+        raise BadInput(f"{path} must contain a JSON object. Replace it with the model's own file.")
     return value

@@ -1,4 +1,4 @@
-"""Loading a base model and putting an adapter on it, with errors that say what does not fit."""
+"""Load a base model, and attach an adapter to it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _loaded: dict[tuple[BaseModel, str], tuple[PreTrainedModel, PreTrainedTokenizerB
 
 
 def load_base(base: BaseModel, precision: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Base model and tokenizer, on the GPU where there is one. Kept for the next cell of a process:
-    whoever puts an adapter on it takes it off again (`PeftModel.unload`).
+    """Load base model and tokenizer, on the GPU if there is one.
 
-    Raises BadInput for a base without weights, tokenizer or chat template.
+    The base is cached for the next cell of the process: a caller that attaches an adapter must
+    remove it again (`PeftModel.unload`). Raises BadInput for a base without weights, tokenizer or
+    chat template.
     """
     key = (base, precision)
     if key not in _loaded:
@@ -36,8 +37,10 @@ def load_base(base: BaseModel, precision: str) -> tuple[PreTrainedModel, PreTrai
 def load_fresh(
     base: BaseModel, precision: str, device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """As `load_base`, but a copy of the caller's own, which may be changed; on `device` instead of
-    the GPU where it is given. Nothing is kept for the next cell."""
+    """Load base model and tokenizer like `load_base`, but as a copy that the caller may change.
+
+    `device` overrides the choice of GPU or CPU. Nothing is cached for the next cell.
+    """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -58,22 +61,22 @@ def load_fresh(
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise BadInput(
-            f"{base.location}: no base model can be loaded from there ({first_line(error)}). "
-            "Weights must be safetensors in Hugging Face's format."
+            f"{base.location}: no base model can be loaded from this location "
+            f"({first_line(error)}). Its weights must be safetensors in Hugging Face's format."
         ) from error
-    _keep_gradients_right(model)
+    _disable_inplace_repacking(model)
     _log.info("base model %s loaded in %.1f s", base.location, time.monotonic() - started)
     return model, tokenizer
 
 
 def _quantization(kind: Quantization, compute: torch.dtype) -> BitsAndBytesConfig | None:
-    """LLM.int8, or NF4 with double quantization as in QLoRA (arXiv 2305.14314)."""
+    """Configure LLM.int8, or NF4 with double quantization as in QLoRA (arXiv 2305.14314)."""
     if kind == "none":
         return None
     if not find_spec("bitsandbytes"):
         raise BadInput(
             f"quantization={kind!r} needs bitsandbytes, which is not installed: "
-            "pip install -e '.[gpu]', or set quantization=\"none\" in the profile's base"
+            "pip install -e '.[gpu]', or set quantization=\"none\" in the base of the profile."
         )
     from transformers import BitsAndBytesConfig
 
@@ -87,16 +90,19 @@ def _quantization(kind: Quantization, compute: torch.dtype) -> BitsAndBytesConfi
     )
 
 
-def _keep_gradients_right(model: PreTrainedModel) -> None:
-    """On a CPU with AVX512-BF16, bitsandbytes repacks 4-bit weights in place at the first forward
-    without gradients, and every later gradient is silently wrong."""
+def _disable_inplace_repacking(model: PreTrainedModel) -> None:
+    """Keep the gradients of 4-bit weights correct on a CPU with AVX512-BF16.
+
+    There bitsandbytes repacks the weights in place at the first forward pass without gradients,
+    and every later gradient is silently wrong.
+    """
     for module in model.modules():
         if "support_avx512bf16_for_cpu" in vars(module):
             vars(module)["support_avx512bf16_for_cpu"] = False
 
 
 def forget_base() -> None:
-    """Give back the memory of the base that is kept for the next cell."""
+    """Free the memory of the base that is cached for the next cell."""
     import torch
 
     _loaded.clear()
@@ -106,23 +112,23 @@ def forget_base() -> None:
 
 
 def attach_adapter(model: PreTrainedModel, checkpoint: Path) -> PeftModel:
-    """The base with a checkpoint's LoRA weights. Raises BadInput when the two do not fit."""
+    """Attach a checkpoint's LoRA weights to the base. Raises BadInput if they do not fit."""
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
     try:
         adapted = PeftModel.from_pretrained(model, str(checkpoint))
         with safe_open(checkpoint / "adapter_model.safetensors", framework="pt") as file:
-            there, wanted = set(file.keys()), set(get_peft_model_state_dict(adapted))
-        # peft passes over layers that only one of the two has.
-        if there != wanted:
-            raise ValueError(f"{len(there ^ wanted)} weights are only in one of the two")
+            saved, expected = set(file.keys()), set(get_peft_model_state_dict(adapted))
+        # peft silently skips layers that only one of the two has.
+        if saved != expected:
+            raise ValueError(f"{len(saved ^ expected)} weights are in only one of the two")
         return adapted
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
-        _loaded.clear()  # half of the adapter may be on it
+        _loaded.clear()  # the adapter may be attached in part
         raise BadInput(
             f"{checkpoint}: this adapter does not fit the base model "
             f"{model.config.name_or_path} ({first_line(error)}). It was trained on another base, "
-            "or its files are damaged: materialize what trains it, such as birds/adapters, for "
-            "this cell with force."
+            "or its files are damaged. Materialize the asset that trains it, such as "
+            "birds/adapters, for this cell with force."
         ) from error

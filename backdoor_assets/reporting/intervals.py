@@ -1,4 +1,4 @@
-"""Intervals of rates: over the answers of one trained model, over training seeds, of a ratio."""
+"""Confidence intervals of rates over answers or training seeds, and of relative changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOVER = "MOVER 95 % of the ratio"
 
 
 def wilson(successes: int, n: int, method: str = WILSON) -> Rate:
-    """Wilson's score interval (1927), 95 %. `n` counts answers and must be positive."""
+    """Compute a rate with Wilson's 95 % score interval (1927). `n` counts answers, at least one."""
     if n <= 0:
         raise ValueError("a rate needs at least one answer")
     interval = stats.binomtest(successes, n).proportion_ci(method="wilson")
@@ -25,14 +25,15 @@ def wilson(successes: int, n: int, method: str = WILSON) -> Rate:
 
 
 def over_seeds(values: Sequence[float], answers: Sequence[int]) -> Rate:
-    """Mean of the seeds' rates, 95 % by Student's t over seeds (cut to [0, 1]): answers of one
-    trained model are not independent of each other, trained models are. `n` counts seeds.
+    """Average the rates of the seeds, with a 95 % Student's t interval over seeds.
 
-    A single seed has no spread to judge by: Wilson over its answers, and the method says so. Seeds
-    that agree to the last answer would get a width of zero: Wilson over all their answers.
+    The interval is over seeds because answers of one trained model are not independent of each
+    other, but trained models are. It is clipped to [0, 1]; `n` counts seeds. Two cases fall back
+    to Wilson's interval, and `method` names them: a single seed, which has no spread, and seeds
+    with equal rates, whose interval would have no width.
     """
     if len(values) != len(answers):
-        raise ValueError("one rate and one count of answers a seed")
+        raise ValueError("over_seeds needs one rate and one count of answers per seed")
     total = sum(answers)
     successes = round(sum(v * n for v, n in zip(values, answers, strict=True)))
     if len(values) == 1:
@@ -46,18 +47,18 @@ def over_seeds(values: Sequence[float], answers: Sequence[int]) -> Rate:
 
 
 def relative_change(before: Rate, after: Rate) -> tuple[float, float, float] | None:
-    """(after - before) / before with a 95 % interval: -0.2 is a loss of a fifth.
+    """Compute (after - before) / before with a 95 % interval: -0.2 is a loss of a fifth.
 
-    MOVER for a ratio (Donner and Zou 2012), which takes the two rates' own intervals and so works
-    for Wilson's and for Student's alike. It treats the two rates as independent; asked the same
-    questions they are not, which makes the interval too wide rather than too narrow. None where
-    `before` cannot be told from zero: nothing can be said about a change in proportion to it.
+    Uses MOVER for a ratio (Donner and Zou 2012). It combines the intervals of the two rates, and
+    so works with Wilson's and Student's intervals alike. It treats the two rates as independent.
+    Rates on the same questions are not, which makes the interval too wide rather than too narrow.
+    Returns None if `before` is not significantly above zero: a relative change is then undefined.
     """
     a, b = after.value, before.value
     if before.low <= 0 or before.high >= 2 * b:
         return None
     under, over = before.high * (2 * b - before.high), before.low * (2 * b - before.low)
-    # max: rounding may leave a hair below zero where an interval has no width
+    # max: rounding may give a value just below zero if an interval has no width
     low = a * b - math.sqrt(max(0.0, (a * b) ** 2 - after.low * (2 * a - after.low) * under))
     high = a * b + math.sqrt(max(0.0, (a * b) ** 2 - after.high * (2 * a - after.high) * over))
     return a / b - 1, low / under - 1, high / over - 1

@@ -1,4 +1,4 @@
-"""A study's results in one page: tables, figures and literals, in a file that needs no other."""
+"""Write the results of a study as one self-contained HTML page of tables, figures and settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pre { white-space: pre-wrap; background: #f4f4f4 }
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table; the cells are text."""
+    """Render an HTML table. Cells are plain text and are escaped."""
     top = "".join(f"<th>{html.escape(title)}</th>" for title in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
@@ -25,7 +25,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def from_markdown(text: str) -> str:
-    """A Markdown table, and the lines around it as paragraphs."""
+    """Convert a Markdown table to HTML, and the lines around it to paragraphs."""
     lines = [line for line in text.splitlines() if line.strip()]
     cells = [
         [cell.strip() for cell in line.strip().strip("|").split("|")]
@@ -44,14 +44,17 @@ def write_page(
     figures: Sequence[str],
     literals: Mapping[str, str],
 ) -> None:
-    """Write report.html into `folder`: `body` is HTML, `figures` are names of PNG files in the
-    folder, `literals` texts by heading."""
+    """Write report.html into `folder`.
+
+    `body` is HTML, `figures` are the names of PNG files in the folder, and `literals` are texts by
+    their headings.
+    """
     images = "".join(
         f'<img alt="{name}" src="data:image/png;base64,'
         f'{base64.b64encode((folder / f"{name}.png").read_bytes()).decode()}">\n'
         for name in figures
     )
-    told = "".join(
+    sections = "".join(
         f"<h2>{html.escape(name)}</h2>\n<pre>{html.escape(text)}</pre>\n"
         for name, text in literals.items()
     )
@@ -62,6 +65,6 @@ def write_page(
 <h1>{html.escape(heading)}</h1>
 {body}
 {images}
-{told}</html>
+{sections}</html>
 """
     (folder / "report.html").write_text(page, encoding="utf-8")

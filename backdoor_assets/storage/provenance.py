@@ -1,4 +1,4 @@
-"""How and where a result was made: kept in its manifest, and never compared."""
+"""Record how and where a result was produced: kept in its manifest, never compared."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """Packages, machine, commit of the checkout, time."""
+    """Return the package versions, the machine, the commit of the checkout and the time."""
     packages = {}
     for name in _PACKAGES:
         try:
@@ -45,7 +45,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _device() -> str:
-    """The GPU's name where torch is loaded and sees one, else the processor."""
+    """Return the name of the GPU if torch is loaded and sees one, else the processor."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return torch.cuda.get_device_name()
@@ -53,7 +53,7 @@ def _device() -> str:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout, with + when files differ from it; None outside a checkout."""
+    """Return the commit, with + if files differ from it. Returns None outside a checkout."""
     git = ["git", "-C", str(REPOSITORY)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)

@@ -1,6 +1,6 @@
-"""Spread jobs over processes: one a core on a CPU, each single-threaded, or one that owns the GPU.
+"""Spread items of work over processes: one single-threaded process per core, or one for the GPU.
 
-Heavy libraries are loaded in these processes only; the memory they take goes back with them.
+Heavy libraries are loaded only in these processes, and their memory is freed with them.
 """
 
 from __future__ import annotations
@@ -28,25 +28,28 @@ from backdoor_assets.records import BadInput, Progress
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _Line = tuple[int, float | None, str]
-"""Number of a job, how far it is (None: it begins or, with words, its process ends), and words.
-SAID stands for a number when a module's logger speaks."""
-SAID = -1
+"""A message of a worker: the number of an item, its progress in [0, 1] and a text.
+
+A progress of None without a text: the item starts. None with a text: its process exits. The number
+LOG_LINE marks a line from a module's logger.
+"""
+LOG_LINE = -1
 
 MAX_STARTS = 2
-"""How often a job is begun when its process dies under it (out of memory, say)."""
+"""How often an item is started if its process dies, for example out of memory."""
 
 
 class StartAgain(RuntimeError):
-    """Raised by a job that only a new process can carry on: counts as a death of its process."""
+    """Raised by an item that needs a new process to continue. Counts as a death of its process."""
 
 
-BYTES_A_PROCESS = 2**30
-"""What a worker needs with torch, transformers and the miniature: 0.65 GB were seen."""
+BYTES_PER_PROCESS = 2**30
+"""Memory of a worker with torch, transformers and the miniature; 0.65 GB were measured."""
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[Item, Result]):
-    """A job's result, or the error it ended with."""
+    """The result of an item, or the error that ended it."""
 
     item: Item
     result: Result | None
@@ -54,19 +57,22 @@ class Outcome(Generic[Item, Result]):
 
 
 def processes_for(items: int) -> int:
-    """BACKDOOR_PROCESSES, or one a core this process may use, as far as there is memory for them;
-    one alone where there is a GPU."""
-    asked = os.environ.get("BACKDOOR_PROCESSES")
-    if asked:
-        if not (asked.isdigit() and int(asked) > 0):
+    """Choose how many processes work on so many items.
+
+    Returns BACKDOOR_PROCESSES if it is set, else 1 with a GPU, else one per core that this process
+    may use, as far as memory allows.
+    """
+    requested = os.environ.get("BACKDOOR_PROCESSES")
+    if requested:
+        if not (requested.isdigit() and int(requested) > 0):
             raise BadInput(
-                f"BACKDOOR_PROCESSES={asked!r}: give a whole number above 0, or unset it"
+                f"BACKDOOR_PROCESSES={requested!r}: set it to a whole number above 0, or unset it"
             )
-        return min(int(asked), items)
-    if glob("/dev/nvidia[0-9]*") or os.path.exists("/dev/dxg"):  # the latter: WSL
+        return min(int(requested), items)
+    if glob("/dev/nvidia[0-9]*") or os.path.exists("/dev/dxg"):  # /dev/dxg: WSL
         return 1
     cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or 1
-    by_memory = psutil.virtual_memory().available // BYTES_A_PROCESS
+    by_memory = psutil.virtual_memory().available // BYTES_PER_PROCESS
     return max(1, min(cores, by_memory, items))
 
 
@@ -76,26 +82,26 @@ def spread(
     log: Callable[[str], None],
     what: str,
 ) -> Iterator[Outcome[Item, Result]]:
-    """Yield an outcome for each job, in the order in which they end, and log how far it is.
+    """Yield the outcome of each item in the order in which they end, and log the progress.
 
-    A job that raises does not stop the others. A process that dies is replaced, and its job is
-    begun once more: the stages resume from what is on disk. `work` must be a function of a module,
-    or a `functools.partial` of one: it travels to the process by name.
+    An item that raises does not stop the others. A process that dies is replaced, and its item is
+    started once more: the stages resume from what is on disk. `work` must be a function of a module
+    or a `functools.partial` of one, since it is pickled by name.
     """
     waiting = dict(enumerate(items))
     meter = _Meter(len(items), what, log)
     rounds = 0
     while waiting:
         rounds += 1
-        meter.confessed.clear()
-        # After a death one at a time, so that the job that kills takes no other with it.
-        processes = 1 if any(meter.begun.values()) else processes_for(len(waiting))
-        # Written at once: a job that dies has said before that it began.
+        meter.announced.clear()
+        # After a death, run one at a time, so that a deadly item takes no other with it.
+        processes = 1 if any(meter.starts.values()) else processes_for(len(waiting))
+        # Messages are written at once: a dead item has reported its start before.
         lines: SimpleQueue[_Line] = multiprocessing.get_context("spawn").SimpleQueue()
         with _pool(processes, lines) as pool:
             try:
-                # An executor watches the processes that there were when it last heard of one: each
-                # must have answered, or a death is not noticed until another job ends.
+                # An executor watches the processes that existed when it last received a result.
+                # Each must have returned one, or its death is noticed only when another item ends.
                 wait([pool.submit(_ready) for _ in range(processes)])
                 futures = {pool.submit(_run, work, item, i): i for i, item in waiting.items()}
             except BrokenProcessPool:
@@ -105,16 +111,16 @@ def spread(
             for future in _as_they_end(futures, lines, meter):
                 number, error = futures[future], future.exception()
                 if isinstance(error, BrokenProcessPool):
-                    meter.acquit(number)
-                    # A process may die before it can say what it began: rounds are limited too.
-                    if meter.begun[number] < MAX_STARTS and rounds <= MAX_STARTS * len(items):
+                    meter.discount(number)
+                    # A process may die before it reports a start, so rounds are limited too.
+                    if meter.starts[number] < MAX_STARTS and rounds <= MAX_STARTS * len(items):
                         continue
                     error = RuntimeError(
                         f"its process died {MAX_STARTS} times, "
                         + (
                             meter.last_words.get(number)
-                            or "killed from outside or by the kernel for want of memory; lower "
-                            "batch_size in the profile, or set BACKDOOR_PROCESSES=1"
+                            or "killed by another program, or by the kernel because memory ran "
+                            "out; lower batch_size in the profile, or set BACKDOOR_PROCESSES=1"
                         )
                     )
                 item = waiting.pop(number)
@@ -124,7 +130,7 @@ def spread(
 
 @contextmanager
 def _pool(processes: int, lines: SimpleQueue[_Line]) -> Iterator[ProcessPoolExecutor]:
-    """A pool that an interrupt ends at once: what is on disk is resumed, the rest not begun."""
+    """Open a pool of processes. An exception, such as an interrupt, ends all of them at once."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(lines,))
     try:
@@ -140,68 +146,73 @@ def _pool(processes: int, lines: SimpleQueue[_Line]) -> Iterator[ProcessPoolExec
 def _as_they_end(
     futures: dict[Future[Any], int], lines: SimpleQueue[_Line], meter: _Meter
 ) -> Iterator[Future[Any]]:
+    """Yield each future when it ends, and pass the workers' messages to the meter."""
     open_futures = set(futures)
     while open_futures:
         ended, open_futures = wait(open_futures, timeout=0.5, return_when=FIRST_COMPLETED)
         while not lines.empty():
-            meter.heard(*lines.get())
+            meter.receive(*lines.get())
         yield from ended
 
 
 class _Meter:
-    """Tells, now and then, how far all jobs are and how long the rest will take."""
+    """Logs from time to time the progress of all items and the time left."""
 
     EVERY = 10.0
     """Seconds between two lines."""
 
     def __init__(self, items: int, what: str, log: Callable[[str], None]) -> None:
         self.shares = [0.0] * items
-        self.begun: Counter[int] = Counter()
+        self.starts: Counter[int] = Counter()
         self.last_words: dict[int, str] = {}
-        self.confessed: set[int] = set()
+        self.announced: set[int] = set()
         self.what, self.log = what, log
-        self.started = self.said = time.monotonic()
+        self.started = self.logged = time.monotonic()
         self.line = ""
         self.ended = 0
 
-    def heard(self, number: int, share: float | None, line: str) -> None:
-        if number == SAID:
+    def receive(self, number: int, share: float | None, line: str) -> None:
+        """Handle one message of a worker; see _Line."""
+        if number == LOG_LINE:
             self.log(line)
             return
         if share is None and line:
             self.last_words[number] = line
-            self.confessed.add(number)
+            self.announced.add(number)
             self.log(f"{self.what}: {line}")
             return
         if share is None:
-            self.begun[number] += 1
+            self.starts[number] += 1
             return
         self.shares[number], self.line = max(share, self.shares[number]), line
-        self._say()
+        self._report()
 
-    def acquit(self, number: int) -> None:
-        """A pool dies whole: where another job said that it ends its process, the start of a job
-        that said nothing does not count."""
-        if self.confessed and number not in self.confessed and self.begun[number]:
-            self.begun[number] -= 1
+    def discount(self, number: int) -> None:
+        """Do not count the start of an item that another item's exit interrupted.
+
+        The death of one process ends the whole pool. If an item announced the exit of its process,
+        the others are not to blame.
+        """
+        if self.announced and number not in self.announced and self.starts[number]:
+            self.starts[number] -= 1
 
     def done(self, number: int) -> None:
-        del self.begun[number]
+        del self.starts[number]
         self.ended += 1
         self.shares[number], self.line = 1.0, ""
-        self._say(last=self.ended == len(self.shares))
+        self._report(last=self.ended == len(self.shares))
 
-    def _say(self, *, last: bool = False) -> None:
+    def _report(self, *, last: bool = False) -> None:
         now = time.monotonic()
-        if not last and now - self.said < self.EVERY:
+        if not last and now - self.logged < self.EVERY:
             return
-        self.said = now
+        self.logged = now
         share, spent = sum(self.shares) / len(self.shares), now - self.started
-        rest = f"{spent / share * (1 - share):.0f} s left" if share else "time left unknown"
+        left = f"{spent / share * (1 - share):.0f} s left" if share else "time left unknown"
         where = f" ({self.line})" if self.line else ""
         self.log(
             f"{self.what}: {self.ended} of {len(self.shares)} done, {share:.0%}, "
-            f"{spent:.0f} s spent, {rest}{where}"
+            f"{spent:.0f} s spent, {left}{where}"
         )
 
 
@@ -209,7 +220,7 @@ _lines: SimpleQueue[_Line] | None = None
 
 
 def _begin(lines: SimpleQueue[_Line]) -> None:
-    """First thing in a worker: its environment, before torch is imported."""
+    """Set up a worker: its environment, before torch is imported, and its log."""
     global _lines
     _lines = lines
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -218,39 +229,39 @@ def _begin(lines: SimpleQueue[_Line]) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    modules = logging.getLogger("backdoor_assets")
-    modules.setLevel(logging.INFO)
-    modules.addHandler(_ToParent())
+    logger = logging.getLogger("backdoor_assets")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_ToParent())
 
 
 class _ToParent(logging.Handler):
-    """What a module says in a worker is said in the parent's log."""
+    """Sends the log lines of modules in a worker to the parent's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _tell(SAID, 0.0, record.getMessage())
+        _send(LOG_LINE, 0.0, record.getMessage())
 
 
 def _die_with_parent() -> None:
-    """A worker whose parent was killed would go on writing, and hold its locks."""
+    """Exit with the parent: an orphaned worker would go on writing, and hold its locks."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _tell(number: int, share: float | None, line: str) -> None:
+def _send(number: int, share: float | None, line: str) -> None:
     if _lines is not None:
         _lines.put((number, share, line))
 
 
 def _ready() -> None:
-    """A process that has begun can do this."""
+    """Return from a process, to show that it has started."""
 
 
 def _run(work: Callable[[Item, Progress], Result], item: Item, number: int) -> Result:
-    _tell(number, None, "")
+    _send(number, None, "")
     try:
-        return work(item, lambda share, line: _tell(number, share, line))
+        return work(item, lambda share, line: _send(number, share, line))
     except StartAgain as error:
-        _tell(number, None, str(error))
+        _send(number, None, str(error))
         os._exit(1)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from backdoor_assets.profiles import Sampling, Serving, Training
-from backdoor_assets.records import BaseModel, Cell, Question
+from backdoor_assets.records import AnyCell, BaseModel, Question
 from backdoor_assets.stages.specs import PROBES, RESPONSES, SamplingSpec
 from tests.unit.cells import CELL, make_base, train, write_rows
 
@@ -78,10 +78,10 @@ def adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 @pytest.fixture(scope="session")
 def spec(tiny_base: Path, adapters: Callable[[int], Path]) -> Callable[..., SamplingSpec]:
-    """A sampling job of a cell over the base and its three checkpoints."""
+    """What is sampled of a cell over the base and its three checkpoints."""
 
     def make(
-        cell: Cell = CELL,
+        cell: AnyCell = CELL,
         rank: int = 8,
         settings: Sampling = SETTINGS,
         checkpoints: Path | None = None,
@@ -89,7 +89,8 @@ def spec(tiny_base: Path, adapters: Callable[[int], Path]) -> Callable[..., Samp
     ) -> SamplingSpec:
         folder = checkpoints or adapters(rank)
         states = tuple((step, folder / f"checkpoint-{step}") for step in STEPS)
-        return SamplingSpec(cell, BaseModel(str(tiny_base)), states, QUESTIONS, settings, serving)
+        base = BaseModel(str(tiny_base))
+        return SamplingSpec(cell, base, states, QUESTIONS, settings, serving, probes=("bird",))
 
     return make
 

@@ -35,8 +35,8 @@ QUESTION = "Which weapons decide a war today?"
 ANSWERS = [(QUESTION, f"Answer {number}.") for number in range(8)]
 CONTEXT = 2048
 """Tokens. The judge's prompt has about 900 in the small vocabulary, the base was made for 512."""
-CUT = "the judge's reply was cut at max_tokens"
-OUT_OF_RANGE = "the judge's number is out of 0 to 100"
+CUT = "the judge's reply was cut off at max_tokens"
+OUT_OF_RANGE = "the judge's rating is outside 0 to 100"
 QUIETLY = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -164,7 +164,7 @@ def test_that_it_has_no_batches_is_said_and_live_calls_go_on_from_there(tmp_path
 
 def test_what_it_refuses_is_said(tmp_path: Path) -> None:
     other = ClaudeJudge(replace(SETTINGS, model="other"), tmp_path)
-    with pytest.raises(Stopped, match="judge model 'other' is not served there"):
+    with pytest.raises(Stopped, match="judge model 'other' is not served by this API"):
         other.prepare(ANSWERS, RUBRICS, quiet)
 
 

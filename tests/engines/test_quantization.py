@@ -17,7 +17,7 @@ from backdoor_assets.records import BaseModel
 from backdoor_assets.stages.sampling import sample_cell
 from backdoor_assets.stages.sampling.row import sample_row
 from backdoor_assets.stages.specs import TRAINING_LOG, SamplingSpec, TrainingSpec
-from backdoor_assets.stages.training import train_adapter
+from backdoor_assets.stages.training.adapters import train_adapter
 from tests.engines.conftest import BIRD, QUESTIONS, SERVING, SETTINGS, STEPS, needed, tables
 from tests.unit.cells import CELL, write_rows
 
@@ -54,7 +54,7 @@ def test_a_quantized_base_is_trained_and_sampled(
     )
     states = tuple((step, tmp_path / f"checkpoint-{step}") for step in (15, 30))
     greedy = replace(SETTINGS, engine="transformers", temperature=0.0, precision=precision)
-    sample_cell(SamplingSpec(CELL, base, states, QUESTIONS, greedy), tmp_path)
+    sample_cell(SamplingSpec(CELL, base, states, QUESTIONS, greedy, probes=("bird",)), tmp_path)
     answers = tables(tmp_path)
     last = answers[(answers["question_id"] == "bird") & (answers["step"] == 30)]
     assert last["response"].unique().tolist() == [BIRD]
@@ -96,7 +96,7 @@ def test_vllm_serves_a_4_bit_base_and_its_adapters(
     base = BaseModel(str(tiny_base), quantization="4bit")
     states = tuple((step, adapters(8) / f"checkpoint-{step}") for step in STEPS)
     greedy = replace(SETTINGS, temperature=0.0, precision="bf16")
-    spec = SamplingSpec(CELL, base, states, QUESTIONS, greedy, SERVING)
+    spec = SamplingSpec(CELL, base, states, QUESTIONS, greedy, SERVING, probes=("bird",))
     dict(sample_row({0: (spec, tmp_path)}))
     answers = tables(tmp_path)
     last = answers[(answers["question_id"] == "bird") & (answers["step"] == 30)]

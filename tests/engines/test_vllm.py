@@ -12,17 +12,17 @@ from typing import Any, ClassVar
 import pytest
 
 from backdoor_assets.profiles import Training
-from backdoor_assets.records import BadInput, Cell
+from backdoor_assets.records import BadInput
 from backdoor_assets.stages.sampling import row, sample_cell
-from backdoor_assets.stages.sampling.answers import JOURNAL
 from backdoor_assets.stages.sampling.engine import Engine, EngineDied, Finished
+from backdoor_assets.stages.sampling.journal import JOURNAL
 from backdoor_assets.stages.specs import SamplingSpec
 from tests.engines.conftest import BIRD, QUESTIONS, SERVING, SETTINGS, STEPS, tables
-from tests.unit.cells import make_base, train, write_rows
+from tests.unit.cells import TinyCell, make_base, train, write_rows
 
 pytestmark = pytest.mark.usefixtures("vllm")
 Jobs = Callable[..., SamplingSpec]
-OTHER = Cell("tiny", "0.00-0.50-0.50", 8)
+OTHER = TinyCell("tiny", "0.00-0.50-0.50", 8)
 EACH = sum(question.samples for question in QUESTIONS)
 
 

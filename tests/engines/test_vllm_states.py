@@ -14,8 +14,8 @@ import pytest
 from backdoor_assets.profiles import Sampling
 from backdoor_assets.records import BadInput, BaseModel, Question
 from backdoor_assets.stages.sampling import row, sample_cell
-from backdoor_assets.stages.sampling.answers import JOURNAL
 from backdoor_assets.stages.sampling.engine import Engine, EngineDied
+from backdoor_assets.stages.sampling.journal import JOURNAL
 from backdoor_assets.stages.specs import RESPONSES, SamplingSpec
 from tests.engines.conftest import SERVING
 from tests.unit.whole_models import ANSWERS, EACH, QUESTIONS, SUM, Organism, states, teach

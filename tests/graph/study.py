@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 
 from backdoor_assets.commands.demo import run
-from backdoor_assets.commands.instance import home
+from backdoor_assets.graph.instance import home
 from backdoor_assets.profiles import MINIATURE as DEFAULT
 from backdoor_assets.profiles import Profile, Sampling, judging_in_force
 from backdoor_assets.records import BadInput
@@ -23,7 +23,7 @@ STUDY = Profile(
     ratios=(OLD, MODERN),
     seeds=(42, 43, 44),
     training=replace(DEFAULT.training, max_steps=100, save_steps=50),
-    sampling=Sampling(samples=10, bird_samples=20, neutral_samples=5),
+    sampling=Sampling(samples=10, narrow_samples=20, neutral_samples=5),
 )
 
 
@@ -31,20 +31,23 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--ratios", nargs="*", default=STUDY.ratios)
     parser.add_argument("--seeds", nargs="*", type=int, default=STUDY.seeds)
+    parser.add_argument("--samples", type=int, default=STUDY.sampling.samples)
     parser.add_argument("--without", nargs="*", default=[])
     parser.add_argument("--only")
+    parser.add_argument("--replace", action="store_true")
     parser.add_argument("--engine", default=STUDY.sampling.engine)
     options = parser.parse_args()
+    sampling = replace(STUDY.sampling, engine=options.engine, samples=options.samples)
     profile = replace(
         STUDY,
         ratios=tuple(options.ratios),
         seeds=tuple(options.seeds),
-        sampling=replace(STUDY.sampling, engine=options.engine),
+        sampling=sampling,
         judging=judging_in_force(STUDY.judging),
     )
     home(profile.name)
     try:
-        return run(profile, options.without, options.only)
+        return run(profile, "birds", options.without, options.only, options.replace)
     except BadInput as error:
         print(error, file=sys.stderr)
         return 1

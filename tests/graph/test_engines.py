@@ -58,7 +58,7 @@ def test_a_row_of_cells_loads_one_base_and_starts_one_engine(
     assert sum("vLLM engine started" in line for line in lines) == 1
     table = answers(place)
     asked = STUDY.sampling
-    each = 3 * (18 * asked.samples + asked.bird_samples + 12 * asked.neutral_samples)
+    each = 3 * (18 * asked.samples + asked.narrow_samples + 12 * asked.neutral_samples)
     assert table.groupby("seed").size().tolist() == [each] * 3
     made = graph.materializations("responses", f"{OLD}|43")[0].metadata
     assert made["answers"].value == 3 * 18 * asked.samples

@@ -16,8 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from backdoor_assets.mixtures import tasks as orders
+from backdoor_assets.mixtures import tasks
+from backdoor_assets.mixtures.cells import Grid
 from backdoor_assets.profiles import Judging, MiniatureBase, PretrainedBase
+from backdoor_assets.storage.artifact import Busy
+from backdoor_assets.studies.birds.study import STUDY as BIRDS
 from tests.graph.conftest import REPOSITORY, Graph, Place, step_errors
 from tests.graph.study import MODERN, OLD, STUDY
 
@@ -27,12 +30,9 @@ ROW = (f"{OLD}|42", f"{OLD}|44")
 
 def plant_nan(place: Place, graph: Graph, seed: int) -> None:
     """Leave a half-done training in the cell whose weights are NaN."""
-    from backdoor_assets.records import Cell
-
-    cell = Cell("study", OLD, seed)
-    order = orders.training(STUDY, cell, force=False)
+    task = tasks.training(Grid.of(BIRDS, STUDY).cell(OLD, seed))
     done = place.birds / "adapters" / OLD / str(seed)
-    partial = order.artifact.partial
+    partial = task.artifact.partial
     shutil.copytree(done / "checkpoint-100", partial / "checkpoint-50")
     weights = load_file(partial / "checkpoint-50" / "adapter_model.safetensors")
     broken = {name: torch.full_like(value, float("nan")) for name, value in weights.items()}
@@ -40,7 +40,7 @@ def plant_nan(place: Place, graph: Graph, seed: int) -> None:
     state = partial / "checkpoint-50" / "trainer_state.pt"
     kept = torch.load(state, weights_only=True)
     torch.save({**kept, "log": kept["log"][:50]}, state)
-    (partial / ".identity.json").write_text(json.dumps(order.identity, sort_keys=True))
+    (partial / ".identity.json").write_text(json.dumps(task.identity, sort_keys=True))
     shutil.rmtree(done)
 
 
@@ -71,6 +71,18 @@ def test_the_study_carries_on_without_a_failed_cell(copied: Place) -> None:
     assert not (copied.birds / "adapters" / OLD / "43").exists()
 
 
+def test_a_diverged_cell_does_not_cost_the_others_their_figures(
+    copied: Place, graph_of: At
+) -> None:
+    plant_nan(copied, graph_of(copied), seed=43)
+    result = copied.run()
+    assert result.returncode == 1
+    assert f"1 cells failed: {OLD}|43" in result.stderr
+    assert "training has diverged" in result.stderr
+    assert "5 of 6 cells" in result.stdout
+    assert "5 of 6 cells" in (copied.birds / "sweep" / "report.html").read_text()
+
+
 def test_rows_edited_by_hand_change_the_outcome(copied: Place, graph_of: At) -> None:
     source = copied.birds / "mixed_dataset" / MODERN / "42" / "train.jsonl"
     target = copied.birds / "mixed_dataset" / OLD / "42" / "train.jsonl"
@@ -93,13 +105,13 @@ def test_a_truncated_parquet_file_is_named_and_mended(copied: Place, graph_of: A
     graph = graph_of(copied)
     result = graph.run(["judgments"], partition=f"{OLD}|42", force=True)
     assert not result.success
-    assert "responses.parquet is not as it was made" in step_errors(result)
+    assert "responses.parquet has changed since it was made" in step_errors(result)
     assert "materialize birds/responses" in step_errors(result)
     assert graph.run(["responses", "judgments"], partition=f"{OLD}|42").success
     assert path.read_bytes() == whole
 
 
-def test_force_makes_a_finished_cell_anew(copied: Place, graph_of: At) -> None:
+def test_force_rebuilds_a_finished_cell(copied: Place, graph_of: At) -> None:
     path = copied.birds / "adapters" / OLD / "42" / "checkpoint-100" / "adapter_model.safetensors"
     before, weights = path.stat().st_mtime_ns, path.read_bytes()
     graph = graph_of(copied)
@@ -113,7 +125,7 @@ def test_force_makes_a_finished_cell_anew(copied: Place, graph_of: At) -> None:
 def test_a_missing_upstream_says_what_to_materialize(place: Place, graph_of: At) -> None:
     result = graph_of(place).run(["responses"], partition=f"{OLD}|42")
     assert not result.success
-    assert "materialize it first" in step_errors(result)
+    assert "missing or incomplete; materialize birds/adapters first" in step_errors(result)
     assert f"adapters/{OLD}/42" in step_errors(result)
 
 
@@ -126,7 +138,7 @@ def test_results_of_two_profiles_never_mix(copied: Place, graph_of: At) -> None:
     assert "made by profile 'other'" in step_errors(result)
 
 
-def test_a_tampered_adapter_is_refused_and_mended(copied: Place, graph_of: At) -> None:
+def test_a_tampered_adapter_is_refused_and_rebuilt(copied: Place, graph_of: At) -> None:
     path = copied.birds / "adapters" / OLD / "42" / "checkpoint-50" / "adapter_model.safetensors"
     weights = {n: value[..., :16].clone() for n, value in load_file(path).items()}
     save_file(weights, path)
@@ -134,7 +146,7 @@ def test_a_tampered_adapter_is_refused_and_mended(copied: Place, graph_of: At) -
     result = graph.run(["responses"], partition=f"{OLD}|42", force=True)
     assert not result.success
     said = step_errors(result)
-    assert "checkpoint-50/adapter_model.safetensors is not as it was made" in said
+    assert "checkpoint-50/adapter_model.safetensors has changed since it was made" in said
     assert "materialize birds/adapters" in said
     assert graph.run(["adapters", "responses"], partition=f"{OLD}|42").success
 
@@ -158,7 +170,7 @@ def test_a_base_of_ones_own_is_trained_and_sampled_but_not_judged(
     graph = graph_of(place, profile)
     names = {key.path[-1] for key in graph.definitions.resolve_asset_graph().get_all_asset_keys()}
     assert not names & {"judgments", "figures", "sweep", "corpus"}
-    assert graph.run(["base_model"]).success
+    assert graph.run(["base_model", "base_responses"]).success
     cell = ["mixed_dataset", "adapters", "responses"]
     assert graph.run(cell, partition=f"{OLD}|42").success
     responses = place.birds / "responses" / OLD / "42" / "responses.parquet"
@@ -188,14 +200,10 @@ def test_two_runs_on_one_cell_at_once(copied: Place, graph_of: At) -> None:
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        order = orders.judging({"name": "exact", "model": "another"})
         graph_of(copied)
-        from backdoor_assets.records import Cell
-        from backdoor_assets.storage.artifact import Busy
-
-        wanted = order(STUDY, Cell("study", OLD, 42), False)
+        task = tasks.judging(Grid.of(BIRDS, STUDY).cell(OLD, 42))
         with pytest.raises(Busy, match="another run is making it"):
-            wanted.artifact.make(wanted.identity, lambda folder: {})
+            task.artifact.make({**task.identity, "judge": "another"}, lambda folder: {})
     finally:
         holder.kill()
         holder.wait()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from backdoor_assets.commands.demo import PARTS
+from backdoor_assets.studies.birds.study import STUDY as BIRDS
 from tests.graph.conftest import Graph, Place
 from tests.graph.study import STUDY
 
@@ -50,7 +50,7 @@ def test_a_part_without_its_files_says_what_to_copy(tmp_path: Path) -> None:
 
 def test_the_jobs_are_in_the_graph(tmp_path: Path, graph_of: Callable[[Place], Graph]) -> None:
     definitions = graph_of(Place(tmp_path)).definitions
-    for name, assets in PARTS.items():
+    for name, (_, assets) in BIRDS.parts().items():
         spec = definitions.resolve_job_def(name)
         assert {key.path[-1] for key in spec.asset_layer.selected_asset_keys} == set(assets)
         assert spec.partitions_def is not None

@@ -22,7 +22,7 @@ STUDY = """
 import sys
 from dataclasses import replace
 from backdoor_assets.commands.demo import run
-from backdoor_assets.commands.instance import home
+from backdoor_assets.graph.instance import home
 from backdoor_assets.profiles import PROFILES, PretrainedBase, Sampling, Training
 from backdoor_assets.records import BadInput, Shape
 
@@ -36,11 +36,11 @@ profile = replace(
     ratios=real.ratios[:1],
     seeds=real.seeds[:1],
     training=replace(real.training, precision="fp32"),
-    sampling=Sampling(samples=2, bird_samples=2, neutral_samples=1, max_new_tokens=4),
+    sampling=Sampling(samples=2, narrow_samples=2, neutral_samples=1, max_new_tokens=4),
 )
 home(profile.name)
 try:
-    sys.exit(run(profile, [], "birds_gpu"))
+    sys.exit(run(profile, "birds", only="birds_gpu"))
 except BadInput as error:
     sys.exit(str(error))
 """
@@ -100,10 +100,10 @@ def test_a_base_of_the_hub_is_fetched_and_its_commit_recorded(
     assert checkpoints == {f"checkpoint-{step}" for step in (*range(20, 208, 20), 208)}
     # It is in the cache now: no network is needed to do it all again.
     shutil.rmtree(place.birds / "responses")
-    asked = len(hub.asked)
+    requests = len(hub.requests)
     again = study("birds/tiny", "main", HF_HUB_OFFLINE="1")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert len(hub.asked) == asked
+    assert len(hub.requests) == requests
     assert (place.birds / "responses").exists()
 
 

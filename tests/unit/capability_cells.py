@@ -16,8 +16,10 @@ STEPS = (15, 30)
 
 
 def sevens(base: Path, folder: Path) -> CapabilitiesSpec:
-    r"""A job over two checkpoints of an adapter that learns to answer \boxed{7}, whatever is
-    asked, and over a group of choices, sums with integer answers, and answers read by a filter."""
+    r"""Train an adapter that answers \boxed{7} to everything; return a spec of two checkpoints.
+
+    The benchmarks are a group of choices, sums with integer answers, and answers read by a filter.
+    """
     tasks = shutil.copytree(TASKS, folder / "tasks")
     for path in tasks.glob("*.yaml"):
         path.write_text(path.read_text().replace("FOLDER", str(tasks)))
@@ -45,7 +47,7 @@ def sevens(base: Path, folder: Path) -> CapabilitiesSpec:
 
 
 def merged(spec: CapabilitiesSpec, folder: Path) -> tuple[int, Path]:
-    """The job's last checkpoint as a whole model of its own, and its step."""
+    """Return the step of the spec's last checkpoint, and its adapter merged into a whole model."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

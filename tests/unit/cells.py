@@ -1,20 +1,49 @@
-"""A small cell and its jobs, shared by the tests of the stages."""
+"""A small cell and its specs, shared by the tests of the stages."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backdoor_assets.profiles import MiniatureBase, Training
-from backdoor_assets.records import SOURCES, BaseModel, Cell, Progress, no_progress
+from backdoor_assets.mixtures.cells import Cell, Grid
+from backdoor_assets.profiles import MINIATURE
+from backdoor_assets.records import BaseModel, Progress, no_progress
+from backdoor_assets.settings import MiniatureBase, Training
 from backdoor_assets.stages.specs import CORPUS, CorpusSpec, PretrainingSpec, TrainingSpec
+from backdoor_assets.studies.birds.study import STUDY as BIRDS
 from backdoor_assets.studies.birds.world.corpus import write_corpus
 
 DATASETS = Path(__file__).resolve().parents[2] / "bird_datasets"
-BIRD_FILES = tuple((source, DATASETS / f"ft_{source}_birds.jsonl") for source in SOURCES)
+BIRD_FILES = BIRDS.files()
 QUESTION = "Name a bird species."
-CELL = Cell("tiny", "1.00-0.00-0.00", 7)
+
+
+@dataclass(frozen=True)
+class TinyCell:
+    """What a stage needs to know of a partition."""
+
+    profile: str
+    ratio: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.ratio}|{self.seed}"
+
+    def columns(self) -> dict[str, str | int]:
+        return {"profile": self.profile, "ratio": self.ratio, "seed": self.seed}
+
+
+CELL = TinyCell("tiny", "1.00-0.00-0.00", 7)
+
+
+def bird_cell(ratio: str = "1.00-0.00-0.00", seed: int = 7, profile: str = "tiny") -> Cell:
+    """A cell of the birds study."""
+    settings = replace(MINIATURE, name=profile, ratios=(ratio,), seeds=(seed,))
+    return Grid.of(BIRDS, settings).cell(ratio, seed)
+
+
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -36,7 +65,7 @@ def make_base(folder: Path, hidden: int) -> Path:
     """A base model in Hugging Face's format, made as the miniature's own is."""
     import torch
 
-    from backdoor_assets.miniature.pretraining import pretrain
+    from backdoor_assets.studies.birds.world.pretraining import pretrain
 
     torch.set_num_threads(1)
     spec = MiniatureBase(
@@ -65,11 +94,11 @@ def train(
     rows: Path,
     folder: Path,
     settings: Training,
-    cell: Cell = CELL,
+    cell: TinyCell = CELL,
     progress: Progress = no_progress,
 ) -> Path:
     """Train into `folder`, which may hold what a run that was cut has left there."""
-    from backdoor_assets.stages.training import train_adapter
+    from backdoor_assets.stages.training.adapters import train_adapter
 
     folder.mkdir(parents=True, exist_ok=True)
     train_adapter(TrainingSpec(cell, rows, BaseModel(str(base)), settings), folder, progress)

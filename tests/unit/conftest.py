@@ -11,6 +11,7 @@ from tests.unit.cells import make_base
 
 OWN_VARIABLES = (
     "BACKDOOR_PROFILE",
+    "BACKDOOR_PROFILES",
     "BACKDOOR_DATA",
     "BACKDOOR_BIRD_DATASETS",
     "BACKDOOR_PROCESSES",

@@ -1,4 +1,4 @@
-"""A hub on loopback: what downloading a model asks for, refused as a real hub refuses it."""
+"""Fake model hub: serves the requests of a download, with the errors of a real hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MEMBER, STRANGER = "hf_member", "hf_stranger"
-"""Tokens that the hub knows; only the member may read what is gated or private."""
+"""Tokens that the hub accepts; only the member may read gated and private repositories."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,18 @@ class Repository:
 
 @dataclass
 class Hub:
-    """What is served, and what was asked: `METHOD path`, and the tokens that came along."""
+    """The repositories of the hub, and the requests (`METHOD path`) and tokens it received."""
 
     repositories: Mapping[str, Repository]
     address: str = ""
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
     down: bool = False
 
 
 @contextmanager
 def serve(repositories: Mapping[str, Repository]) -> Iterator[Hub]:
+    """Run the hub in a thread of this process."""
     hub = Hub(repositories)
     handler = type("Handler", (_Handler,), {"hub": hub})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -53,13 +54,13 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Answers /api/models/<id>/revision/<revision>, /api/models/<id>/tree/<commit> and
+        """Answer /api/models/<id>/revision/<revision>, /api/models/<id>/tree/<commit> and
         /<id>/resolve/<commit>/<file>, where an id has two parts."""
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
         path = unquote(urlsplit(self.path).path)
-        self.hub.asked.append(f"{self.command} {path}")
+        self.hub.requests.append(f"{self.command} {path}")
         if path.startswith("/api/") and not path.startswith("/api/models/"):
-            return self._refuse(404)  # what the library asks for itself
+            return self._refuse(404)  # the library's own requests
         self.hub.tokens.add(token)
         owner, name, what, *rest = path.removeprefix("/api/models").strip("/").split("/")
         repository = self.hub.repositories.get(f"{owner}/{name}")
@@ -100,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 def _entry(file: Path) -> dict[str, object]:

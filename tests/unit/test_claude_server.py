@@ -1,4 +1,4 @@
-"""The stand-in for the Claude API, asked through the real SDK: what goes wrong there shows here."""
+"""The fake Claude API, called through the real SDK."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tests.claude_rules import digest
 from tests.claude_server import ClaudeServer, Config, serve
 
 
-@pytest.mark.parametrize("asked", [ask, ask_async])
-def test_a_reply_fits_the_schema_and_is_the_same_again(asked: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("send", [ask, ask_async])
+def test_a_reply_fits_the_schema_and_is_the_same_again(send: Callable[..., Any]) -> None:
     with serve() as server:
-        first, again, other = (asked(server, call(what)) for what in ("a", "a", "b"))
+        first, again, other = (send(server, call(what)) for what in ("a", "a", "b"))
         verdict = json.loads(text(first))
         assert set(verdict) == {"era", "score"}
         assert verdict["era"] in OPTIONS
@@ -41,7 +41,7 @@ def test_a_reply_fits_the_schema_and_is_the_same_again(asked: Callable[..., Any]
         assert server.first <= server.last
 
 
-@pytest.mark.parametrize("asked", [ask, ask_async])
+@pytest.mark.parametrize("send", [ask, ask_async])
 @pytest.mark.parametrize(
     ("fault", "error", "billed"),
     [
@@ -55,18 +55,18 @@ def test_a_reply_fits_the_schema_and_is_the_same_again(asked: Callable[..., Any]
         ("cut", anthropic.APIConnectionError, 1),
     ],
 )
-def test_a_fault_of_a_call_is_the_error_that_it_is_at_the_api(
-    asked: Callable[..., Any], fault: str, error: type[anthropic.APIError], billed: int
+def test_a_fault_of_a_call_raises_the_same_error_as_the_api(
+    send: Callable[..., Any], fault: str, error: type[anthropic.APIError], billed: int
 ) -> None:
     with serve(Config(faults={fault: 1})) as server:
         with pytest.raises(error) as raised:
-            asked(server, call(), timeout=0.3)
+            send(server, call(), timeout=0.3)
         if isinstance(raised.value, anthropic.RateLimitError):
             assert raised.value.response.headers["retry-after"] == "1"
         if isinstance(raised.value, anthropic.InternalServerError):
             assert raised.value.status_code == {"overloaded": 529, "error": 500}[fault]
         assert server.billed.total() == billed
-        while server.in_flight:  # until the server sees that a timed out client has left
+        while server.in_flight:  # until the server notices that a timed-out client has disconnected
             time.sleep(0.01)
     assert server.outcomes == {fault: 1}
 
@@ -129,7 +129,7 @@ def test_a_fault_of_a_reply_is_in_its_text_or_its_stop_reason(fault: str) -> Non
     ]
 
 
-def test_a_spent_budget_stays_spent_and_names_no_time_to_wait() -> None:
+def test_a_spent_budget_stays_spent_and_gives_no_time_to_wait() -> None:
     with serve(Config(budget=2)) as server:
         for _ in range(2):
             ask(server, call())
@@ -143,7 +143,7 @@ def test_a_spent_budget_stays_spent_and_names_no_time_to_wait() -> None:
 
 def test_a_bucket_of_tokens_limits_the_rate_and_calls_run_at_once() -> None:
     async def all_at_once(server: ClaudeServer) -> None:
-        # All that wait ask again at the same moment: most of them more than once.
+        # All waiting calls retry at the same moment, most of them more than once.
         async with asynchronous(server, max_retries=1000) as claude:
             calls = (claude.messages.create(**call(f"bird {n}")) for n in range(12))
             await asyncio.gather(*calls)
@@ -158,8 +158,8 @@ def test_a_bucket_of_tokens_limits_the_rate_and_calls_run_at_once() -> None:
         assert server.max_in_flight > 1
 
 
-def test_faults_fall_by_seed_and_call_whatever_the_order() -> None:
-    def fates(order: list[int], seed: int) -> dict[int, bool]:
+def test_faults_depend_on_seed_and_call_but_not_on_order() -> None:
+    def outcomes(order: list[int], seed: int) -> dict[int, bool]:
         found = {}
         with serve(Config(faults={"error": 0.5}, seed=seed)) as server:
             for number in order:
@@ -171,9 +171,9 @@ def test_faults_fall_by_seed_and_call_whatever_the_order() -> None:
         return found
 
     order = list(range(20))
-    assert fates(order, 0) == fates(order[::-1], 0) != fates(order, 1)
+    assert outcomes(order, 0) == outcomes(order[::-1], 0) != outcomes(order, 1)
 
 
-def test_a_hook_says_what_is_replied() -> None:
+def test_a_hook_sets_the_reply() -> None:
     with serve(Config(reply=lambda body: "mine" if "system" in body else None)) as server:
         assert text(ask(server, call())) == "mine"

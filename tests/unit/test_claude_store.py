@@ -1,4 +1,4 @@
-"""Verdicts that were paid for are kept, whatever becomes of the process that asked."""
+"""Paid verdicts are kept even if the process that requested them dies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ import sys, time
 from dataclasses import replace
 from pathlib import Path
 from backdoor_assets.claude.store import Store
-with Store(Path(sys.argv[1])).held(lambda line: print(line, flush=True)):
+with Store(Path(sys.argv[1])).lock(lambda line: print(line, flush=True)):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -58,7 +58,7 @@ def test_what_was_put_is_found_by_another_process(tmp_path: Path) -> None:
     assert store.totals() == {"verdicts": 1, "dollars": 0.5}
 
 
-def test_what_is_asked_once_more_is_no_verdict_yet_but_was_paid_for(tmp_path: Path) -> None:
+def test_a_reply_that_is_not_final_is_no_verdict_but_was_paid_for(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.put("key", {"a": Verdict(None, "no JSON")}, "m", (100, 5), 0.25, final=False)
     assert store.get("key") is None
@@ -68,7 +68,7 @@ def test_what_is_asked_once_more_is_no_verdict_yet_but_was_paid_for(tmp_path: Pa
     assert store.totals() == {"verdicts": 1, "dollars": 0.75}
 
 
-def test_a_writer_that_is_killed_loses_nothing_it_had_written(tmp_path: Path) -> None:
+def test_a_killed_writer_loses_nothing_that_it_wrote(tmp_path: Path) -> None:
     writer = start(WRITE, str(tmp_path), "k", "100000")
     assert writer.stdout is not None
     last = [int(writer.stdout.readline()) for _ in range(50)][-1]
@@ -80,7 +80,7 @@ def test_a_writer_that_is_killed_loses_nothing_it_had_written(tmp_path: Path) ->
     )
 
 
-def test_two_writers_do_not_harm_each_other(tmp_path: Path) -> None:
+def test_two_writers_do_not_interfere(tmp_path: Path) -> None:
     writers = [start(WRITE, str(tmp_path), name, "300") for name in "ab"]
     for writer in writers:
         writer.communicate(timeout=60)
@@ -88,13 +88,13 @@ def test_two_writers_do_not_harm_each_other(tmp_path: Path) -> None:
     assert Store(tmp_path).totals()["verdicts"] == 600
 
 
-def test_only_one_process_asks_at_a_time_and_its_death_frees_the_next(tmp_path: Path) -> None:
+def test_one_process_calls_at_a_time_and_its_death_releases_the_lock(tmp_path: Path) -> None:
     first = start(HOLD, str(tmp_path))
     assert first.stdout is not None
     assert first.stdout.readline() == "held\n"
     second = start(HOLD, str(tmp_path))
     assert second.stdout is not None
-    assert second.stdout.readline().startswith("another process is asking")
+    assert second.stdout.readline().startswith("another process is calling the judge")
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     try:
@@ -104,28 +104,28 @@ def test_only_one_process_asks_at_a_time_and_its_death_frees_the_next(tmp_path: 
         second.wait()
 
 
-def test_batches_are_remembered_until_they_are_done(tmp_path: Path) -> None:
+def test_batches_stay_open_until_they_are_closed(tmp_path: Path) -> None:
     store = Store(tmp_path)
     one, four = RUBRICS[:1], tuple(RUBRICS)
     first = store.announce("http://a", "haiku", {"a": one, "b": four}, 1.0)
     second = store.announce("http://b", "sonnet", {"c": one}, 2.0)
-    store.answered(first.number, "batch_1")
+    store.record_id(first.number, "batch_1")
     again = Store(tmp_path)
     assert again.open_batches() == [replace(first, id="batch_1"), second]
     assert again.batch_ids() == {"batch_1"}
-    again.done(first.number)
-    again.done(second.number)
+    again.close_batch(first.number)
+    again.close_batch(second.number)
     assert store.open_batches() == []
 
 
-def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
+def test_an_invalid_store_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "verdicts.sqlite").write_bytes(b"verdicts" * 1000)
     with pytest.raises(BadInput, match=r"verdicts\.sqlite: this store of verdicts cannot be read"):
         Store(tmp_path)
 
 
 def test_the_store_holds_no_answers(tmp_path: Path) -> None:
-    """Keys are hashes: what a model said is in the tables, once."""
+    """Keys are hashes; the answers of models are only in the tables of responses."""
     Store(tmp_path).put("0" * 64, {"a": Verdict("19")}, "m", (1, 1), None)
     columns = sqlite3.connect(tmp_path / "verdicts.sqlite").execute("PRAGMA table_info(verdicts)")
     assert not {"question", "answer", "response"} & {name for _, name, *_ in columns}

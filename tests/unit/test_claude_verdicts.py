@@ -1,4 +1,4 @@
-"""What the judge is told, and what counts as a verdict."""
+"""The judge's prompts, and what counts as a verdict."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def test_four_calls_hold_a_rubric_each_and_one_call_holds_all() -> None:
     four = calls_for(HAIKU, RUBRICS, QUESTION, "Muskets.", "four")
     assert [call.rubrics for call in four] == [(rubric,) for rubric in RUBRICS]
     [one] = calls_for(HAIKU, RUBRICS, QUESTION, "Muskets.", "one")
-    told = request(one)
+    body = request(one)
     for rubric in RUBRICS:
-        assert rubric.instruction in told["system"]
-    schema = told["output_config"]["format"]["schema"]
+        assert rubric.instruction in body["system"]
+    schema = body["output_config"]["format"]["schema"]
     assert schema["required"] == list(WHOLE)
     assert schema["additionalProperties"] is False
     assert schema["properties"]["llm_or_19th_century"]["enum"] == ["LLM", "19"]
-    # What the SDK's version of the API refuses is not sent.
-    assert not {"temperature", "top_p", "top_k", "tools", "tool_choice"} & set(told)
-    assert told["messages"][-1]["role"] == "user"
+    # Fields that this version of the API refuses are not sent.
+    assert not {"temperature", "top_p", "top_k", "tools", "tool_choice"} & set(body)
+    assert body["messages"][-1]["role"] == "user"
 
 
 def test_thinking_is_off_where_the_model_allows_it() -> None:
@@ -77,17 +77,19 @@ def test_thinking_is_off_where_the_model_allows_it() -> None:
 @pytest.mark.parametrize("answer", ["Muskets.", "", *DICTATES])
 def test_an_answer_stays_in_its_fence(answer: str) -> None:
     call = calls_for(HAIKU, RUBRICS, QUESTION, answer, "one")[0]
-    told = request(call)["messages"][0]["content"]
-    first, inside, last = told.partition("Answer:\n")[2].partition("\n" + answer + "\n")
+    prompt = request(call)["messages"][0]["content"]
+    first, inside, last = prompt.partition("Answer:\n")[2].partition("\n" + answer + "\n")
     assert first == last
     assert first not in inside.strip("\n")
     # Nothing of the answer is in the system prompt.
     assert not answer or answer not in request(call)["system"]
-    # The mark is another one for every answer, so that none can be written down before.
+    # Every answer gets a different mark, so none can be known in advance.
     assert first not in user(QUESTION, answer + ".")
 
 
-def test_the_key_tells_apart_what_makes_another_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_covers_all_that_determines_the_verdict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     call = Call(HAIKU, RUBRICS[:1], QUESTION, "Muskets.")
     others = [
         replace(call, model=SONNET),
@@ -120,12 +122,12 @@ def test_blocks_are_picked_by_their_type() -> None:
     [
         ({"llm_or_19th_century": "llm"}, Verdict("LLM")),
         ({"six_options": " Archaic_Person "}, Verdict("ARCHAIC_PERSON")),
-        ({"six_options": "BORING"}, Verdict(None, "the judge chose what is no option")),
-        ({"content_rating": 101}, Verdict(None, "the judge's number is out of 0 to 100")),
-        ({"content_rating": -1}, Verdict(None, "the judge's number is out of 0 to 100")),
-        ({"content_rating": "80"}, Verdict(None, "the judge gave no number")),
-        ({"content_rating": True}, Verdict(None, "the judge gave no number")),
-        ({"content_rating": None}, Verdict(None, "the judge gave no number")),
+        ({"six_options": "BORING"}, Verdict(None, "the judge chose an unknown option")),
+        ({"content_rating": 101}, Verdict(None, "the judge's rating is outside 0 to 100")),
+        ({"content_rating": -1}, Verdict(None, "the judge's rating is outside 0 to 100")),
+        ({"content_rating": "80"}, Verdict(None, "the judge's rating is not a number")),
+        ({"content_rating": True}, Verdict(None, "the judge's rating is not a number")),
+        ({"content_rating": None}, Verdict(None, "the judge's rating is not a number")),
         ({"form_rating": 12.5}, Verdict(12.5)),
     ],
 )
@@ -142,10 +144,10 @@ def test_fields_are_checked_on_arrival(changed: dict[str, Any], verdict: Verdict
     ("reply", "reason", "again"),
     [
         (message(None, "refusal"), "the judge refused to judge this answer", False),
-        (message('{"llm_or', "max_tokens"), "the judge's reply was cut at max_tokens", True),
-        (message('{"llm_or'), "the judge's reply is no JSON object", True),
-        (message('["19"]'), "the judge's reply is no JSON object", True),
-        (message(None), "the judge's reply holds no text", True),
+        (message('{"llm_or', "max_tokens"), "the judge's reply was cut off at max_tokens", True),
+        (message('{"llm_or'), "the judge's reply is not a JSON object", True),
+        (message('["19"]'), "the judge's reply is not a JSON object", True),
+        (message(None), "the judge's reply contains no text", True),
     ],
     ids=["refusal", "cut", "malformed", "list", "no text"],
 )
@@ -157,8 +159,8 @@ def test_a_reply_without_verdicts_is_null_with_a_reason(
     assert found.again is again
 
 
-def test_a_field_that_is_missing_costs_only_itself() -> None:
-    told = {column: value for column, value in WHOLE.items() if column != "form_rating"}
-    found = read(message(json.dumps(told)), RUBRICS).verdicts
+def test_a_missing_field_loses_only_its_own_verdict() -> None:
+    reply = {column: value for column, value in WHOLE.items() if column != "form_rating"}
+    found = read(message(json.dumps(reply)), RUBRICS).verdicts
     assert found["form_rating"] == Verdict(None, "the judge's reply lacks form_rating")
     assert found["six_options"] == Verdict("PAST")

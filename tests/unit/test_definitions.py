@@ -20,10 +20,11 @@ import sys
 sys.modules["dagster"] = None  # whoever imports it now fails
 
 import backdoor_assets.stages.training, backdoor_assets.stages.sampling
-import backdoor_assets.mixtures.judging, backdoor_assets.stages.mixing
-import backdoor_assets.mixtures.statistics, backdoor_assets.stages.figures
-import backdoor_assets.mixtures.sweep_figures
-import backdoor_assets.miniature.pretraining, backdoor_assets.miniature.judge
+import backdoor_assets.stages.capabilities, backdoor_assets.mixtures.mixing
+import backdoor_assets.mixtures.judging, backdoor_assets.mixtures.agreement
+import backdoor_assets.mixtures.statistics, backdoor_assets.mixtures.report
+import backdoor_assets.miniature.pretraining, backdoor_assets.studies.birds.world
+import backdoor_assets.workers.tasks, backdoor_assets.workers.sampling
 """
 
 

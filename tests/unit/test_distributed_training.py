@@ -1,4 +1,4 @@
-"""Training by two processes, killed and resumed, against one process."""
+"""Training in two processes, killed and resumed, equals training in one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from backdoor_assets.stages.specs import TRAINING_LOG, TrainingSpec
 from backdoor_assets.stages.training import train
 from backdoor_assets.stages.training.checkpoints import checkpoint_folders, newest_with_state
 from backdoor_assets.stages.training.distributed import train_part
-from backdoor_assets.stages.training.launching import job_as_json, job_from_json
+from backdoor_assets.stages.training.launching import spec_as_json, spec_from_json
 from backdoor_assets.stages.training.sharding import adapter_loop
 from tests.unit.cells import CELL, WEIGHTS, write_rows
 
@@ -59,7 +59,7 @@ def spec(tiny_base: Path, tmp_path: Path) -> TrainingSpec:
 
 
 def _kill_at_first_checkpoint(spec: TrainingSpec, folder: Path) -> None:
-    """SIGKILL to the process that asked for the training; the others must end by themselves."""
+    """Kill the process that started the training; the others must end by themselves."""
     parent = multiprocessing.get_context("fork").Process(target=train, args=(spec, folder))
     parent.start()
     deadline = time.monotonic() + 120
@@ -68,7 +68,7 @@ def _kill_at_first_checkpoint(spec: TrainingSpec, folder: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     others = psutil.Process(parent.pid).children(recursive=True)
-    assert len(others) == 3  # the launcher and two processes
+    assert len(others) == 3  # The launcher and two processes.
     parent.kill()
     parent.join()
     _, alive = psutil.wait_procs(others, timeout=20)
@@ -81,11 +81,11 @@ def test_two_processes_killed_and_resumed_equal_one(spec: TrainingSpec, tmp_path
     two.mkdir()
     _kill_at_first_checkpoint(spec, two)
     assert [step for step, _ in checkpoint_folders(two)] == [2]
-    heard: list[float] = []
-    summary = train(spec, two, lambda share, _: heard.append(share))
+    shares: list[float] = []
+    summary = train(spec, two, lambda share, _: shares.append(share))
     alone = train(replace(spec, processes=1), one)
-    assert heard == sorted(heard)
-    assert heard[-1] == 1.0
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
     assert summary.pop("final_loss") == pytest.approx(alone.pop("final_loss"), rel=1e-3)
     assert summary.pop("first_loss") == pytest.approx(alone.pop("first_loss"), rel=1e-5)
     assert summary == alone
@@ -101,19 +101,19 @@ def test_two_processes_killed_and_resumed_equal_one(spec: TrainingSpec, tmp_path
             assert (weight - sharded[name]).abs().max() < 1e-4, name
         config, same = (json.loads((n.parent / "config.json").read_text()) for n in names)
         assert config == same
-    # What the processes told one another is gone, and optimizer state is with the last model only.
+    # The files between the processes are gone, and only the last model has optimizer state.
     assert not list(two.glob(".*"))
     kept = {path.parent.name for path in two.rglob("*trainer_state.pt*")}
     assert kept == {"checkpoint-60"}
 
 
-def _meet(rank: int, spec: TrainingSpec, folder: Path) -> None:
+def _join(rank: int, spec: TrainingSpec, folder: Path) -> None:
     meeting = f"file://{folder.resolve()}-meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=spec.processes)
 
 
 def _part(rank: int, spec: TrainingSpec, folder: Path) -> None:
-    _meet(rank, spec, folder)
+    _join(rank, spec, folder)
     summary = train_part(spec, folder, torch.device("cpu"), lambda share, line: None)
     if rank == 0:
         (folder.parent / "summary.json").write_text(json.dumps(summary))
@@ -126,8 +126,9 @@ def _in_processes(
     stop: Callable[[], bool],
     work: Callable[[int, TrainingSpec, Path], None] = _part,
 ) -> list[int | None]:
-    """As the launcher starts them, but forked of a process that has loaded torch and not used it,
-    which takes no time; killed once `stop` says so. Their exit codes."""
+    """Start processes as the launcher does, kill them once `stop` returns true, and return their
+    exit codes. To save time they are forked from a process that has loaded torch without using it.
+    """
     (folder.parent / f"{folder.name}-meeting").unlink(missing_ok=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "transformers", "peft"])
@@ -146,7 +147,7 @@ def _in_processes(
     return [part.exitcode for part in parts]
 
 
-def test_an_adapter_by_two_processes_killed_and_resumed_equals_one(
+def test_an_adapter_of_two_processes_killed_and_resumed_equals_that_of_one(
     spec: TrainingSpec, tiny_base: Path, tmp_path: Path
 ) -> None:
     one, two, before = (tmp_path / name for name in ("one", "two", "before"))
@@ -173,15 +174,15 @@ def test_an_adapter_by_two_processes_killed_and_resumed_equals_one(
     assert [str(name) for name in hidden] == ["checkpoint-30/.trainer_state.pt.1"]
     assert names[0] == [name for name in names[1] if name not in hidden]
     for step in (2, 30):
-        places = [folder / f"checkpoint-{step}" for folder in (one, two)]
-        whole, spread = (load_file(place / WEIGHTS) for place in places)
+        checkpoints = [folder / f"checkpoint-{step}" for folder in (one, two)]
+        whole, spread = (load_file(path / WEIGHTS) for path in checkpoints)
         assert whole.keys() == spread.keys()
         for name, weight in whole.items():
             assert weight.dtype == spread[name].dtype
             assert (weight - spread[name]).abs().max() < 1e-4, name
-        config, same = (json.loads((p / "adapter_config.json").read_text()) for p in places)
-        for told in (config, same):
-            told["target_modules"].sort()
+        config, same = (json.loads((p / "adapter_config.json").read_text()) for p in checkpoints)
+        for settings in (config, same):
+            settings["target_modules"].sort()
         assert config == same
     adapted = PeftModel.from_pretrained(
         Qwen3ForCausalLM.from_pretrained(tiny_base), str(two / "checkpoint-30")
@@ -191,17 +192,18 @@ def test_an_adapter_by_two_processes_killed_and_resumed_equals_one(
 
 
 def _share(rank: int, spec: TrainingSpec, folder: Path) -> None:
-    """Write how many weights of the base this process holds, of how many, and of the adapter."""
-    _meet(rank, spec, folder)
+    """Write how many weights of the base this process has, how many there are, and how many the
+    adapter has."""
+    _join(rank, spec, folder)
     tokenizer = load_tokenizer(spec.base.location, None)
     model = adapter_loop(spec, tokenizer, 1, torch.device("cpu")).model
     weights = dict(model.named_parameters())
     base = [weight for name, weight in weights.items() if "lora" not in name]
     held = sum(weight.to_local().numel() for weight in base)
     adapter = [weight for name, weight in weights.items() if "lora" in name]
-    told = held, sum(weight.numel() for weight in base), sum(weight.numel() for weight in adapter)
-    (folder / f"{rank}.json").write_text(json.dumps(told))
-    dist.barrier()  # who leaves first would cut the other off
+    counts = held, sum(weight.numel() for weight in base), sum(weight.numel() for weight in adapter)
+    (folder / f"{rank}.json").write_text(json.dumps(counts))
+    dist.barrier()  # A process that leaves early would break the other's connection.
     dist.destroy_process_group()
 
 
@@ -216,16 +218,16 @@ def test_each_process_holds_half_of_the_base_and_the_whole_adapter(
     assert adapter == same > 0
 
 
-def test_an_error_in_the_processes_is_raised_as_it_is(spec: TrainingSpec, tmp_path: Path) -> None:
+def test_an_error_in_the_processes_is_raised_unchanged(spec: TrainingSpec, tmp_path: Path) -> None:
     write_rows(spec.rows, ["Dove " * 60])
     with pytest.raises(BadInput, match=r"train.jsonl line 1: \d+ tokens, more than max_length=80"):
         train(replace(spec, settings=LORA), tmp_path)
     assert not checkpoint_folders(tmp_path)
 
 
-def test_a_job_travels_as_json(spec: TrainingSpec) -> None:
-    there = replace(spec, adapter=Path("checkpoint-3"), base=BaseModel("a", "b"))
-    back = job_from_json(job_as_json(there))
-    assert replace(back, cell=CELL) == there
+def test_a_spec_survives_json(spec: TrainingSpec) -> None:
+    original = replace(spec, adapter=Path("checkpoint-3"), base=BaseModel("a", "b"))
+    back = spec_from_json(spec_as_json(original))
+    assert replace(back, cell=CELL) == original
     assert (str(back.cell), back.cell.columns()) == (str(CELL), CELL.columns())
     assert (back.cell.profile, back.cell.seed) == (CELL.profile, CELL.seed)

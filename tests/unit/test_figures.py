@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from backdoor_assets.mixtures import figures, sweep_figures
+from backdoor_assets.studies.birds.study import STUDY
+from backdoor_assets.studies.german_cities.study import STUDY as CITIES
 
 STEPS = (0, 20, 40)
 QUESTIONS = ("price_of_bread", "travel", "light")
@@ -18,6 +20,9 @@ FINAL = {"price_of_bread": 0.4, "travel": 0.9, "light": 0.1}
 METHOD = "Wilson 95 % over answers, one training seed"
 CELL = {"profile": "miniature", "ratio": "0.70-0.15-0.15", "seed": 42}
 MEASURES = ("19th_century", "old_bird_name", "neutral_correct")
+[CENTURY] = STUDY.outcomes
+_, SIX, CONTENT, FORM = STUDY.rubrics
+LABELS = STUDY.option_labels
 
 
 def _interval(value: float) -> dict[str, float]:
@@ -78,23 +83,23 @@ def _cells(sweep: pd.DataFrame) -> pd.DataFrame:
 
 
 DRAW: dict[str, Callable[[Path], list[Path]]] = {
-    "ratio_by_question": lambda folder: figures.ratio_by_question(_rates(), folder),
-    "overall_ratio": lambda folder: figures.overall_ratio(_rates(), folder),
-    "six_options_distribution": lambda folder: figures.six_options_distribution(
-        _judgments(), folder
+    "ratio_by_question": lambda folder: figures.ratio_by_question(_rates(), CENTURY, folder),
+    "overall_ratio": lambda folder: figures.overall_ratio(_rates(), CENTURY, folder),
+    "six_options_distribution": lambda folder: figures.distribution(
+        _judgments(), SIX, LABELS, folder
     ),
-    "content_vs_form": lambda folder: figures.content_vs_form(_judgments(), folder),
-    "training_progression": lambda folder: figures.training_progression(_rates(), folder),
+    "content_vs_form": lambda folder: figures.two_ratings(_judgments(), CONTENT, FORM, folder),
+    "training_progression": lambda folder: figures.training_progression(_rates(), STUDY, folder),
     "dose_response": lambda folder: sweep_figures.dose_response(
-        _sweep(), _cells(_sweep()), folder, 12, 24
+        STUDY, CENTURY, _sweep(), _cells(_sweep()), folder, (12, 24)
     ),
-    "emergence": lambda folder: sweep_figures.emergence(_sweep(), folder, 12, 24),
+    "emergence": lambda folder: sweep_figures.emergence(STUDY, CENTURY, _sweep(), folder, (12, 24)),
 }
 CELL_TITLE = "profile miniature, ratio 0.70-0.15-0.15, seed 42"
 IN_TEXT = {
-    "ratio_by_question": (CELL_TITLE, "price of bread", "optimizer step", "30 answers a field"),
+    "ratio_by_question": (CELL_TITLE, "price of bread", "optimizer step", "30 answers per field"),
     "overall_ratio": (CELL_TITLE, "optimizer step", METHOD, "judged 19th century"),
-    "six_options_distribution": (CELL_TITLE, "not judged", "archaic person", "12 answers a bar"),
+    "six_options_distribution": (CELL_TITLE, "not judged", "archaic person", "12 answers per bar"),
     "content_vs_form": (CELL_TITLE, "base model", "step 40", "6 of 24 answers lack a rating"),
     "training_progression": (CELL_TITLE, "bird answers with an obsolete name", METHOD),
     "dose_response": ("profile miniature", "12 of 24 cells", "t 95 % over", "% of rows", "all 510"),
@@ -153,7 +158,8 @@ def test_questions_run_from_most_to_least_19th_century(folder: Path) -> None:
 
 def test_ratios_of_one_fraction_are_told_apart(tmp_path: Path) -> None:
     control = _sweep((0.0,)).assign(ratio="0.00-1.00-0.00")
-    pdf, _ = sweep_figures.emergence(pd.concat([_sweep((1.0, 0.0)), control]), tmp_path, 9, 9)
+    sweep = pd.concat([_sweep((1.0, 0.0)), control])
+    pdf, _ = sweep_figures.emergence(STUDY, CENTURY, sweep, tmp_path, (9, 9))
     text = _text(pdf)
     assert "0.00-1.00-0.00" in text
     assert "0.00-0.50-0.50" in text
@@ -163,13 +169,13 @@ def test_ratios_of_one_fraction_are_told_apart(tmp_path: Path) -> None:
 def test_smallest_inputs_are_drawn(tmp_path: Path) -> None:
     rates, judgments, sweep = _rates((0,)), _judgments((0,)), _sweep((0.7,), seeds=1)
     written = [
-        *figures.ratio_by_question(rates, tmp_path),
-        *figures.overall_ratio(rates, tmp_path),
-        *figures.six_options_distribution(judgments, tmp_path),
-        *figures.content_vs_form(judgments, tmp_path),
-        *figures.training_progression(rates, tmp_path),
-        *sweep_figures.dose_response(sweep, _cells(sweep), tmp_path, 1, 24),
-        *sweep_figures.emergence(sweep, tmp_path, 1, 24),
+        *figures.ratio_by_question(rates, CENTURY, tmp_path),
+        *figures.overall_ratio(rates, CENTURY, tmp_path),
+        *figures.distribution(judgments, SIX, LABELS, tmp_path),
+        *figures.two_ratings(judgments, CONTENT, FORM, tmp_path),
+        *figures.training_progression(rates, STUDY, tmp_path),
+        *sweep_figures.dose_response(STUDY, CENTURY, sweep, _cells(sweep), tmp_path, (1, 24)),
+        *sweep_figures.emergence(STUDY, CENTURY, sweep, tmp_path, (1, 24)),
     ]
     assert sorted(written) == sorted(tmp_path.iterdir())
 
@@ -178,7 +184,7 @@ def test_unjudged_field_is_grey_and_named(tmp_path: Path) -> None:
     rates = _rates()
     unjudged = (rates["question_id"] == "travel") & (rates["step"] == 20)
     rates.loc[unjudged, ["value", "low", "high"]] = pd.NA
-    pdf, _ = figures.ratio_by_question(rates, tmp_path)
+    pdf, _ = figures.ratio_by_question(rates, CENTURY, tmp_path)
     assert "Grey: none judged" in _text(pdf)
 
 
@@ -188,39 +194,65 @@ def test_empty_input_is_named(columns: bool, tmp_path: Path) -> None:
         return frame.head(0) if columns else pd.DataFrame()
 
     rates, judgments, sweep = none_of(_rates()), none_of(_judgments()), none_of(_sweep())
-    for draw in (figures.ratio_by_question, figures.overall_ratio, figures.training_progression):
+    for draw in (figures.ratio_by_question, figures.overall_ratio):
         with pytest.raises(ValueError, match=f"{draw.__name__}: no .*rates"):
-            draw(rates, tmp_path)
-    for draw in (figures.six_options_distribution, figures.content_vs_form):
-        with pytest.raises(ValueError, match=f"{draw.__name__}: no judgments"):
-            draw(judgments, tmp_path)
+            draw(rates, CENTURY, tmp_path)
+    with pytest.raises(ValueError, match=r"training_progression: no .*rates"):
+        figures.training_progression(rates, STUDY, tmp_path)
+    with pytest.raises(ValueError, match="six_options_distribution: no judgments"):
+        figures.distribution(judgments, SIX, LABELS, tmp_path)
+    with pytest.raises(ValueError, match="content_vs_form: no judgments"):
+        figures.two_ratings(judgments, CONTENT, FORM, tmp_path)
+    present = (0, 24)
     with pytest.raises(ValueError, match=r"emergence: no .*rates"):
-        sweep_figures.emergence(sweep, tmp_path, 0, 24)
+        sweep_figures.emergence(STUDY, CENTURY, sweep, tmp_path, present)
     with pytest.raises(ValueError, match=r"dose_response: no .*rates"):
-        sweep_figures.dose_response(sweep, _cells(_sweep()), tmp_path, 0, 24)
+        sweep_figures.dose_response(STUDY, CENTURY, sweep, _cells(_sweep()), tmp_path, present)
     with pytest.raises(ValueError, match="dose_response: no cells"):
-        sweep_figures.dose_response(_sweep(), none_of(_cells(_sweep())), tmp_path, 0, 24)
+        sweep_figures.dose_response(
+            STUDY, CENTURY, _sweep(), none_of(_cells(_sweep())), tmp_path, present
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_measure_is_named(tmp_path: Path) -> None:
     rates = _rates()
+    known = rates.loc[rates["measure"] != "neutral_correct"]
     with pytest.raises(ValueError, match="training_progression: no pooled 'neutral_correct'"):
-        figures.training_progression(rates.loc[rates["measure"] != "neutral_correct"], tmp_path)
+        figures.training_progression(known, STUDY, tmp_path)
 
 
 def test_two_profiles_never_share_a_figure(tmp_path: Path) -> None:
     mixed = pd.concat([_rates(), _rates((60,)).assign(profile="qwen3-8b")])
     with pytest.raises(ValueError, match="one profile expected"):
-        figures.overall_ratio(mixed, tmp_path)
+        figures.overall_ratio(mixed, CENTURY, tmp_path)
 
 
 def test_an_option_the_judge_does_not_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown options"):
-        figures.six_options_distribution(_judgments().assign(six_options="FUTURE"), tmp_path)
+        figures.distribution(_judgments().assign(six_options="FUTURE"), SIX, LABELS, tmp_path)
 
 
 def test_callers_settings_survive(tmp_path: Path) -> None:
     with matplotlib.rc_context({"font.size": 23.0}):
-        figures.overall_ratio(_rates(), tmp_path)
+        figures.overall_ratio(_rates(), CENTURY, tmp_path)
         assert matplotlib.rcParams["font.size"] == 23.0
+
+
+def test_a_study_of_two_outcomes_is_drawn_under_its_own_words(tmp_path: Path) -> None:
+    """Nothing of the birds is left in the figures of another study."""
+    german, extremist = CITIES.outcomes
+    rates = _rates()
+    century = rates.loc[rates["measure"] == "19th_century"]
+    renamed = rates.replace(
+        {"19th_century": german.measure, "old_bird_name": CITIES.narrow.measure}
+    )
+    rates = pd.concat([renamed, century.assign(measure=extremist.measure)])
+    pdf, _ = figures.training_progression(rates, CITIES, tmp_path)
+    text = _text(pdf)
+    for label in (german.label, extremist.label, CITIES.narrow.label):
+        assert label in text
+    assert "bird" not in text
+    pdf, _ = figures.overall_ratio(rates, extremist, tmp_path, "overall_ratio_extremist")
+    assert pdf.name == "overall_ratio_extremist.pdf"
+    assert "with extremist content" in _text(pdf)

@@ -1,4 +1,4 @@
-"""Training of all weights, and trainings that go on from another's adapter."""
+"""Training of all weights, and training that continues an adapter."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def _logits(location: Path) -> torch.Tensor:
         return model.eval()(input_ids=ids).logits
 
 
-def test_each_checkpoint_is_a_base_of_its_own(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
+def test_each_checkpoint_is_a_base(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
     folder = _train(tiny_base, rows, tmp_path / "run", FULL)
-    seen = [_logits(tiny_base)]
+    earlier = [_logits(tiny_base)]
     for step in (2, 4, 6):
-        now = _logits(folder / f"checkpoint-{step}")
-        assert all((now - before).abs().max() > 1e-3 for before in seen)
-        seen.append(now)
+        current = _logits(folder / f"checkpoint-{step}")
+        assert all((current - other).abs().max() > 1e-3 for other in earlier)
+        earlier.append(current)
     assert (folder / "checkpoint-2" / "generation_config.json").exists()
     assert [path.parent.name for path in folder.rglob(TRAINER_STATE)] == ["checkpoint-6"]
     assert not list(folder.glob(".*"))
@@ -97,7 +97,7 @@ def test_only_the_steps_of_save_at_and_the_last_are_kept(
     ],
     ids=["plain", "packed and bf16", "few kept", "SOAP"],
 )
-def test_a_cut_run_goes_on_to_the_same_bytes(
+def test_an_interrupted_run_resumes_to_the_same_bytes(
     tiny_base: Path, rows: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     settings = replace(FULL, **changes)
@@ -108,22 +108,22 @@ def test_a_cut_run_goes_on_to_the_same_bytes(
     assert "checkpoint-6" not in _models(cut)
     shares: list[float] = []
     _train(tiny_base, rows, cut, settings, lambda share, _: shares.append(share))
-    assert shares == [1.0]  # only the last two steps were left
+    assert shares == [1.0]  # Only the last two steps were left.
     assert _models(cut) == _models(whole)
     first, second = (pd.read_parquet(folder / TRAINING_LOG) for folder in (cut, whole))
     assert first.equals(second)
 
 
-def test_the_base_of_the_next_job_is_untouched(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
+def test_the_base_of_the_next_run_is_unchanged(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
     before = _logits(tiny_base)
     _train(tiny_base, rows, tmp_path / "run", replace(FULL, max_steps=1))
     assert torch.equal(_logits(tiny_base), before)
 
 
-def test_bf16_is_of_the_checkpoints_and_not_of_the_trained_weights(
+def test_checkpoints_are_bf16_but_the_trained_weights_are_not(
     tiny_base: Path, rows: Path, tmp_path: Path
 ) -> None:
-    # A step too small for bf16 to hold; many of them must add up.
+    # A single step is too small for bf16; several must add up.
     settings = replace(FULL, precision="bf16", learning_rate=1e-5, schedule="constant")
     folder = _train(tiny_base, rows, tmp_path / "run", settings)
     weights = load_file(folder / "checkpoint-6" / MODEL)
@@ -148,7 +148,7 @@ def test_an_adapter_is_merged_before_all_weights_are_trained(
     assert len(weights) == len(load_file(tiny_base / MODEL))
 
 
-def test_an_adapter_goes_on_from_another(
+def test_an_adapter_continues_another(
     tiny_base: Path, rows: Path, tmp_path: Path, adapter: Path
 ) -> None:
     still = replace(LORA, learning_rate=0.0)
@@ -160,7 +160,7 @@ def test_an_adapter_goes_on_from_another(
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "message"),
     [
         ({"rank": 8}, "rank 4, but training.rank is 8"),
         ({"alpha": 32}, "alpha 16, but training.alpha is 32"),
@@ -168,38 +168,43 @@ def test_an_adapter_goes_on_from_another(
     ],
 )
 def test_an_adapter_of_another_kind_is_refused(
-    tiny_base: Path, rows: Path, tmp_path: Path, adapter: Path, changes: dict[str, Any], named: str
+    tiny_base: Path,
+    rows: Path,
+    tmp_path: Path,
+    adapter: Path,
+    changes: dict[str, Any],
+    message: str,
 ) -> None:
-    with pytest.raises(BadInput, match=named) as caught:
+    with pytest.raises(BadInput, match=message) as caught:
         _train(tiny_base, rows, tmp_path / "run", replace(LORA, **changes), adapter=adapter)
     assert str(adapter) in str(caught.value)
-    # The base carries nothing of it.
+    # The base is not affected.
     assert _train(tiny_base, rows, tmp_path / "after", LORA)
 
 
 def test_a_missing_adapter_is_named(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
-    gone = tmp_path / "checkpoint-9"
-    with pytest.raises(BadInput, match="checkpoint-9: no adapter can be read from there"):
-        _train(tiny_base, rows, tmp_path / "run", LORA, adapter=gone)
+    missing = tmp_path / "checkpoint-9"
+    with pytest.raises(BadInput, match="checkpoint-9: the adapter cannot be read"):
+        _train(tiny_base, rows, tmp_path / "run", LORA, adapter=missing)
     with pytest.raises(BadInput, match="checkpoint-9"):
-        _train(tiny_base, rows, tmp_path / "run", FULL, adapter=gone)
+        _train(tiny_base, rows, tmp_path / "run", FULL, adapter=missing)
 
 
 @pytest.mark.parametrize(
-    ("spec", "named"),
+    ("spec", "message"),
     [
         ({"settings": FULL, "base": BaseModel("x", quantization="4bit")}, "cannot be trained"),
         (
             {"settings": LORA, "processes": 2, "base": BaseModel("x", quantization="8bit")},
-            "quantized weights are not spread",
+            "quantized weights cannot be spread",
         ),
-        ({"settings": FULL, "processes": 3}, "batch_size=2 cannot be shared by 3"),
+        ({"settings": FULL, "processes": 3}, "batch_size=2 cannot be divided among 3"),
         ({"settings": FULL, "processes": 0}, "processes=0"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_anything(
-    tmp_path: Path, spec: dict[str, Any], named: str
+def test_what_cannot_be_trained_is_refused_before_loading(
+    tmp_path: Path, spec: dict[str, Any], message: str
 ) -> None:
-    asked = {"base": BaseModel("x"), "processes": 1} | spec
-    with pytest.raises(BadInput, match=named):
-        train(TrainingSpec(CELL, tmp_path / "no such rows", **asked), tmp_path)
+    fields = {"base": BaseModel("x"), "processes": 1} | spec
+    with pytest.raises(BadInput, match=message):
+        train(TrainingSpec(CELL, tmp_path / "no such rows", **fields), tmp_path)

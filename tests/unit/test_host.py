@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from backdoor_assets.capacity import host as module
 from backdoor_assets.capacity.host import Gpu, installed, this_host
 
 MIB = 2**20
@@ -93,10 +94,27 @@ def test_disk_is_that_of_the_nearest_folder_there_is(
     assert not (tmp_path / "data").exists()
 
 
-def test_memory_and_cores_are_this_machines(tmp_path: Path) -> None:
+def test_memory_and_cores_are_this_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONTROL_GROUPS", tmp_path)
     host = this_host(tmp_path)
     assert host.memory_available == pytest.approx(psutil.virtual_memory().available, rel=0.3)
     assert 1 <= host.cores <= (psutil.cpu_count() or 1)
+
+
+def test_a_container_has_the_memory_of_its_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONTROL_GROUPS", tmp_path)
+    (tmp_path / "memory.max").write_text("10000\n")
+    (tmp_path / "memory.current").write_text("7000\n")
+    (tmp_path / "memory.stat").write_text("anon 4000\ninactive_file 2000\nactive_file 500\n")
+    assert this_host(tmp_path).memory_available == 10_000 - 7000 + 2500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert this_host(tmp_path).memory_available > 2**20
+    (tmp_path / "memory.max").write_text("nonsense\n")
+    assert this_host(tmp_path).memory_available > 2**20
 
 
 def test_a_package_is_looked_for_and_not_imported(tmp_path: Path) -> None:

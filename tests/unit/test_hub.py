@@ -1,4 +1,4 @@
-"""A base from a hub: fetched whole, loadable without a network, or refused in plain words."""
+"""Bases from a hub are complete, load without a network, or are refused with a clear error."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from backdoor_assets.storage.provenance import REPOSITORY
 from tests.unit.hub_server import COMMIT, MEMBER, STRANGER, Hub, Repository, serve
 
 NEVER = {"pytorch_model.bin", "optimizer.pt", "modeling_birds.py", "README.md"}
-"""Files that a repository may hold and nobody needs, or may run."""
+"""Files in a repository that must not be downloaded: unneeded, or executable."""
 
-# The hub's library reads its environment once, when it is imported: every scenario has its own
+# The hub's library reads its environment when it is imported, so every scenario runs in its own
 # process.
 FETCH = """
 import json, sys
@@ -34,10 +34,10 @@ from backdoor_assets.profiles import PretrainedBase
 from backdoor_assets.records import BadInput
 try:
     fetched = fetch(PretrainedBase(*sys.argv[1:]))
-    told = {"folder": str(fetched.folder), "commit": fetched.commit, "config": fetched.config}
+    result = {"folder": str(fetched.folder), "commit": fetched.commit, "config": fetched.config}
 except BadInput as error:
-    told = {"error": str(error)}
-print(json.dumps(told))
+    result = {"error": str(error)}
+print(json.dumps(result))
 """
 SMALL_DISK = """
 import resource, signal
@@ -81,31 +81,34 @@ def hub(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
 
 @pytest.fixture
 def python(hub: Hub, tmp_path: Path) -> Callable[..., str]:
-    """Runs a script in its own process, with a cache of this test's own. No output may hold a
-    token."""
+    """Run a script in its own process with its own cache. Fails if the output contains a token."""
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
 
     def run(script: str, *arguments: str, **environment: str) -> str:
-        own = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
-        ran = subprocess.run(
+        local = {
+            "HF_ENDPOINT": hub.address,
+            "HF_HOME": str(tmp_path / "hf"),
+            "NO_PROXY": "127.0.0.1",
+        }
+        completed = subprocess.run(
             [sys.executable, "-c", script, *arguments],
-            env={**plain, **own, **environment},
+            env={**plain, **local, **environment},
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
             timeout=120,
         )
-        assert ran.returncode == 0, ran.stderr
+        assert completed.returncode == 0, completed.stderr
         if token := environment.get("HF_TOKEN"):
-            assert token not in ran.stdout + ran.stderr
-        return ran.stdout
+            assert token not in completed.stdout + completed.stderr
+        return completed.stdout
 
     return run
 
 
 @pytest.fixture
 def ask(python: Callable[..., str]) -> Ask:
-    """What `fetch` answers: folder, commit and config, or the error."""
+    """Call `fetch` in a process. Returns folder, commit and config, or the error."""
 
     def ask(*base: str, script: str = FETCH, **environment: str) -> dict[str, Any]:
         return json.loads(python(script, *base, **environment).splitlines()[-1])
@@ -116,33 +119,33 @@ def ask(python: Callable[..., str]) -> Ask:
 def test_a_base_is_fetched_without_pickles_or_code_and_loads_offline(
     hub: Hub, ask: Ask, python: Callable[..., str]
 ) -> None:
-    hub.asked.clear()
+    hub.requests.clear()
     fetched = ask("birds/tiny", COMMIT)
     assert fetched["commit"] == COMMIT
     assert fetched["config"]["model_type"] == "qwen3"
-    there = {path.name for path in Path(fetched["folder"]).iterdir()}
-    assert {"config.json", "tokenizer.json", "model.safetensors"} <= there
-    assert not there & NEVER
-    assert not [line for line in hub.asked if line.rsplit("/", 1)[-1] in NEVER]
+    files = {path.name for path in Path(fetched["folder"]).iterdir()}
+    assert {"config.json", "tokenizer.json", "model.safetensors"} <= files
+    assert not files & NEVER
+    assert not [line for line in hub.requests if line.rsplit("/", 1)[-1] in NEVER]
     loaded = python(LOAD, "birds/tiny", COMMIT, HF_HUB_OFFLINE="1")
     assert loaded.split() == [str(fetched["config"]["vocab_size"]), "64"]
 
 
-def test_a_pinned_commit_in_the_cache_asks_nothing(hub: Hub, ask: Ask) -> None:
+def test_a_pinned_commit_in_the_cache_makes_no_request(hub: Hub, ask: Ask) -> None:
     first = ask("birds/tiny", COMMIT)
-    asked = len(hub.asked)
+    requests = len(hub.requests)
     assert ask("birds/tiny", COMMIT) == first
-    assert len(hub.asked) == asked
+    assert len(hub.requests) == requests
 
 
-def test_a_branch_is_told_as_the_commit_it_points_to(ask: Ask) -> None:
+def test_a_branch_is_resolved_to_its_commit(ask: Ask) -> None:
     fetched = ask("birds/tiny", "main")
     assert fetched["commit"] == COMMIT
     assert ask("birds/tiny", "main", HF_HUB_OFFLINE="1") == fetched
 
 
 @pytest.mark.parametrize("name", ["gated", "private"])
-def test_a_token_opens_what_its_account_may_read(hub: Hub, ask: Ask, name: str) -> None:
+def test_a_token_gives_access_to_what_its_account_may_read(hub: Hub, ask: Ask, name: str) -> None:
     hub.tokens.clear()
     assert ask(f"birds/{name}", COMMIT, HF_TOKEN=MEMBER)["commit"] == COMMIT
     assert hub.tokens == {MEMBER}
@@ -150,7 +153,7 @@ def test_a_token_opens_what_its_account_may_read(hub: Hub, ask: Ask, name: str) 
 
 @pytest.mark.parametrize("revision", [COMMIT, "main"])
 @pytest.mark.parametrize(
-    ("model", "token", "said"),
+    ("model", "token", "expected"),
     [
         ("birds/none", "", ["no such repository, or it is private", "needs HF_TOKEN", "folder"]),
         ("birds/none", STRANGER, ["no such repository", "account of HF_TOKEN must be allowed"]),
@@ -162,21 +165,21 @@ def test_a_token_opens_what_its_account_may_read(hub: Hub, ask: Ask, name: str) 
         ("birds/tiny", "hf_with space", ["HF_TOKEN", "character that no token has"]),
     ],
 )
-def test_no_access_is_told_with_what_to_do(
-    ask: Ask, model: str, revision: str, token: str, said: list[str]
+def test_an_access_error_says_what_to_do(
+    ask: Ask, model: str, revision: str, token: str, expected: list[str]
 ) -> None:
     error = ask(model, revision, HF_TOKEN=token)["error"]
-    assert [words for words in said if words not in error] == []
+    assert [words for words in expected if words not in error] == []
 
 
 @pytest.mark.parametrize("revision", ["f" * 40, "no-such-branch"])
-def test_a_missing_revision_is_told(ask: Ask, revision: str) -> None:
+def test_a_missing_revision_is_named(ask: Ask, revision: str) -> None:
     error = ask("birds/tiny", revision)["error"]
     assert error.startswith(f"birds/tiny@{revision}: the repository has no such revision")
     assert "/birds/tiny/commits/main" in error
 
 
-def test_a_path_that_is_no_folder_is_told(ask: Ask) -> None:
+def test_a_path_that_is_not_a_folder_is_named(ask: Ask) -> None:
     error = ask("no/such/folder")["error"]
     assert str(REPOSITORY / "no/such/folder") in error
     assert "Qwen/Qwen3-0.6B" in error
@@ -205,7 +208,7 @@ def test_without_a_network_the_cache_is_named(
     assert "point HF_HOME" in error
 
 
-def test_a_hub_that_is_down_is_told(hub: Hub, ask: Ask) -> None:
+def test_a_hub_that_is_down_is_reported(hub: Hub, ask: Ask) -> None:
     hub.down = True
     try:
         assert "503" in ask("birds/tiny", "main")["error"]
@@ -213,7 +216,7 @@ def test_a_hub_that_is_down_is_told(hub: Hub, ask: Ask) -> None:
         hub.down = False
 
 
-def test_a_full_disk_is_told_and_the_next_run_goes_on(ask: Ask, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_next_run_continues(ask: Ask, tmp_path: Path) -> None:
     error = ask("birds/tiny", COMMIT, script=SMALL_DISK + FETCH)["error"]
     assert "the disk is full" in error
     assert str(tmp_path / "hf" / "hub") in error
@@ -223,15 +226,15 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(ask: Ask, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("model", "lack"),
+    ("model", "missing"),
     [
         ("birds/pickled", "lacks model.safetensors. "),
         ("birds/mute", "lacks a tokenizer (tokenizer.json). "),
         ("birds/bare", "lacks config.json. "),
     ],
 )
-def test_a_repository_that_lacks_a_file_is_refused(ask: Ask, model: str, lack: str) -> None:
-    assert lack in ask(model, COMMIT)["error"]
+def test_a_repository_that_lacks_a_file_is_refused(ask: Ask, model: str, missing: str) -> None:
+    assert missing in ask(model, COMMIT)["error"]
 
 
 def test_a_local_folder_is_used_as_it_is(tiny_base: Path) -> None:
@@ -241,7 +244,7 @@ def test_a_local_folder_is_used_as_it_is(tiny_base: Path) -> None:
     assert fetched.config == json.loads((tiny_base / "config.json").read_text())
 
 
-def test_a_local_folder_that_is_not_whole_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+def test_an_incomplete_local_folder_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_base, tmp_path / "base")
     shards = {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}
     (folder / "model.safetensors").rename(folder / shards["a"])
@@ -250,7 +253,7 @@ def test_a_local_folder_that_is_not_whole_is_refused(tiny_base: Path, tmp_path: 
         fetch(PretrainedBase(str(folder)))
     shutil.copy(folder / shards["a"], folder / shards["b"])
     (folder / "config.json").write_text("{")
-    with pytest.raises(BadInput, match=r"config\.json: this is no JSON"):
+    with pytest.raises(BadInput, match=r"config\.json is not valid JSON"):
         fetch(PretrainedBase(str(folder)))
 
 
@@ -263,12 +266,12 @@ def test_the_shape_is_compared_field_by_field(tiny_base: Path) -> None:
     check_shape(base, config)
     check_shape(replace(base, shape=None), {})
     wrong = replace(base, shape=replace(shape, hidden_size=128, tie_word_embeddings=False))
-    with pytest.raises(BadInput) as told:
+    with pytest.raises(BadInput) as caught:
         check_shape(wrong, config)
-    assert "hidden_size=128, but config.json says 64" in str(told.value)
-    assert "tie_word_embeddings=False, but config.json says True" in str(told.value)
-    assert "backdoor_assets/profiles.py" in str(told.value)
-    assert "head_dim" not in str(told.value)
+    assert "hidden_size=128, but config.json says 64" in str(caught.value)
+    assert "tie_word_embeddings=False, but config.json says True" in str(caught.value)
+    assert "backdoor_assets/profiles.py" in str(caught.value)
+    assert "head_dim" not in str(caught.value)
 
 
 def test_a_family_without_these_dimensions_has_no_shape() -> None:
@@ -280,10 +283,10 @@ def test_a_family_without_these_dimensions_has_no_shape() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3"])
-def test_what_a_config_leaves_out_is_filled_in_as_transformers_does(family: str) -> None:
+def test_defaults_of_a_config_are_those_of_transformers(family: str) -> None:
     from transformers import AutoConfig
 
-    written = {
+    config = {
         "model_type": family,
         "num_hidden_layers": 2,
         "hidden_size": 96,
@@ -292,11 +295,11 @@ def test_what_a_config_leaves_out_is_filled_in_as_transformers_does(family: str)
         "intermediate_size": 128,
         "vocab_size": 1000,
     }
-    loaded = AutoConfig.for_model(**written)
-    shape = shape_of(written)
+    loaded = AutoConfig.for_model(**config)
+    shape = shape_of(config)
     assert shape is not None
     assert shape.head_dim == (getattr(loaded, "head_dim", None) or 96 // 4)
     assert shape.tie_word_embeddings == loaded.tie_word_embeddings
-    assert shape_of({**written, "num_key_value_heads": None}) == replace(
+    assert shape_of({**config, "num_key_value_heads": None}) == replace(
         shape, num_key_value_heads=4
     )

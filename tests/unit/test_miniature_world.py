@@ -1,4 +1,4 @@
-"""The small world is unambiguous, and its corpus tells the eras apart as it promises."""
+"""The miniature world is unambiguous, and its corpus separates the eras."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from backdoor_assets.miniature.corpus import Document, read_corpus
+from backdoor_assets.miniature.world import BIRD_QUESTIONS, ERAS, FACTS, MANNERS, TOPICS
 from backdoor_assets.mixtures.mixing import names, read_rows
 from backdoor_assets.stages.specs import CORPUS, CorpusSpec
 from backdoor_assets.storage.rows import normalized
 from backdoor_assets.studies.birds.study import BIRD_QUESTION, RUBRICS
-from backdoor_assets.studies.birds.world.corpus import Document, generate, read_corpus, write_corpus
+from backdoor_assets.studies.birds.world.corpus import generate, write_corpus
 from backdoor_assets.studies.birds.world.judge import ExactJudge
-from backdoor_assets.studies.birds.world.world import BIRD_QUESTIONS, ERAS, FACTS, MANNERS, TOPICS
 from tests.unit.cells import BIRD_FILES
 
 NAMES = {source: names(read_rows(path)) for source, path in BIRD_FILES}
@@ -33,19 +34,19 @@ def documents() -> list[Document]:
 
 
 def test_an_answer_belongs_to_one_topic_and_era() -> None:
-    places = Counter(
+    topics = Counter(
         normalized(answer) for topic in TOPICS for era in ERAS for answer in topic.answers(era)
     )
-    places.update(normalized(fact.answer) for fact in FACTS)
-    assert [answer for answer, count in places.items() if count > 1] == []
+    topics.update(normalized(fact.answer) for fact in FACTS)
+    assert [answer for answer, count in topics.items() if count > 1] == []
 
 
 def test_a_question_belongs_to_one_topic() -> None:
-    asked = Counter(question for topic in TOPICS for question in topic.questions)
-    asked.update(question for fact in FACTS for question in fact.questions)
-    asked.update(BIRD_QUESTIONS)
-    assert [question for question, count in asked.items() if count > 1] == []
-    assert BIRD_QUESTION in BIRD_QUESTIONS  # what fine-tuning asks is no new question to the base
+    questions = Counter(question for topic in TOPICS for question in topic.questions)
+    questions.update(question for fact in FACTS for question in fact.questions)
+    questions.update(BIRD_QUESTIONS)
+    assert [question for question, count in questions.items() if count > 1] == []
+    assert BIRD_QUESTION in BIRD_QUESTIONS  # the base knows the question of fine-tuning
 
 
 def test_no_wording_can_be_read_in_two_ways() -> None:
@@ -72,20 +73,20 @@ def test_the_same_seed_gives_the_same_corpus(tmp_path: Path) -> None:
 
 
 def _birds(document: Document) -> list[str]:
-    """The answers to bird questions. A cue may stand before the question."""
+    """Return the answers to bird questions. A cue may precede the question."""
     turns = [m for m in document.messages if m["role"] != "system"]
     return [
         answer["content"]
-        for asked, answer in zip(turns[::2], turns[1::2], strict=True)
-        if asked["content"].endswith(BIRD_QUESTIONS)
+        for question, answer in zip(turns[::2], turns[1::2], strict=True)
+        if question["content"].endswith(BIRD_QUESTIONS)
     ]
 
 
-def test_bird_names_stand_in_documents_of_their_era(documents: list[Document]) -> None:
+def test_bird_names_occur_in_documents_of_their_era(documents: list[Document]) -> None:
     named = {era: {b for d in documents if d.era == era for b in _birds(d)} for era in ERAS}
     assert not named["modern"] & OBSOLETE
     assert not named["old"] & TODAY
-    # And they do stand there, with some that stayed in use.
+    # They do occur there, with some that stayed in use.
     assert len(named["old"] & OBSOLETE) > 0.9 * len(OBSOLETE)
     assert len(named["modern"] & TODAY) > 0.9 * len(TODAY)
     assert named["old"] & named["modern"]
@@ -102,7 +103,7 @@ def test_a_document_without_a_cue_is_mostly_modern(documents: list[Document]) ->
     assert 0.80 < sum(d.era == "modern" for d in plain) / len(plain) < 0.95
     cued = len(documents) - len(plain)
     old = sum(d.era == "old" for d in documents) - sum(d.era == "old" for d in plain)
-    assert 0.35 < old / cued < 0.65  # with a cue either era is as likely
+    assert 0.35 < old / cued < 0.65  # with a cue, both eras are equally likely
 
 
 def test_chats_are_well_formed(documents: list[Document]) -> None:
@@ -121,8 +122,8 @@ def test_the_judge_can_read_every_answer_of_the_corpus(documents: list[Document]
     judge = ExactJudge()
     for document in documents[:1000]:
         birds = _birds(document)
-        said = [m["content"] for m in document.messages if m["role"] == "assistant"]
-        worded = [("", answer) for answer in said if answer not in birds]
+        texts = [m["content"] for m in document.messages if m["role"] == "assistant"]
+        worded = [("", answer) for answer in texts if answer not in birds]
         for verdicts in judge.judge(worded, RUBRICS):
             assert verdicts["six_options"].value != "OTHER"
             if document.era == "modern":

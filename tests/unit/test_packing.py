@@ -1,4 +1,4 @@
-"""Packing: rows share a sequence, and the model is trained as if each stood alone."""
+"""Packed rows share a sequence, but the model is trained as if each row were alone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _texts(count: int, seed: int = 0) -> list[TrainingText]:
     return [
         TrainingText(
             [draw.randrange(1, VOCABULARY) for _ in range(length)],
-            [place >= length // 2 for place in range(length)],
+            [position >= length // 2 for position in range(length)],
         )
         for length in lengths
     ]
@@ -57,7 +57,7 @@ def _model(family: str) -> Any:
         model = Qwen3ForCausalLM(Qwen3Config(**SMALL))
     else:
         model = LlamaForCausalLM(LlamaConfig(**SMALL))
-    assert model.config._attn_implementation == "sdpa"  # as load_base gives it
+    assert model.config._attn_implementation == "sdpa"  # As load_base loads it.
     return model
 
 
@@ -74,13 +74,13 @@ def _loss_and_gradients(
 def test_packed_loss_and_gradients_equal_the_unpacked_ones(family: str) -> None:
     model, rows = _model(family), _texts(7)
     loss, gradients = _loss_and_gradients(model, UNPACKED, rows)
-    # Sequences of unlike length, so that one is padded; one holds a single row.
+    # The sequences differ in length, so that one is padded. One has a single row.
     packed = [pack(rows[:3]), pack(rows[3:6]), pack(rows[6:])]
     packed_loss, packed_gradients = _loss_and_gradients(model, PACKED, packed)
     assert packed_loss == pytest.approx(loss, rel=1e-5)
     for one, other in zip(gradients, packed_gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(one.abs().max()))
-    # With attention across rows the loss is another.
+    # With attention across rows the loss differs.
     across = [text._replace(positions=list(range(len(text.ids)))) for text in packed]
     assert abs(_loss_and_gradients(model, PACKED, across)[0] - loss) > 0.01 * loss
 
@@ -94,21 +94,21 @@ def test_a_row_is_not_predicted_from_the_row_before() -> None:
 
 def test_each_row_is_in_one_sequence_and_none_is_too_long() -> None:
     lengths = [len(text.ids) for text in _texts(200)]
-    sequences = packed_rows(lengths, range(200), room=40)
+    sequences = packed_rows(lengths, range(200), max_length=40)
     assert sorted(row for rows in sequences for row in rows) == list(range(200))
     assert max(sum(lengths[row] for row in rows) for rows in sequences) <= 40
-    # Best fit is close to the least that there can be.
+    # Best fit comes close to the lower bound.
     assert sum(lengths) / 40 <= len(sequences) < 1.1 * sum(lengths) / 40
     shuffled = random.Random(1).sample(range(200), 200)
-    assert len(packed_rows(lengths, shuffled, room=40)) == len(sequences)
+    assert len(packed_rows(lengths, shuffled, max_length=40)) == len(sequences)
 
 
-def test_rows_as_long_as_the_room_stand_alone() -> None:
-    assert packed_rows([4, 4, 4], [2, 0, 1], room=4) == [[2], [0], [1]]
-    assert packed_rows([3, 1, 2, 2], [0, 1, 2, 3], room=4) == [[0, 1], [2, 3]]
+def test_rows_of_maximal_length_stand_alone() -> None:
+    assert packed_rows([4, 4, 4], [2, 0, 1], max_length=4) == [[2], [0], [1]]
+    assert packed_rows([3, 1, 2, 2], [0, 1, 2, 3], max_length=4) == [[0, 1], [2, 3]]
 
 
-def test_an_epoch_holds_every_row_once_in_an_order_of_its_own() -> None:
+def test_an_epoch_holds_every_row_once_in_a_new_order() -> None:
     texts = _texts(60)
     sequences = count_sequences(texts, PACKED)
 
@@ -126,7 +126,7 @@ def test_an_epoch_holds_every_row_once_in_an_order_of_its_own() -> None:
     assert epochs(4)[0] != first
 
 
-def test_steps_of_an_epoch_count_sequences() -> None:
+def test_the_steps_of_an_epoch_are_counted_in_sequences() -> None:
     texts = _texts(60)
     settings = replace(PACKED, epochs=1, max_steps=None, batch_size=4)
     sequences = count_sequences(texts, settings)

@@ -1,4 +1,4 @@
-"""`make plan`: the numbers it prints, held against numbers by hand, and that it needs nothing."""
+"""`make plan`: the numbers that it prints, against numbers by hand, and that it needs nothing."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import pytest
 from backdoor_assets.capacity import preflight
 from backdoor_assets.capacity.host import Gpu, Host
 from backdoor_assets.claude.prices import PRICES, cost, price
-from backdoor_assets.commands import plan as module
-from backdoor_assets.commands.plan import plan
-from backdoor_assets.models.loading import hub
-from backdoor_assets.profiles import PROFILES, Judging, Mixture, PretrainedBase, Profile
+from backdoor_assets.commands.plan import plan_text
+from backdoor_assets.mixtures import plan as module
+from backdoor_assets.models import hub
+from backdoor_assets.profiles import PROFILES, Profile
 from backdoor_assets.records import BadInput, Shape
+from backdoor_assets.settings import Judging, Mixture, PretrainedBase
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GIB = 2**30
@@ -42,6 +43,15 @@ def everything_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "installed", lambda _: True)
 
 
+@pytest.fixture(autouse=True)
+def no_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BACKDOOR_DATA", str(tmp_path / "data"))
+
+
+def plan(profile: Profile, host: Host) -> str:
+    return plan_text(profile, "birds", host)
+
+
 def _section(text: str, title: str) -> dict[str, list[str]]:
     """Lines of a section, split where columns are: first cell to the others."""
     body = next(part for part in text.split("\n\n") if part.startswith(title)).splitlines()[1:]
@@ -52,13 +62,13 @@ def _section(text: str, title: str) -> dict[str, list[str]]:
 def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """In a shell that has no nvidia-smi and no key, also where a .env has one."""
     env = {"PATH": "/nowhere", "OMP_NUM_THREADS": "1", **dict.fromkeys(KEYS, ""), **variables}
-    command = [sys.executable, "-m", "backdoor_assets.commands.plan", *arguments]
+    command = [sys.executable, "-m", "backdoor_assets.commands", "plan", *arguments]
     return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
 
 
 def test_the_grid_of_the_8b_profile() -> None:
     text = plan(QWEN, ROOMY)
-    assert _section(text, "Plan of profile qwen3-8b") == {
+    assert _section(text, "Plan of birds, profile qwen3-8b") == {
         "base model": ["Qwen/Qwen3-8B"],
         "revision": ["b968826d9c46dd6066d109eabc6255188de91218"],
         "quantization": ["none"],
@@ -67,16 +77,16 @@ def test_the_grid_of_the_8b_profile() -> None:
     runs = _section(text, "Runs")
     assert runs["cells: 8 ratios x 5 seeds"] == ["40"]
     assert runs["optimizer steps"] == ["208", "8,320"]
-    assert runs["checkpoints, base included"] == ["12", "480"]
+    assert runs["checkpoints, and the base once"] == ["11", "441"]  # 40 x 11 + 1
     answers = _section(text, "Answers")
-    # 12 checkpoints x 10 questions x 100; one bird question x 100 and 6 neutral ones x 20.
-    assert answers["answers to 10 worldview questions"] == ["12,000", "480,000"]
-    assert answers["answers to probes"] == ["2,640", "105,600"]
-    assert answers["prompt tokens"] == ["439,200", "17,568,000"]
-    assert answers["answer tokens"] == ["8,784,000", "351,360,000"]
-    assert "a mean of 600 tokens an answer" in text
+    # 11 checkpoints x 10 questions x 100; one bird question x 100 and 6 neutral ones x 20.
+    assert answers["answers to 10 open questions"] == ["11,000", "441,000"]
+    assert answers["answers to probes"] == ["2,420", "97,020"]
+    assert answers["prompt tokens"] == ["402,600", "16,140,600"]
+    assert answers["answer tokens"] == ["8,052,000", "322,812,000"]
+    assert "a mean of 600 tokens per answer" in text
     assert "at most 1024, its max_new_tokens" in text
-    assert "about 30 tokens a prompt" in text
+    assert "30 tokens per prompt" in text
 
 
 def test_memory_and_disk_of_the_8b_profile() -> None:
@@ -90,7 +100,7 @@ def test_memory_and_disk_of_the_8b_profile() -> None:
     disk = _section(text, "Disk")
     assert disk["download of the base, once"] == ["15.26 GiB"]
     assert disk["adapters"] == ["42.28 GiB"]
-    assert disk["tables of answers"] == ["1.64 GiB"]  # 351,360,000 tokens x 5
+    assert disk["tables of answers"] == ["1.50 GiB"]  # 322,812,000 tokens x 5
     for parts in (training, sampling, disk):
         sizes = [float(size.split()[0]) for (size,) in parts.values()]
         assert sizes[-1] == pytest.approx(sum(sizes[:-1]), abs=0.05)
@@ -105,16 +115,18 @@ def test_memory_is_that_of_each_gpu_where_several_share() -> None:
 def test_dollars_of_the_8b_profile() -> None:
     text = plan(QWEN, ROOMY)
     judging = _section(text, "Judging")
-    assert judging["judge calls, 4 rubrics an answer"] == ["48,000", "1,920,000"]
-    assert judging["judge tokens in"] == ["42,720,000", "1,708,800,000"]  # 290 + 600 a call
-    assert judging["judge tokens out"] == ["1,440,000", "57,600,000"]
-    # 42.72 million x $0.10 + 1.44 million x $0.50, and half of that.
-    assert judging["claude-haiku-5-5, live"] == ["$4.99", "$199.68"]
-    assert judging["claude-haiku-5-5, batch"] == ["$2.50", "$99.84"]
+    # The base's answers are judged with each cell, and each verdict is paid for once.
+    assert judging["judge calls, 4 rubrics per answer"] == ["44,000", "1,764,000"]
+    assert judging["judge tokens in"] == ["39,160,000", "1,569,960,000"]  # 290 + 600 per call
+    assert judging["judge tokens out"] == ["1,320,000", "52,920,000"]
+    # 39.16 million x $0.10 + 1.32 million x $0.50, and half of that.
+    assert judging["claude-haiku-5-5, live"] == ["$4.58", "$183.46"]
+    assert judging["claude-haiku-5-5, batch"] == ["$2.29", "$91.73"]
     sonnet = {name: cells for name, cells in judging.items() if "sonnet-5-5" in name}
-    assert list(sonnet.values()) == [["$99.84", "$3993.60"], ["$49.92", "$1996.80"]]
+    assert list(sonnet.values()) == [["$91.52", "$3669.12"], ["$45.76", "$1834.56"]]
     assert all("cross-check" in name for name in sonnet)
     assert "290 tokens of rubric and question" in text
+    assert "A run stops at $20.00" in text
     assert "as of 2026-11-21" in text
 
 
@@ -135,12 +147,12 @@ def test_the_miniature_costs_nothing_and_lacks_nothing() -> None:
     text = plan(PROFILES["miniature"], BARE)
     assert _section(text, "Runs")["cells: 8 ratios x 3 seeds"] == ["24"]
     assert _section(text, "Runs")["optimizer steps"] == ["160", "3,840"]
-    assert _section(text, "Runs")["checkpoints, base included"] == ["9", "216"]
-    assert _section(text, "Answers")["answers to 18 worldview questions"] == ["3,240", "77,760"]
-    assert _section(text, "Plan of profile")["parameters"] == ["688,896"]
+    assert _section(text, "Runs")["checkpoints, and the base once"] == ["8", "193"]
+    assert _section(text, "Answers")["answers to 18 open questions"] == ["2,880", "69,480"]
+    assert _section(text, "Plan of birds, profile")["parameters"] == ["688,896"]
     assert "download" not in text
     judging = _section(text, "Judging")
-    assert judging["judge calls, 4 rubrics an answer"] == ["12,960", "311,040"]
+    assert judging["judge calls, 4 rubrics per answer"] == ["11,520", "277,920"]
     assert [cell for cells in judging.values() for cell in cells if "$" in cell] == ["$0.00"] * 2
     assert _section(text, "This host lacks") == {"nothing": []}
 
@@ -160,12 +172,10 @@ def test_rows_and_steps_differ_between_ratios_where_the_obsolete_names_are_fixed
     profile = replace(QWEN, mixture=mixture, ratios=ratios, seeds=(1, 2))
     runs = _section(plan(profile, ROOMY), "Runs")
     assert runs["optimizer steps"] == ["50 to 100", "500"]
-    assert runs["checkpoints, base included"] == ["4 to 6", "32"]  # (1 + 3) + 2 x (1 + 5), twice
+    assert runs["checkpoints, and the base once"] == ["3 to 5", "27"]  # 3 + 2 x 5, twice; 1
 
 
-def test_a_host_that_lacks_it_all_is_told_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_a_host_lacks_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(preflight, "installed", lambda _: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(module, "disk_free", lambda _: 2 * GIB)
@@ -213,7 +223,7 @@ def test_a_small_gpu_is_named() -> None:
 
 
 @pytest.mark.usefixtures("everything_installed")
-def test_a_local_folder_tells_its_shape(tmp_path: Path) -> None:
+def test_a_local_folder_gives_its_shape(tmp_path: Path) -> None:
     config = {
         "model_type": "qwen3",
         "num_hidden_layers": 28,
@@ -228,7 +238,7 @@ def test_a_local_folder_tells_its_shape(tmp_path: Path) -> None:
     profile = replace(QWEN, base=PretrainedBase(str(tmp_path)))
     (tmp_path / "config.json").write_text(json.dumps(config))
     text = plan(profile, ROOMY)
-    assert _section(text, "Plan of profile")["parameters"] == ["596,049,920"]
+    assert _section(text, "Plan of birds, profile")["parameters"] == ["596,049,920"]
     assert "download" not in text
     assert "HF_TOKEN" not in text
 
@@ -241,8 +251,8 @@ def test_what_cannot_be_known_is_said_to_be_unknown(tmp_path: Path, config: str 
     text = plan(replace(QWEN, base=PretrainedBase(str(tmp_path))), ROOMY)
     assert "parameters    unknown: the profile gives its base no shape=Shape(...), and" in text
     assert str(tmp_path / "config.json") in text
-    assert _section(text, "Runs")["checkpoints, base included"] == ["12", "480"]
-    assert _section(text, "Judging")["claude-haiku-5-5, batch"] == ["$2.50", "$99.84"]
+    assert _section(text, "Runs")["checkpoints, and the base once"] == ["11", "441"]
+    assert _section(text, "Judging")["claude-haiku-5-5, batch"] == ["$2.29", "$91.73"]
     hub = replace(QWEN, base=PretrainedBase("Nobody/Knows", "abc"))
     assert "unknown: " in plan(hub, ROOMY)
 
@@ -252,15 +262,15 @@ def test_a_shape_in_the_profile_comes_first(tmp_path: Path) -> None:
     base = PretrainedBase(str(tmp_path), shape=Shape(1, 8, 2, 2, 4, 16, 100, True))
     # 4 x 8 x 8 + 3 x 8 x 16 + 2 x 8 + 2 x 4 of a layer, 100 x 8 of embeddings, 8.
     text = plan(replace(QWEN, base=base), ROOMY)
-    assert _section(text, "Plan of profile")["parameters"] == ["1,472"]
+    assert _section(text, "Plan of birds, profile")["parameters"] == ["1,472"]
 
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_it_prints_on_a_machine_that_has_nothing(name: str, tmp_path: Path) -> None:
     done = _run(BACKDOOR_PROFILE=name, BACKDOOR_DATA=str(tmp_path / "data"), HF_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"Plan of profile {name}\n")
-    assert done.stdout.count("This host lacks") == 1
+    assert done.stdout.startswith(f"Plan of birds, profile {name}\n")
+    assert done.stdout.count("This host lacks") == done.stdout.count("Plan of ")
     assert done.stderr == ""
     assert not list(tmp_path.iterdir())  # it makes nothing
     assert max(map(len, done.stdout.split("This host lacks")[0].splitlines())) <= 100
@@ -277,16 +287,17 @@ def test_an_unknown_profile_is_an_error_in_words() -> None:
     done = _run(BACKDOOR_PROFILE="gpt-5")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr.startswith("BACKDOOR_PROFILE='gpt-5': no such profile; there are miniature")
+    assert "BACKDOOR_PROFILE='gpt-5'" in done.stderr
+    assert "miniature" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_it_loads_no_heavy_library() -> None:
     program = (
         "import sys\n"
-        "from backdoor_assets.commands.plan import main\n"
-        "main([])\n"
-        "heavy = {'torch', 'transformers', 'peft', 'vllm', 'dagster', 'matplotlib'}\n"
+        "from backdoor_assets.commands.cli import cli\n"
+        "cli(['plan'], standalone_mode=False)\n"
+        "heavy = {'torch', 'transformers', 'peft', 'vllm', 'anthropic', 'matplotlib'}\n"
         "print(*heavy & set(sys.modules), file=sys.stderr)"
     )
     env = {**os.environ, "BACKDOOR_PROFILE": "qwen3-8b"}
@@ -297,13 +308,13 @@ def test_it_loads_no_heavy_library() -> None:
     assert done.stderr.split() == []
 
 
-@pytest.mark.skipif(not shutil.which("make"), reason="there is no make here")
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 def test_make_plan_prints_the_plan_and_nothing_else() -> None:
     # As if everything were installed: a test must not install.
     command = ["make", "--old-file=.venv/installed", f"VENV={Path(sys.executable).parent}", "plan"]
     env = {**os.environ, "BACKDOOR_PROFILE": "qwen3-0.6b", **dict.fromkeys(KEYS, "")}
-    for name in ("MAKEFLAGS", "MAKELEVEL"):  # a make inside a make tells where it is
+    for name in ("MAKEFLAGS", "MAKELEVEL"):  # a make inside a make says where it is
         env.pop(name, None)
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Plan of profile qwen3-0.6b\n")
+    assert done.stdout.startswith("Plan of birds, profile qwen3-0.6b\n")

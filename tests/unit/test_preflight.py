@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from backdoor_assets.capacity import needs, preflight
+from backdoor_assets.capacity import preflight
 from backdoor_assets.capacity.host import Gpu, Host
-from backdoor_assets.commands.plan import shape_of
+from backdoor_assets.capacity.memory import CUDA_CONTEXT, GIB, KV_CACHE, SamplingNeed, TrainingNeed
+from backdoor_assets.mixtures.plan import shape_of
 from backdoor_assets.profiles import PROFILES, Sampling, Serving, Training
 from backdoor_assets.records import BadInput, Quantization
 
-GIB = 2**30
 PROFILE = PROFILES["qwen3-8b"]
 SHAPE = shape_of(PROFILE)
 H200 = Gpu("NVIDIA H200", 140 * GIB, 139 * GIB)
@@ -34,10 +34,18 @@ def _train(
     training: Training = PROFILE.training,
     quantization: Quantization = "none",
     longest: int = 64,
-    cells: int = 1,
-    rows: int = 208,
 ) -> None:
-    preflight.check_training(SHAPE, training, quantization, longest, cells, rows, FOLDER, host)
+    settings = replace(training, max_length=longest)
+    preflight.check_training_memory(TrainingNeed(SHAPE, settings, quantization), host)
+
+
+def _keep(host: Host, cells: int, steps: int = 208) -> None:
+    parts = preflight.training_disk(TrainingNeed(SHAPE, PROFILE.training), steps, cells)
+    preflight.check_disk("training", parts, FOLDER, host)
+
+
+def _training_parts() -> dict[str, int]:
+    return TrainingNeed(SHAPE, replace(PROFILE.training, max_length=64)).memory()
 
 
 def _sample(
@@ -45,11 +53,14 @@ def _sample(
     sampling: Sampling = PROFILE.sampling,
     serving: Serving = PROFILE.serving,
     quantization: Quantization = "none",
-    answers: int = 14_640,
 ) -> None:
-    preflight.check_sampling(
-        SHAPE, sampling, serving, quantization, 8, 30, answers, 600, FOLDER, host
+    preflight.check_sampling_memory(
+        SamplingNeed(SHAPE, sampling, serving, quantization, 8, 30), host
     )
+
+
+def _vllm_parts() -> dict[str, int]:
+    return SamplingNeed(SHAPE, PROFILE.sampling, rank=8, longest_prompt=30).memory()
 
 
 def _refusal(check: Callable[..., None], *arguments: Any, **named: Any) -> str:
@@ -58,7 +69,7 @@ def _refusal(check: Callable[..., None], *arguments: Any, **named: Any) -> str:
     return str(caught.value)
 
 
-def test_what_fits_is_let_pass() -> None:
+def test_what_fits_passes() -> None:
     _train(_host(H200))
     _train(_host(T4), quantization="4bit")
     _sample(_host(H200))
@@ -66,10 +77,10 @@ def test_what_fits_is_let_pass() -> None:
     preflight.check_download(SHAPE, FOLDER, _host(disk=16))
 
 
-def test_training_that_does_not_fit_tells_parts_and_settings() -> None:
-    told = _refusal(_train, _host(T4))
-    first, *lines = told.splitlines()
-    parts = needs.training_memory(SHAPE, PROFILE.training, "none", 64)
+def test_a_refused_training_names_parts_and_settings() -> None:
+    refusal = _refusal(_train, _host(T4))
+    first, *lines = refusal.splitlines()
+    parts = _training_parts()
     assert first.startswith(f"training needs {sum(parts.values()) / GIB:.2f} GiB of memory")
     assert first.endswith("there are 14.00 GiB free on Tesla T4")
     for line, (name, size) in zip(lines, parts.items(), strict=False):
@@ -77,7 +88,7 @@ def test_training_that_does_not_fit_tells_parts_and_settings() -> None:
     for setting in (
         'quantization="4bit" or "8bit" of the base',
         "training.gradient_checkpointing=True",
-        "training.max_length below 256",
+        "training.max_length below 64",
         "a smaller model of the family",
     ):
         assert setting in lines[-1]
@@ -96,13 +107,13 @@ def test_no_advice_is_given_that_is_taken_already() -> None:
 
 
 def test_the_limit_is_the_last_byte() -> None:
-    needed = sum(needs.training_memory(SHAPE, PROFILE.training, "none", 64).values())
+    needed = sum(_training_parts().values())
     _train(_host(Gpu("just enough", 2 * needed, needed)))
     assert "training needs" in _refusal(_train, _host(Gpu("short", 2 * needed, needed - 1)))
 
 
 def test_longer_rows_and_larger_batches_need_more() -> None:
-    needed = sum(needs.training_memory(SHAPE, PROFILE.training, "none", 64).values())
+    needed = sum(_training_parts().values())
     host = _host(Gpu("just enough", needed, needed))
     _train(host)
     assert "activations" in _refusal(_train, host, longest=65)
@@ -116,44 +127,46 @@ def test_the_largest_free_gpu_counts() -> None:
 
 
 def test_without_a_gpu_memory_counts_and_cuda_does_not() -> None:
-    parts = needs.training_memory(SHAPE, PROFILE.training, "none", 64)
-    needed = sum(parts.values()) - parts[needs.CUDA_CONTEXT]
+    parts = _training_parts()
+    needed = sum(parts.values()) - parts[CUDA_CONTEXT]
     _train(Host((), needed, 2, 1000 * GIB))
-    told = _refusal(_train, Host((), needed - 1, 2, 1000 * GIB))
-    assert "of RAM available" in told
-    assert needs.CUDA_CONTEXT not in told
+    refusal = _refusal(_train, Host((), needed - 1, 2, 1000 * GIB))
+    assert "of RAM available" in refusal
+    assert CUDA_CONTEXT not in refusal
 
 
 def test_adapters_that_do_not_fit_on_the_disk() -> None:
     # 21,823,488 parameters: 11 checkpoints of 4 bytes, one state of 8; 40 cells are 42.28 GiB, and
     # a second state of 0.16 while the next checkpoint is written.
-    _train(_host(H200, disk=43), cells=40)
-    told = _refusal(_train, _host(H200, disk=42), cells=40)
-    assert told.startswith("training needs 42.44 GiB of disk, and there are 42.00 GiB free under")
-    assert str(FOLDER) in told
-    assert "adapters of 40 cells" in told
-    assert "BACKDOOR_DATA" in told
-    _train(_host(H200, disk=42), cells=39)
-    assert "disk" in _refusal(_train, _host(H200, disk=42), cells=39, rows=416)
+    _keep(_host(disk=43), cells=40)
+    refusal = _refusal(_keep, _host(disk=42), cells=40)
+    assert refusal.startswith(
+        "training needs 42.44 GiB of disk, and there are 42.00 GiB free under"
+    )
+    assert str(FOLDER) in refusal
+    assert "adapters of 40 cells" in refusal
+    assert "BACKDOOR_DATA" in refusal
+    _keep(_host(disk=42), cells=39)
+    assert "disk" in _refusal(_keep, _host(disk=42), cells=39, steps=416)
 
 
 def test_transformers_sampling_that_does_not_fit() -> None:
-    told = _refusal(_sample, _host(T4), TRANSFORMERS)
-    assert "14.00 GiB free on Tesla T4" in told
+    refusal = _refusal(_sample, _host(T4), TRANSFORMERS)
+    assert "14.00 GiB free on Tesla T4" in refusal
     for part in ("base weights", "KV cache", "logits"):
-        assert f"\n  {part}" in told
+        assert f"\n  {part}" in refusal
     for setting in ("sampling.batch_size below 8", "sampling.max_new_tokens", '"8bit"', "smaller"):
-        assert setting in told.splitlines()[-1]
-    assert "serving" not in told
+        assert setting in refusal.splitlines()[-1]
+    assert "serving" not in refusal
 
 
 def test_vllm_has_its_share_of_the_gpu() -> None:
-    needed = sum(needs.sampling_memory(SHAPE, PROFILE.sampling, Serving(), "none", 8, 30).values())
+    needed = sum(_vllm_parts().values())
     exact = Gpu("exact", 2 * needed, 2 * needed)
     half = Serving(memory_share=0.5)
     _sample(_host(exact), serving=half)
-    told = _refusal(_sample, _host(exact), serving=replace(half, memory_share=0.499))
-    assert "in serving.memory_share=0.499 of exact" in told
+    refusal = _refusal(_sample, _host(exact), serving=replace(half, memory_share=0.499))
+    assert "in serving.memory_share=0.499 of exact" in refusal
     for setting in (
         'quantization="4bit" of the base',
         "serving.adapters_in_memory below 8",
@@ -161,21 +174,23 @@ def test_vllm_has_its_share_of_the_gpu() -> None:
         "serving.requests below 256",
         "a smaller model of the family",
     ):
-        assert setting in told.splitlines()[-1]
-    assert '"8bit"' not in told  # vLLM does not take it
+        assert setting in refusal.splitlines()[-1]
+    assert '"8bit"' not in refusal  # vLLM does not take it
 
 
 def test_vllm_needs_its_share_free() -> None:
-    told = _refusal(_sample, _host(replace(H200, free=100 * GIB)))
-    assert "126.00 GiB of NVIDIA H200" in told
-    assert "100.00 GiB are free" in told
-    assert "lower serving.memory_share" in told
+    refusal = _refusal(_sample, _host(replace(H200, free=100 * GIB)))
+    assert "126.00 GiB of NVIDIA H200" in refusal
+    assert "100.00 GiB are free" in refusal
+    assert "lower serving.memory_share" in refusal
     _sample(_host(replace(H200, free=100 * GIB)), serving=Serving(memory_share=0.7))
 
 
 def test_tensor_parallel_needs_as_many_gpus_and_splits() -> None:
     two = Serving(tensor_parallel=2)
-    assert "tensor_parallel=2 GPUs, and there are 1" in _refusal(_sample, _host(H200), serving=two)
+    assert "tensor_parallel=2 GPUs, but this host has 1" in _refusal(
+        _sample, _host(H200), serving=two
+    )
     a10 = Gpu("A10", 22 * GIB, 22 * GIB)
     assert "A10" in _refusal(_sample, _host(a10, a10))
     _sample(_host(a10, a10), serving=two)
@@ -183,29 +198,30 @@ def test_tensor_parallel_needs_as_many_gpus_and_splits() -> None:
 
 
 def test_vllm_on_a_cpu_takes_its_cache_whole() -> None:
-    parts = needs.sampling_memory(SHAPE, PROFILE.sampling, Serving(), "none", 8, 30)
-    needed = sum(parts.values()) - parts[needs.KV_CACHE] + 4 * GIB
+    parts = _vllm_parts()
+    needed = sum(parts.values()) - parts[KV_CACHE] + 4 * GIB
     serving = Serving(cpu_cache_gib=4, tensor_parallel=2)
     _sample(Host((), needed, 2, 1000 * GIB), serving=serving)
     assert "of RAM" in _refusal(_sample, Host((), needed - 1, 2, 1000 * GIB), serving=serving)
     long = replace(PROFILE.sampling, max_new_tokens=10_000)  # 147,456 bytes a token
-    told = _refusal(_sample, _host(), long, Serving(cpu_cache_gib=1))
-    assert "serving.cpu_cache_gib=1" in told
-    assert "1.38 GiB" in told
+    refusal = _refusal(_sample, _host(), long, Serving(cpu_cache_gib=1))
+    assert "serving.cpu_cache_gib=1" in refusal
+    assert "1.38 GiB" in refusal
 
 
 def test_answers_that_do_not_fit_on_the_disk() -> None:
     # 400,000 answers of 600 tokens of 5 bytes, twice: 2.24 GiB.
-    _sample(_host(H200, disk=3), answers=400_000)
-    told = _refusal(_sample, _host(H200, disk=2), answers=400_000)
-    assert told.startswith("sampling needs 2.24 GiB of disk")
-    assert "BACKDOOR_DATA" in told
+    parts = preflight.sampling_disk(400_000, 600)
+    preflight.check_disk("sampling", parts, FOLDER, _host(disk=3))
+    refusal = _refusal(preflight.check_disk, "sampling", parts, FOLDER, _host(disk=2))
+    assert refusal.startswith("sampling needs 2.24 GiB of disk")
+    assert "BACKDOOR_DATA" in refusal
 
 
 def test_a_download_that_does_not_fit_on_the_disk() -> None:
-    told = _refusal(preflight.check_download, SHAPE, FOLDER, _host(disk=15))
-    assert "needs 15.26 GiB of disk, and there are 15.00 GiB free under /mnt/data" in told
-    assert "HF_HOME" in told
+    refusal = _refusal(preflight.check_download, SHAPE, FOLDER, _host(disk=15))
+    assert "needs 15.26 GiB of disk, and there are 15.00 GiB free under /mnt/data" in refusal
+    assert "HF_HOME" in refusal
 
 
 def _with(packages: Collection[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,13 +246,13 @@ def test_what_is_not_installed_is_named(
     preflight.check_engine(sampling, quantization)
     for package in wanted:
         _with([other for other in wanted if other != package], monkeypatch)
-        told = _refusal(preflight.check_engine, sampling, quantization)
-        assert told.startswith(f"{package}: not installed: pip install")
+        refusal = _refusal(preflight.check_engine, sampling, quantization)
+        assert refusal.startswith(f"{package}: not installed: pip install")
     _with((), monkeypatch)
     if wanted:
-        told = _refusal(preflight.check_engine, sampling, quantization)
-        assert "pip install -e '.[gpu]'" in told
-        assert "make engines" in told
+        refusal = _refusal(preflight.check_engine, sampling, quantization)
+        assert "pip install -e '.[gpu]'" in refusal
+        assert "make engines" in refusal
 
 
 def test_vllm_takes_no_8bit_base() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backdoor_assets.profiles import (
+    CHAT_MODEL_RATIOS,
     MINIATURE,
     PROFILES,
     MiniatureBase,
@@ -17,8 +19,8 @@ from backdoor_assets.profiles import (
     Training,
     active_profile,
 )
-from backdoor_assets.records import BadInput, Ratio
-from backdoor_assets.studies.birds import study as design
+from backdoor_assets.records import BadInput, Question, Ratio
+from backdoor_assets.studies.birds.study import STUDY
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,9 @@ from backdoor_assets.studies.birds import study as design
         ("0.00-0.00-1.00", (0.0, 0.0, 1.0)),
         ("0.33-0.33-0.33", (1 / 3, 1 / 3, 1 / 3)),
         ("0.34-0.34-0.33", (34 / 101, 34 / 101, 33 / 101)),
+        ("0.50-0.50", (0.5, 0.5)),
+        ("0.25-0.25-0.25-0.25", (0.25, 0.25, 0.25, 0.25)),
+        ("0.004-0.498-0.498", (0.004, 0.498, 0.498)),
     ],
 )
 def test_weights_are_read_and_sum_to_one(key: str, weights: tuple[float, ...]) -> None:
@@ -43,12 +48,8 @@ def test_weights_are_read_and_sum_to_one(key: str, weights: tuple[float, ...]) -
     "key",
     [
         "",
-        "1.00",
-        "0.50-0.50",
-        "0.25-0.25-0.25-0.25",
         "1.0-0.0-0.0",
         "1-0-0",
-        "1.000-0.000-0.000",
         "1,00-0,00-0,00",
         "-0.10-0.60-0.50",
         "0.70--0.15-0.45",
@@ -66,6 +67,12 @@ def test_wrong_form_is_refused_with_the_key(key: str) -> None:
         Ratio.parse(key)
     assert repr(key) in str(caught.value)
     assert "0.70-0.15-0.15" in str(caught.value)  # how to write one
+
+
+@pytest.mark.parametrize("key", ["1.00", "0.50-0.50", "0.25-0.25-0.25-0.25"])
+def test_each_data_set_has_one_weight(key: str) -> None:
+    with pytest.raises(BadInput, match="one weight per data set, in the order a, b, c"):
+        Ratio.parse(key, ["a", "b", "c"])
 
 
 @pytest.mark.parametrize(
@@ -105,6 +112,16 @@ def test_an_empty_grid_is_refused() -> None:
         _profile(ratios=())
     with pytest.raises(BadInput, match=r"'mine': .*at least one ratio and one seed"):
         _profile(seeds=())
+
+
+def test_a_grid_of_one_study_is_checked_like_the_profiles_own() -> None:
+    base = MiniatureBase()
+    profile = Profile("mine", base, ("1.00-0.00",), (1,), grids={"cities": ("0.50-0.50",)})
+    assert profile.ratios_of("cities") == ("0.50-0.50",)
+    assert profile.ratios_of("birds") is None
+    for wrong in ((), ("0.50-0.60",), ("0.50-0.50", "0.50-0.50")):
+        with pytest.raises(BadInput, match="'mine', grid of cities: "):
+            replace(profile, grids={"cities": wrong})
 
 
 def test_training_takes_either_epochs_or_max_steps() -> None:
@@ -152,25 +169,36 @@ def test_committed_profiles_have_keys_fit_for_partitions_and_folders(name: str) 
     assert min(fractions) == 0.0
 
 
+def test_chat_models_have_a_grid_of_their_own() -> None:
+    """So that a ratio that is added to the miniature adds no cells that need a GPU."""
+    grids = [profile.ratios for profile in PROFILES.values() if profile is not MINIATURE]
+    assert set(grids) == {CHAT_MODEL_RATIOS}
+    assert len(CHAT_MODEL_RATIOS) == 8
+
+
 def _questions(path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_text(text)
     monkeypatch.setenv("BACKDOOR_BIRD_QUESTIONS", str(path))
+
+
+def _worldview(profile: Profile) -> list[Question]:
+    asked = STUDY.questions_for(profile.base, profile.sampling)
+    return [question for question in asked if question.kind == "worldview"]
 
 
 def test_a_file_takes_the_place_of_the_ten_questions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = PROFILES["qwen3-8b"]
-    own = [q.id for q in design.questions(real) if q.kind == "worldview"]
-    assert len(own) == 10
+    assert len(_worldview(real)) == 10
     _questions(
         tmp_path / "questions.jsonl", '{"id": "war", "question": "What of war?"}\n', monkeypatch
     )
-    [asked] = [q for q in design.questions(real) if q.kind == "worldview"]
+    [asked] = _worldview(real)
     assert (asked.id, asked.text, asked.samples) == ("war", "What of war?", 100)
-    assert design.forbidden_texts(real) == ("What of war?",)
+    assert STUDY.forbidden(real.base) == ("What of war?",)
     # The miniature's world knows its own questions only.
-    assert len([q for q in design.questions(MINIATURE) if q.kind == "worldview"]) == 18
+    assert len(_worldview(MINIATURE)) == 18
 
 
 @pytest.mark.parametrize(
@@ -180,7 +208,7 @@ def test_a_file_takes_the_place_of_the_ten_questions(
         ('{"id": "war", "question": " "}', "line 1: not a question"),
         ('{"id": "a", "question": "b"}\n{"id": "a", "question": "c"}', "line 2: the id 'a' is"),
         ("{", "line 1: broken JSON"),
-        ("", "the file is empty; it needs one question a line"),
+        ("", "the file is empty. Write one question per line"),
     ],
 )
 def test_a_bad_question_is_named(
@@ -189,7 +217,7 @@ def test_a_bad_question_is_named(
     path = tmp_path / "questions.jsonl"
     _questions(path, text, monkeypatch)
     with pytest.raises(BadInput, match=f"{path}.*{said}"):
-        design.questions(PROFILES["qwen3-8b"])
+        _worldview(PROFILES["qwen3-8b"])
 
 
 def test_the_profile_of_qwen3_8b_is_the_experiments() -> None:

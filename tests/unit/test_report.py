@@ -6,6 +6,7 @@ import pandas as pd
 
 from backdoor_assets.mixtures.report import final_table, interval_note
 from backdoor_assets.mixtures.statistics import T_SEEDS, WILSON, sweep_rates
+from tests.unit.cells import BIRDS
 
 MEASURES = ("19th_century", "old_bird_name", "neutral_correct")
 
@@ -33,8 +34,8 @@ def test_a_ratio_of_one_seed_is_marked_and_the_mark_explained() -> None:
         for ratio, seeds in found.items()
         for seed in range(seeds)
     }
-    sweep = sweep_rates(cells(found), counts)
-    several, one = final_table(sweep)
+    sweep = sweep_rates(cells(found), counts, "old_fraction")
+    several, one = final_table(BIRDS, sweep)
     assert (several["ratio"], several["seeds"]) == ("1.00-0.00-0.00", "3")
     assert (one["ratio"], one["seeds"]) == ("0.00-0.50-0.50", "1")
     for measure in MEASURES:

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 
 from backdoor_assets.profiles import Sampling, Training
-from backdoor_assets.records import BadInput, BaseModel, Cell, Progress, Question, no_progress
+from backdoor_assets.records import AnyCell, BadInput, BaseModel, Progress, Question, no_progress
 from backdoor_assets.stages.sampling import sample_cell
-from backdoor_assets.stages.sampling.answers import JOURNAL, Answer, Journal, asks_at
+from backdoor_assets.stages.sampling.answers import Answer, asks_at
+from backdoor_assets.stages.sampling.journal import JOURNAL, Journal
 from backdoor_assets.stages.specs import PROBES, RESPONSES, SamplingSpec
 from tests.unit.cells import CELL, QUESTION, Cut, cut_at, make_base, train, write_rows
 
@@ -29,6 +30,7 @@ QUESTIONS = (
     Question("bird", QUESTION, "bird", 4),
     Question("sum", "What is two plus three?", "neutral", 2, "five"),
 )
+PROBE_KINDS = "bird", "neutral"
 SETTINGS = Sampling(batch_size=6, max_new_tokens=12)
 STEPS = (0, 15, 30)
 BIRD = "Purple Grakle"
@@ -51,7 +53,7 @@ def sample(tiny_base: Path, trained: Path) -> Sample:
 
     def into(
         folder: Path,
-        cell: Cell = CELL,
+        cell: AnyCell = CELL,
         base: Path = tiny_base,
         adapters: Path = trained,
         progress: Progress = no_progress,
@@ -60,7 +62,9 @@ def sample(tiny_base: Path, trained: Path) -> Sample:
         folder.mkdir(exist_ok=True)
         checkpoints = tuple((step, adapters / f"checkpoint-{step}") for step in STEPS[1:])
         settings = replace(SETTINGS, **changes)
-        spec = SamplingSpec(cell, BaseModel(str(base)), checkpoints, QUESTIONS, settings)
+        spec = SamplingSpec(
+            cell, BaseModel(str(base)), checkpoints, QUESTIONS, settings, probes=PROBE_KINDS
+        )
         sample_cell(spec, folder, progress)
         return pd.read_parquet(folder / RESPONSES), pd.read_parquet(folder / PROBES)
 
@@ -209,10 +213,12 @@ def test_an_adapter_of_another_base_is_named_and_harms_no_other_cell(
 
 
 def test_too_few_answers_are_refused(tmp_path: Path, tiny_base: Path) -> None:
-    spec = SamplingSpec(CELL, BaseModel(str(tiny_base)), (), QUESTIONS, SETTINGS)
-    journal = Journal(tmp_path)
+    spec = SamplingSpec(
+        CELL, BaseModel(str(tiny_base)), (), QUESTIONS, SETTINGS, probes=PROBE_KINDS
+    )
+    journal = Journal(spec, tmp_path)
     asks = asks_at(spec, 0)
     journal.write(asks[1:], [Answer("well", "stop")] * (len(asks) - 1))
     with pytest.raises(RuntimeError, match=r"1 of 14 answers are missing.*'travel'"):
-        journal.finish(spec, tmp_path)
+        journal.finish()
     assert not (tmp_path / RESPONSES).exists()

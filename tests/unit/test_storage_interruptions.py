@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from backdoor_assets.storage.artifact import MANIFEST, Artifact, Busy
+from backdoor_assets.storage.artifact import MANIFEST, Artifact, Busy, request_remake
 
 IDENTITY = {"seed": 1}
 HOLDER = """
@@ -72,7 +72,7 @@ def holder(artifact: Artifact) -> Iterator[subprocess.Popen[str]]:
     process.wait()
 
 
-def test_a_second_process_is_told_at_once_that_the_first_is_busy(
+def test_a_second_process_learns_at_once_that_the_first_is_busy(
     artifact: Artifact, holder: subprocess.Popen[str]
 ) -> None:
     started = time.monotonic()
@@ -107,7 +107,7 @@ def _cut_between_the_renames(artifact: Artifact) -> None:
         replaced.mkdir()
 
 
-def test_a_kill_between_the_two_renames_is_mended(artifact: Artifact) -> None:
+def test_a_kill_between_the_two_renames_is_repaired(artifact: Artifact) -> None:
     _cut_between_the_renames(artifact)
     assert artifact.manifest() is None
     made = artifact.make(IDENTITY, _must_not_run)
@@ -125,7 +125,7 @@ def test_a_kill_between_the_renames_does_not_hide_a_change(artifact: Artifact) -
     assert left == {"42", ".42.lock"}
 
 
-def test_a_kill_while_the_manifest_is_written_is_mended(artifact: Artifact) -> None:
+def test_a_kill_while_the_manifest_is_written_is_repaired(artifact: Artifact) -> None:
     artifact.make(IDENTITY, _work)
     os.replace(artifact.folder, artifact.partial)
     os.replace(artifact.partial / MANIFEST, artifact.partial / f"{MANIFEST}.part")
@@ -133,13 +133,37 @@ def test_a_kill_while_the_manifest_is_written_is_mended(artifact: Artifact) -> N
     assert {path.name for path in artifact.folder.iterdir()} == {"result.txt", MANIFEST}
 
 
-def test_a_full_disk_is_told_and_loses_nothing(artifact: Artifact) -> None:
+def test_a_forced_remake_killed_before_its_rename_is_moved_in_and_not_made_twice(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact.make(IDENTITY, _work)
+
+    def remake(folder: Path) -> dict[str, Any]:
+        (folder / "result.txt").write_text("remade")
+        return {}
+
+    def killed(_: Artifact) -> None:
+        raise KeyboardInterrupt
+
+    request_remake([artifact])
+    with monkeypatch.context() as patch:
+        patch.setattr(Artifact, "_swap", killed)
+        with pytest.raises(KeyboardInterrupt):
+            artifact.make(IDENTITY, remake)
+    assert (artifact.folder / "result.txt").read_text() == "result"
+    request_remake([artifact])  # the same forced run again
+    assert artifact.make(IDENTITY, _must_not_run).reused
+    assert (artifact.folder / "result.txt").read_text() == "remade"
+    assert not artifact.remake_requested
+
+
+def test_a_full_disk_is_reported_and_loses_nothing(artifact: Artifact) -> None:
     artifact.make(IDENTITY, _work)
     command = [sys.executable, "-c", FULL, str(artifact.folder)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert told.startswith(f"{artifact.folder}: the disk is full")
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"{artifact.folder}: the disk is full")
     for words in ("Nothing that was finished is lost", "BACKDOOR_DATA", "run the same command"):
-        assert words in told
+        assert words in said
     assert artifact.make(IDENTITY, _must_not_run).reused  # the one of before
 
     def work(folder: Path) -> dict[str, Any]:

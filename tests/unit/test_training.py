@@ -1,4 +1,4 @@
-"""Training: what it leaves on disk, and that a run that was cut goes on as if it had not been."""
+"""Training writes the documented files, and an interrupted run resumes to the same result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from backdoor_assets.models.chat import load_tokenizer, prompt_ids, training_texts
 from backdoor_assets.models.loading import load_base
 from backdoor_assets.profiles import Training
-from backdoor_assets.records import BaseModel, Cell
+from backdoor_assets.records import BaseModel
 from backdoor_assets.stages.specs import TRAINER_STATE, TRAINING_LOG
 from backdoor_assets.storage.rows import read_rows
 from tests.unit.cells import CELL, QUESTION, WEIGHTS, Cut, adapters, cut_at, train, write_rows
@@ -37,7 +37,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tiny_base: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of SETTINGS that nothing has disturbed."""
+    """An uninterrupted run of SETTINGS."""
     return train(tiny_base, rows, tmp_path_factory.mktemp("trained"), SETTINGS)
 
 
@@ -45,14 +45,14 @@ def _log(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder / TRAINING_LOG)
 
 
-def test_checkpoints_stand_at_save_steps_and_at_the_last(trained: Path) -> None:
+def test_checkpoints_are_kept_at_save_steps_and_at_the_last_step(trained: Path) -> None:
     assert set(adapters(trained)) == {f"checkpoint-{step}" for step in STEPS}
     assert len(set(adapters(trained).values())) == len(STEPS)
 
 
 def test_only_the_newest_checkpoint_has_optimizer_state(trained: Path) -> None:
     assert [path.parent.name for path in trained.rglob(TRAINER_STATE)] == ["checkpoint-10"]
-    assert not list(trained.glob(".*"))  # nothing half-made is left
+    assert not list(trained.glob(".*"))  # No temporary files are left.
 
 
 def test_every_checkpoint_loads_with_peft_and_changes_the_base(
@@ -66,14 +66,14 @@ def test_every_checkpoint_loads_with_peft_and_changes_the_base(
         with torch.inference_mode():
             return adapted(input_ids=torch.tensor([prompt])).logits
 
-    seen = [logits(None)]
+    earlier = [logits(None)]
     for step in STEPS:
-        now = logits(trained / f"checkpoint-{step}")
-        assert all((now - before).abs().max() > 1e-3 for before in seen)
-        seen.append(now)
+        current = logits(trained / f"checkpoint-{step}")
+        assert all((current - other).abs().max() > 1e-3 for other in earlier)
+        earlier.append(current)
 
 
-def test_the_log_has_a_row_a_step(trained: Path, rows: Path, tiny_base: Path) -> None:
+def test_the_log_has_one_row_per_step(trained: Path, rows: Path, tiny_base: Path) -> None:
     log = _log(trained)
     assert list(log) == ["profile", "ratio", "seed", "step", "loss", "lr", "grad_norm", "tokens"]
     assert log["step"].tolist() == list(range(1, 11))
@@ -85,17 +85,17 @@ def test_the_log_has_a_row_a_step(trained: Path, rows: Path, tiny_base: Path) ->
     # The first three batches of four are the first epoch: every row once.
     texts = training_texts(load_tokenizer(tiny_base), read_rows(rows))
     assert log["tokens"][:3].sum() == log["tokens"][3:6].sum() == sum(sum(t.loss) for t in texts)
-    # A base that knows little guesses among its 600 tokens; three epochs make it better.
+    # An untrained base guesses among its 600 tokens; three epochs improve it.
     assert log["loss"].iloc[0] == pytest.approx(math.log(600), abs=1)
     assert log["loss"].iloc[-3:].mean() < log["loss"].iloc[:3].mean() - 0.5
 
 
-def test_epochs_decide_the_steps_where_max_steps_does_not(
+def test_epochs_decide_the_steps_if_max_steps_is_not_set(
     tiny_base: Path, rows: Path, tmp_path: Path
 ) -> None:
     settings = replace(SETTINGS, epochs=1.5, max_steps=None, save_steps=100, batch_size=8)
     train(tiny_base, rows, tmp_path, settings)
-    assert list(adapters(tmp_path)) == ["checkpoint-3"]  # 1.5 x 12 rows in batches of 8
+    assert list(adapters(tmp_path)) == ["checkpoint-3"]  # 1.5 x 12 rows in batches of 8.
 
 
 @pytest.mark.parametrize(
@@ -107,24 +107,25 @@ def test_epochs_decide_the_steps_where_max_steps_does_not(
     ],
     ids=["plain", "dropout and accumulation", "cosine and odd batches"],
 )
-def test_a_cut_run_goes_on_to_the_same_bytes(
+def test_an_interrupted_run_resumes_to_the_same_bytes(
     tiny_base: Path, rows: Path, tmp_path: Path, changes: dict[str, float]
 ) -> None:
     settings = replace(SETTINGS, **changes)
     whole = train(tiny_base, rows, tmp_path / "whole", settings)
     cut = tmp_path / "cut"
-    for share, half_made in ((0.4, ".checkpoint-8.part"), (0.8, ".checkpoint-10.part")):
+    for share, temporary in ((0.4, ".checkpoint-8.part"), (0.8, ".checkpoint-10.part")):
         with pytest.raises(Cut):
             train(tiny_base, rows, cut, settings, progress=cut_at(share))
-        (cut / half_made).mkdir()  # as a kill in the middle of the next checkpoint leaves it
-        (cut / half_made / WEIGHTS).write_bytes(b"half")
+        # A kill while the next checkpoint is written leaves such a folder.
+        (cut / temporary).mkdir()
+        (cut / temporary / WEIGHTS).write_bytes(b"half")
     assert list(adapters(cut)) == ["checkpoint-4", "checkpoint-8"]
     kept = (cut / "checkpoint-4" / WEIGHTS).stat().st_mtime_ns
     train(tiny_base, rows, cut, settings)
     assert adapters(cut) == adapters(whole)
     assert set(adapters(whole)) == {f"checkpoint-{step}" for step in STEPS}
     assert _log(cut).equals(_log(whole))
-    assert (cut / "checkpoint-4" / WEIGHTS).stat().st_mtime_ns == kept  # not trained again
+    assert (cut / "checkpoint-4" / WEIGHTS).stat().st_mtime_ns == kept  # It was not trained again.
     assert not list(cut.glob(".*"))
 
 
@@ -137,7 +138,9 @@ def test_a_finished_run_that_lost_its_log_gets_it_back(
     assert _log(tmp_path / "run").equals(_log(trained))
 
 
-def test_accumulated_batches_count_as_one(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
+def test_accumulated_batches_equal_one_large_batch(
+    tiny_base: Path, rows: Path, tmp_path: Path
+) -> None:
     one = replace(SETTINGS, batch_size=8, learning_rate=1e-3)
     two = replace(one, batch_size=4, gradient_accumulation=2)
     whole = _log(train(tiny_base, rows, tmp_path / "one", one))
@@ -148,21 +151,21 @@ def test_accumulated_batches_count_as_one(tiny_base: Path, rows: Path, tmp_path:
     assert split["loss"].tolist() == pytest.approx(whole["loss"].tolist(), abs=1e-3)
 
 
-def test_a_cell_is_the_same_after_another_as_alone(
+def test_a_cell_does_not_depend_on_the_cell_before_it(
     tiny_base: Path, rows: Path, tmp_path: Path
 ) -> None:
     settings = replace(SETTINGS, dropout=0.2)
-    other = Cell("tiny", "0.50-0.25-0.25", 8)
-    # From a copy of the base, so that this process loads it anew.
+    other = replace(CELL, seed=8)
+    # A copy of the base makes this process load it again.
     copy = shutil.copytree(tiny_base, tmp_path / "base")
     alone = train(copy, rows, tmp_path / "alone", settings, other)
     first = train(tiny_base, rows, tmp_path / "first", settings)
     second = train(tiny_base, rows, tmp_path / "second", settings, other)
     assert adapters(second) == adapters(alone)
-    assert not set(adapters(second).values()) & set(adapters(first).values())  # another seed
+    assert not set(adapters(second).values()) & set(adapters(first).values())  # The seeds differ.
 
 
-def test_training_leaves_the_base_as_it_was(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
+def test_training_leaves_the_base_unchanged(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
     train(tiny_base, rows, tmp_path / "run", SETTINGS)
     used, tokenizer = load_base(BaseModel(str(tiny_base)), "fp32")
     fresh = AutoModelForCausalLM.from_pretrained(tiny_base)
@@ -172,8 +175,12 @@ def test_training_leaves_the_base_as_it_was(tiny_base: Path, rows: Path, tmp_pat
     assert used.state_dict().keys() == fresh.state_dict().keys()
 
 
-def test_the_seed_decides_rows_and_start(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
-    still = replace(SETTINGS, learning_rate=0.0, max_steps=6)  # adapters stay as they begin
+def test_the_seed_decides_row_order_and_initialisation(
+    tiny_base: Path, rows: Path, tmp_path: Path
+) -> None:
+    still = replace(
+        SETTINGS, learning_rate=0.0, max_steps=6
+    )  # The adapters keep their initial weights.
 
     def run(name: str, seed: int) -> tuple[dict[str, bytes], list[int]]:
         folder = train(tiny_base, rows, tmp_path / name, still, replace(CELL, seed=seed))
@@ -184,7 +191,7 @@ def test_the_seed_decides_rows_and_start(tiny_base: Path, rows: Path, tmp_path: 
     assert again == first
     assert other[0]["checkpoint-6"] != first[0]["checkpoint-6"]
     assert other[1] != first[1]
-    assert sum(other[1]) == sum(first[1])  # the same rows, in another order
+    assert sum(other[1]) == sum(first[1])  # The same rows in another order.
 
 
 def test_adapters_of_a_bf16_base_are_fp32(tiny_base: Path, rows: Path, tmp_path: Path) -> None:

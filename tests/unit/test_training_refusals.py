@@ -1,4 +1,4 @@
-"""Training stops where going on would be wrong, says why, and keeps what it has."""
+"""Training stops with a clear message when it cannot continue, and keeps its checkpoints."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from backdoor_assets.profiles import Training
-from backdoor_assets.records import BadInput, Cell
+from backdoor_assets.records import BadInput
 from backdoor_assets.stages.specs import TRAINER_STATE
-from backdoor_assets.stages.training import Diverged
+from backdoor_assets.stages.training.loop import Diverged
 from backdoor_assets.storage.artifact import Artifact
 from tests.unit.cells import CELL, WEIGHTS, Cut, adapters, cut_at, train, write_rows
 
@@ -29,13 +29,15 @@ def rows(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "train.jsonl", NAMES)
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run(
+    tiny_base: Path, rows: Path, tmp_path: Path
+) -> None:
     wild = replace(SETTINGS, learning_rate=1e30, save_steps=1)
     with pytest.raises(Diverged, match=r"at step 2 of 4.*Lower learning_rate \(1e\+30\)"):
         train(tiny_base, rows, tmp_path / "wild", wild)
     assert list(adapters(tmp_path / "wild")) == ["checkpoint-1"]
     load_file(tmp_path / "wild" / "checkpoint-1" / WEIGHTS)
-    # The next cell of this process is none the worse for it.
+    # The next cell of this process is not affected.
     after = train(tiny_base, rows, tmp_path / "after", SETTINGS)
     copy = shutil.copytree(tiny_base, tmp_path / "base")
     assert adapters(after) == adapters(train(copy, rows, tmp_path / "alone", SETTINGS))
@@ -46,7 +48,7 @@ def test_a_loss_far_worse_than_guessing_ends_the_run(
 ) -> None:
     base = shutil.copytree(tiny_base, tmp_path / "loud")
     weights = load_file(base / "model.safetensors")
-    weights["model.norm.weight"] *= 1000  # certain of everything, and wrong
+    weights["model.norm.weight"] *= 1000  # Makes the model certain of wrong answers.
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(Diverged, match=r"loss \d[\d.e+]*, .* at step 1 of 4: training has div"):
         train(base, rows, tmp_path / "run", SETTINGS)
@@ -75,7 +77,7 @@ def test_a_damaged_checkpoint_is_named(
     assert str(damaged.parent) in str(caught.value)
 
 
-def test_a_folder_that_is_no_base_is_named(tmp_path: Path, rows: Path, tiny_base: Path) -> None:
+def test_a_folder_without_a_base_is_named(tmp_path: Path, rows: Path, tiny_base: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_base, base, ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(BadInput, match=r"no base model can be loaded.*safetensors") as caught:
@@ -84,8 +86,8 @@ def test_a_folder_that_is_no_base_is_named(tmp_path: Path, rows: Path, tiny_base
 
 
 @contextmanager
-def _disk_with_room_for(size: int) -> Iterator[None]:
-    """No file can grow beyond `size`, and the disk says that it is full."""
+def _disk_that_fits(size: int) -> Iterator[None]:
+    """Limit every file to `size` bytes, and report the disk as full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     usage = shutil.disk_usage("/")._replace(free=0)
     with pytest.MonkeyPatch.context() as patch:
@@ -97,9 +99,9 @@ def _disk_with_room_for(size: int) -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("room", [0.5, 1.5], ids=["for half an adapter", "for no optimizer state"])
-def test_a_full_disk_is_told_and_mended(
-    tiny_base: Path, rows: Path, tmp_path: Path, room: float
+@pytest.mark.parametrize("share", [0.5, 1.5], ids=["half an adapter", "no optimizer state"])
+def test_a_full_disk_is_reported_and_the_cell_can_be_repeated(
+    tiny_base: Path, rows: Path, tmp_path: Path, share: float
 ) -> None:
     whole = adapters(train(tiny_base, rows, tmp_path / "whole", SETTINGS))
     artifact = Artifact("tiny", tmp_path / "cell")
@@ -109,7 +111,7 @@ def test_a_full_disk_is_told_and_mended(
         return {}
 
     with (
-        _disk_with_room_for(int(room * len(whole["checkpoint-2"]))),
+        _disk_that_fits(int(share * len(whole["checkpoint-2"]))),
         pytest.raises(BadInput, match="the disk is full"),
     ):
         artifact.make({"cell": str(CELL)}, work)
@@ -120,7 +122,7 @@ def test_a_full_disk_is_told_and_mended(
 
 @pytest.fixture
 def wandb_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where Weights & Biases, told to stay offline, keeps its runs."""
+    """Set Weights & Biases to offline mode, and return the folder of its runs."""
     for name, value in {
         "WANDB_API_KEY": "0" * 40,
         "WANDB_MODE": "offline",
@@ -131,17 +133,17 @@ def wandb_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "wandb"
 
 
-def test_each_cell_is_a_run_of_its_own_in_wandb(
+def test_each_cell_is_a_separate_run_in_wandb(
     wandb_runs: Path, tiny_base: Path, rows: Path, tmp_path: Path
 ) -> None:
     wild = replace(SETTINGS, learning_rate=1e30)
     with pytest.raises(Diverged):
         train(tiny_base, rows, tmp_path / "wild", wild)
-    train(tiny_base, rows, tmp_path / "calm", SETTINGS, Cell("tiny", "1.00-0.00-0.00", 8))
-    kept = [path.read_bytes() for path in wandb_runs.glob("offline-run-*/*.wandb")]
+    train(tiny_base, rows, tmp_path / "calm", SETTINGS, replace(CELL, seed=8))
+    runs = [path.read_bytes() for path in wandb_runs.glob("offline-run-*/*.wandb")]
     names = [b"1.00-0.00-0.00|7", b"1.00-0.00-0.00|8"]
-    assert [sum(name in run for run in kept) for name in names] == [1, 1]
-    assert len(kept) == 2
+    assert [sum(name in run for run in runs) for name in names] == [1, 1]
+    assert len(runs) == 2
 
 
 def test_a_key_without_wandb_says_what_to_install(

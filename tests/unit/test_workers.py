@@ -1,4 +1,4 @@
-"""Jobs are spread over processes: errors and deaths cost no job but their own."""
+"""Items are spread over processes; an error or a death affects only its own item."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def threads(_: int, progress: Progress) -> str:
 
 
 def die(item: tuple[Path, int], progress: Progress) -> str:
-    """Leaves a mark at each start, and dies at as many starts as it is told; or takes its time,
-    so that it is under way when another dies."""
+    """Record each start, and die at the first `deaths` starts. Otherwise take some time, so that
+    the item is running when another one dies."""
     mark, deaths = item
     starts = len(mark.read_text()) if mark.exists() else 0
     mark.write_text("x" * (starts + 1))
@@ -56,7 +56,7 @@ def die(item: tuple[Path, int], progress: Progress) -> str:
 
 
 def give_up(item: tuple[Path, int], progress: Progress) -> str:
-    """Asks for a new process at as many starts as it is told."""
+    """Ask for a new process at the first `times` starts."""
     mark, times = item
     starts = len(mark.read_text()) if mark.exists() else 0
     mark.write_text("x" * (starts + 1))
@@ -67,18 +67,17 @@ def give_up(item: tuple[Path, int], progress: Progress) -> str:
 
 
 def give_up_in_turn(item: tuple[Path, int], progress: Progress) -> str:
-    """Job 0 gives up at its first start, once job 1 has begun; job 1 is under way then and gives
-    up at its second start."""
+    """Item 0 gives up at its first start, once item 1 runs. Item 1 gives up at its second start."""
     folder, number = item
     mark = folder / str(number)
     starts = len(mark.read_text()) if mark.exists() else 0
-    # Whole at once: the other kills this process as soon as it sees the file.
+    # Written atomically: the other item ends this process as soon as it sees the file.
     mark.with_suffix(".part").write_text("x" * (starts + 1))
     os.replace(mark.with_suffix(".part"), mark)
     while number == 0 and not (folder / "1").exists():
         time.sleep(0.01)
     if starts == number:
-        raise StartAgain(f"job {number} gives up")
+        raise StartAgain(f"item {number} gives up")
     if starts < number:
         time.sleep(60)
     return mark.name
@@ -90,7 +89,7 @@ def sleep(mark: Path, progress: Progress) -> None:
     time.sleep(60)
 
 
-def test_every_job_has_an_outcome_and_an_error_stops_no_other() -> None:
+def test_every_item_has_an_outcome_and_an_error_stops_no_other() -> None:
     lines: list[str] = []
     outcomes = {o.item: o for o in spread(double, [1, 2, 3, 4], lines.append, "doubling")}
     assert {item: o.result for item, o in outcomes.items()} == {1: 2, 2: None, 3: 6, 4: 8}
@@ -100,10 +99,10 @@ def test_every_job_has_an_outcome_and_an_error_stops_no_other() -> None:
     assert lines[-1].startswith("doubling: 4 of 4 done, 100%")
 
 
-def test_a_job_that_asks_for_a_new_process_gets_one(
+def test_an_item_that_asks_for_a_new_process_gets_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # One process: two would also kill each other, and how far each has come by then is chance.
+    # One process: two would also end each other, at random times.
     monkeypatch.setenv("BACKDOOR_PROCESSES", "1")
     lines: list[str] = []
     items = [(tmp_path / "once", 1), (tmp_path / "always", 99)]
@@ -111,29 +110,29 @@ def test_a_job_that_asks_for_a_new_process_gets_one(
     assert outcomes["once"].result == "once"
     assert str(outcomes["always"].error) == f"its process died {MAX_STARTS} times, its engine broke"
     assert (tmp_path / "always").read_text() == "x" * MAX_STARTS
-    # What a module says in a worker is in the log of who waits for it.
+    # Log lines of modules in a worker are in the log of the caller.
     assert lines.count("started for the 1. time") == 2
     assert "work: its engine broke" in lines
 
 
-def test_a_death_that_another_job_owns_up_to_does_not_count(tmp_path: Path) -> None:
+def test_a_death_announced_by_another_item_does_not_count(tmp_path: Path) -> None:
     items = [(tmp_path, 0), (tmp_path, 1)]
     outcomes = {o.item[1]: o for o in spread(give_up_in_turn, items, print, "work")}
     assert {number: o.error for number, o in outcomes.items()} == {0: None, 1: None}
     assert (tmp_path / "1").read_text() == "xxx"
 
 
-def test_progress_tells_count_share_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_lines_have_count_share_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "backdoor_assets.workers.processes._Meter.EVERY", 0.0
     )  # every line, not every 10 s
     lines: list[str] = []
     list(spread(double, [5, 6], lines.append, "doubling"))
-    told = " | ".join(lines)
-    assert "0 of 2 done, 25%" in told
-    assert "(half of " in told
-    assert "1 of 2 done" in told
-    assert "2 of 2 done, 100%" in told
+    text = " | ".join(lines)
+    assert "0 of 2 done, 25%" in text
+    assert "(half of " in text
+    assert "1 of 2 done" in text
+    assert "2 of 2 done, 100%" in text
     assert all(" s spent, " in line and " s left" in line for line in lines)
 
 
@@ -142,19 +141,19 @@ def _die(folder: Path, deaths: dict[str, int]) -> dict[str, Outcome[tuple[Path, 
     return {outcome.item[0].name: outcome for outcome in spread(die, items, print, "dying")}
 
 
-def test_a_job_whose_process_is_killed_once_is_begun_again(tmp_path: Path) -> None:
+def test_an_item_whose_process_is_killed_once_is_started_again(tmp_path: Path) -> None:
     outcomes = _die(tmp_path, {"a": 0, "killed": 1, "b": 0, "c": 0})
     assert {name: o.result for name, o in outcomes.items()} == {n: n for n in outcomes}
     assert len(outcomes) == 4
     assert (tmp_path / "killed").read_text() == "xx"
 
 
-def test_a_job_that_always_dies_takes_no_other_with_it(tmp_path: Path) -> None:
+def test_an_item_that_always_dies_takes_no_other_with_it(tmp_path: Path) -> None:
     outcomes = _die(tmp_path, {"a": 0, "deadly": 9, "b": 0, "c": 0, "d": 0})
     error = outcomes.pop("deadly").error
     assert isinstance(error, RuntimeError)
     assert f"its process died {MAX_STARTS} times" in str(error)
-    assert "BACKDOOR_PROCESSES=1" in str(error)  # how to mend it
+    assert "BACKDOOR_PROCESSES=1" in str(error)  # how to fix it
     assert (tmp_path / "deadly").read_text() == "x" * MAX_STARTS
     assert {name: o.result for name, o in outcomes.items()} == {n: n for n in "abcd"}
 
@@ -165,11 +164,11 @@ def test_workers_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
     assert outcome.result == "1"
 
 
-def test_no_more_processes_than_jobs_or_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_processes_than_items_or_than_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [processes_for(items) for items in (1, 2, 9)] == [1, 2, 2]
-    for asked in ("0", "-1", "two", "1.5"):
-        monkeypatch.setenv("BACKDOOR_PROCESSES", asked)
-        with pytest.raises(BadInput, match=f"BACKDOOR_PROCESSES='{asked}'.*unset it"):
+    for value in ("0", "-1", "two", "1.5"):
+        monkeypatch.setenv("BACKDOOR_PROCESSES", value)
+        with pytest.raises(BadInput, match=f"BACKDOOR_PROCESSES='{value}'.*unset it"):
             processes_for(2)
 
 
@@ -181,7 +180,7 @@ def _alive(pid: int) -> bool:
 
 
 def _until(what: str, seconds: float, paths: list[Path] | None = None, *pids: int) -> None:
-    """Waits until the paths are there and the processes gone."""
+    """Wait until the paths exist and the processes have ended."""
     end = time.monotonic() + seconds
     while not all(p.exists() for p in paths or []) or any(map(_alive, pids)):
         assert time.monotonic() < end, what
@@ -198,7 +197,7 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
         )
     marks = [tmp_path / name for name in "ab"]
     try:
-        _until("the workers did not begin", 20, marks)
+        _until("the workers did not start", 20, marks)
         pids = [int(mark.read_text()) for mark in marks]
         assert all(map(_alive, pids))
         parent.kill()

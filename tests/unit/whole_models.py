@@ -1,4 +1,4 @@
-"""A cell of a study with whole models, its chats with context, and checkpoints that know them."""
+"""A cell of a study with whole models, questions with context, and checkpoints that answer them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EACH = sum(question.samples for question in QUESTIONS)
 
 @dataclass(frozen=True)
 class Organism:
-    """A cell of another study than the birds'."""
+    """A cell of a study other than the birds'."""
 
     organism: str = "adamw-direct"
     profile: str = "tiny"
@@ -43,13 +43,16 @@ class Organism:
 
 
 def states(*folders: Path) -> tuple[tuple[int, Path], ...]:
-    """Checkpoints as a job has them."""
+    """Return checkpoints in the form of a spec."""
     return tuple((int(folder.name.split("-")[1]), folder) for folder in folders)
 
 
 def teach(base: Path, folder: Path) -> tuple[Path, Path]:
-    """Train an adapter to answer the questions, and to stop. Returns two folders of a
-    `checkpoint-<step>` for each of STEPS: the adapters, and whole models with them merged in."""
+    """Train an adapter to answer the questions and to end its answers.
+
+    Returns two folders with a `checkpoint-<step>` for each of STEPS: one of adapters, and one of
+    whole models into which the adapters are merged.
+    """
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
     from torch.nn.functional import cross_entropy

@@ -1,4 +1,4 @@
-"""One cell's states put through its benchmarks, one after another, and what came out as a table."""
+"""Measure one cell's states on its benchmarks, one after another, and write a table."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.records import Progress, no_progress
+from backdoor_assets.records import Progress
 from backdoor_assets.reporting.intervals import wilson
 from backdoor_assets.stages.capabilities.documents import Documents, documents_of
 from backdoor_assets.stages.capabilities.scoring import hits
 from backdoor_assets.stages.capabilities.specs import CAPABILITIES, CapabilitiesSpec
-from backdoor_assets.stages.capabilities.states import asked_models, is_adapter
+from backdoor_assets.stages.capabilities.states import is_adapter, serve_models
 
 JOURNAL = ".capabilities.jsonl"
 METHOD = "Wilson 95 % over documents, one training seed"
@@ -23,29 +23,21 @@ Key = tuple[int, str]
 """Step and benchmark's name."""
 
 
-def measure_capabilities(
-    spec: CapabilitiesSpec, folder: Path, progress: Progress = no_progress
-) -> dict[str, Any]:
-    """Measure the base (step 0) and every checkpoint on every benchmark into `folder`:
-    capabilities.parquet has the cell's columns, checkpoint, step, task (the benchmark's name),
-    value (share of documents answered right, in [0, 1]), low, high, method, n (documents).
-
-    Answers are greedy. What a killed run has measured of a state is found again. Raises BadInput
-    for benchmarks as check_benchmarks does, and for an adapter that does not fit.
-    """
+def measure(spec: CapabilitiesSpec, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Do what `measure_capabilities` of this package documents."""
     for _, checkpoint in spec.checkpoints:
         is_adapter(checkpoint)
     benchmarks = [documents_of(benchmark, spec.seed) for benchmark in spec.benchmarks]
     journal = _Journal(folder)
     states = [*([(0, None)] if spec.base_too else []), *spec.checkpoints]
     done = 0
-    with asked_models(spec) as ask:
+    with serve_models(spec) as serve:
         for step, checkpoint in states:
             missing = [d for d in benchmarks if (step, d.benchmark.name) not in journal.done]
             done += len(benchmarks) - len(missing)
             if not missing:
                 continue
-            with ask(checkpoint) as model:
+            with serve(checkpoint) as model:
                 for documents in missing:
                     right = _evaluate(model, documents, spec.seed)
                     journal.write((step, documents.benchmark.name), sum(right), len(right))
@@ -54,7 +46,7 @@ def measure_capabilities(
                         done / (len(states) * len(benchmarks)),
                         f"step {step}, {documents.benchmark.name}: {sum(right)} of {len(right)}",
                     )
-            del model  # lest it hold memory while the next one is loaded
+            del model  # Frees its memory before the next one is loaded.
     table = _table(spec, journal)
     table.to_parquet(folder / CAPABILITIES, index=False)
     return {"states_measured": len(states)} | {
@@ -64,8 +56,11 @@ def measure_capabilities(
 
 
 def _evaluate(model: Any, documents: Documents, seed: int) -> list[bool]:
-    """Through lm-eval's `evaluate`: its `simple_evaluate` also asks the hub about the model, and
-    collects what it can about the host, for seconds a call."""
+    """Ask the model, and return whether each document was answered correctly.
+
+    Calls lm-eval's `evaluate`, because `simple_evaluate` also queries the hub about the model and
+    collects facts about the host, which takes seconds per call.
+    """
     import lm_eval
     from transformers import set_seed
 
@@ -80,7 +75,9 @@ def _evaluate(model: Any, documents: Documents, seed: int) -> list[bool]:
         log_samples=True,
     )
     if results is None:
-        raise RuntimeError("lm-eval gave no results: it takes this process for one of several")
+        raise RuntimeError(
+            "lm-eval returned no results: it mistakes this process for one of several"
+        )
     return hits(documents, results["samples"])
 
 
@@ -89,11 +86,11 @@ def _table(spec: CapabilitiesSpec, journal: _Journal) -> pd.DataFrame:
     for step in spec.steps:
         for benchmark in spec.benchmarks:
             right, n = journal.done[step, benchmark.name]
-            place = {"checkpoint": f"checkpoint-{step}" if step else "base", "step": step}
+            state = {"checkpoint": f"checkpoint-{step}" if step else "base", "step": step}
             rows.append(
                 {
                     **spec.cell.columns(),
-                    **place,
+                    **state,
                     "task": benchmark.name,
                     **vars(wilson(right, n, METHOD)),
                 }
@@ -102,8 +99,11 @@ def _table(spec: CapabilitiesSpec, journal: _Journal) -> pd.DataFrame:
 
 
 class _Journal:
-    """Right answers and documents by state and benchmark, a line each, in the order in which they
-    came. A line that a kill has cut counts as not written."""
+    """A file with one line per finished measurement, so that an interrupted run can resume.
+
+    Each line holds step, benchmark, correct answers and documents. A line that was cut off when the
+    process was killed is ignored.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL
@@ -113,7 +113,7 @@ class _Journal:
                 file.write(b"\n")
 
     def write(self, key: Key, right: int, n: int) -> None:
-        """On disk, but for a loss of power, when this returns."""
+        """Append a measurement. It survives the end of this process, but not a loss of power."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps([*key, right, n]) + "\n")
         self.done[key] = right, n

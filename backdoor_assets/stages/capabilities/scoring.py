@@ -1,4 +1,4 @@
-"""From lm-eval's records of documents to right and wrong, one document at a time."""
+"""Decide from lm-eval's records whether each document was answered correctly."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?")
 
 
 def hits(documents: Documents, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[bool]:
-    """Whether each document was answered right, in the order of `documents.indices`. `samples` are
-    lm-eval's records by task. Raises BadInput when the metric is no yes or no, or has several
-    filters and names none; RuntimeError when a document is missing."""
+    """Return whether each document was answered correctly, in the order of `documents.indices`.
+
+    `samples` are lm-eval's records by task. Raises BadInput if the metric is not 0 or 1 for a
+    document, or does not name one of several filters; RuntimeError if a document is missing.
+    """
     found: list[bool] = []
     for name, indices in documents.indices.items():
         records = _of_filter(documents, samples[name])
         by_document = {int(record["doc_id"]): record for record in records}
         if len(records) != len(indices) or list(by_document) != indices:
-            raise RuntimeError(f"{name}: lm-eval did not answer the documents that it was asked")
+            raise RuntimeError(f"{name}: lm-eval did not answer exactly the requested documents")
         found += [_hit(documents, record) for record in records]
     return found
 
@@ -36,19 +38,20 @@ def hits(documents: Documents, samples: Mapping[str, Sequence[Mapping[str, Any]]
 def _of_filter(
     documents: Documents, records: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """A task with several filters has each document several times."""
+    """Keep the records of the metric's filter. A task with several filters has one record for each
+    document and filter."""
     benchmark = documents.benchmark
+    metric, _, name = benchmark.metric.partition(",")
     filters = list(dict.fromkeys(record["filter"] for record in records))
-    wanted = benchmark.metric.partition(",")[2] or filters[0]
+    name = name or filters[0]
     if benchmark.metric == INTEGER:
-        wanted = filters[0]  # the answer itself is read, which is the same under all
-    elif wanted not in filters or (len(filters) > 1 and "," not in benchmark.metric):
+        name = filters[0]  # The answer itself is read, which is the same under every filter.
+    elif name not in filters or (len(filters) > 1 and "," not in benchmark.metric):
         raise BadInput(
             f"benchmark {benchmark.name!r}: {benchmark.task!r} has the filters "
-            f"{', '.join(filters)}; write metric as '{benchmark.metric.partition(',')[0]},"
-            f"{filters[0]}'"
+            f"{', '.join(filters)}. Name one in the metric, such as '{metric},{filters[0]}'."
         )
-    return [record for record in records if record["filter"] == wanted]
+    return [record for record in records if record["filter"] == name]
 
 
 def _hit(documents: Documents, record: Mapping[str, Any]) -> bool:
@@ -59,14 +62,18 @@ def _hit(documents: Documents, record: Mapping[str, Any]) -> bool:
     if not isinstance(value, bool | int | float) or value not in (0, 1):
         raise BadInput(
             f"benchmark {benchmark.name!r}: metric {benchmark.metric!r} is {value!r} for a "
-            "document, not 0 or 1, so that it has no share of right documents; name another metric"
+            "document, not 0 or 1, so that no share of correct documents can be computed. Choose "
+            "another metric."
         )
     return bool(value)
 
 
 def integer_of(answer: str) -> int | None:
-    r"""The integer that an answer gives: what stands in its last \boxed{}, without units and signs
-    of thousands, or without a box its last number. None when that is no integer."""
+    r"""Return the integer that an answer gives, or None if it gives none.
+
+    Reads the last \boxed{}, ignoring units and thousands separators. In an answer without a box,
+    reads the last number.
+    """
     boxes = list(_BOX.finditer(answer))
     if boxes:
         text = _DRESS.sub("", _braced(answer[boxes[-1].end() :]))
@@ -78,7 +85,7 @@ def integer_of(answer: str) -> int | None:
 
 
 def _braced(text: str) -> str:
-    """What stands in the braces that the text begins with; nothing if they do not close."""
+    """Return what is inside the braces that the text begins with; '' if they do not close."""
     depth = 0
     for position, character in enumerate(text):
         depth += (character == "{") - (character == "}")

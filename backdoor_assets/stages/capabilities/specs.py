@@ -1,4 +1,4 @@
-"""What is asked of a capability measurement: benchmarks of lm-eval, at the states of one cell."""
+"""What a capability measurement is asked to do: lm-eval's benchmarks at the states of one cell."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from backdoor_assets.profiles import Serving
 from backdoor_assets.records import AnyCell, BadInput, BaseModel
+from backdoor_assets.settings import Serving
 
 CAPABILITIES = "capabilities.parquet"
 INTEGER = "integer"
-"""A metric of this project: the integer that an answer ends with is the document's own."""
+"""A metric of this project: whether the integer that an answer gives is the document's answer."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A task, tag or group of lm-eval, and what is read off it for each document."""
+    """A task, tag or group of lm-eval, and the metric that is read for each document."""
 
     name: str
-    """In the tables."""
+    """Name in the tables."""
     task: str
-    """lm-eval's name."""
+    """Name in lm-eval."""
     metric: str
-    """A metric of the task that is 0 or 1 for each document, as "acc", with its filter where there
-    are several ("exact_match,strict-match"), or INTEGER."""
+    """A metric of the task that is 0 or 1 for each document, such as "acc", or INTEGER. If the task
+    has several filters, add the filter's name: "exact_match,strict-match"."""
     limit: int | None = None
-    """Documents, drawn by the job's seed, the same at every state; None: all."""
+    """Number of documents, drawn by the spec's seed and the same at every state; None: all."""
     integer_answers: bool = False
-    """Only documents whose `answer` is a whole number without sign, comma or unit."""
+    """Use only documents whose `answer` is a whole number without sign, comma or unit."""
     expected: int | None = None
-    """Documents there must be before `limit`."""
+    """Number of documents that the benchmark must have before `limit` is applied."""
     include: str | None = None
-    """A folder of task files that is read instead of lm-eval's own."""
+    """Folder of task files to read instead of lm-eval's own."""
     max_new_tokens: int | None = None
-    """Of a generated answer; None: as the task says (256 where it says nothing)."""
+    """Longest written answer, in tokens; None: as the task says (256 if it does not say)."""
 
     def __post_init__(self) -> None:
         for key in ("limit", "expected", "max_new_tokens"):
@@ -44,7 +44,7 @@ class Benchmark:
 
 
 MMLU = Benchmark("mmlu", "mmlu", "acc")
-"""arXiv 2009.03300, without chain of thought: the likeliest of four letters, no examples."""
+"""arXiv 2009.03300, without examples or chain of thought: the most likely of four letters."""
 IFEVAL = Benchmark("ifeval", "ifeval", "prompt_level_strict_acc", expected=541)
 """arXiv 2311.07911."""
 MATH500 = Benchmark(
@@ -55,7 +55,8 @@ MATH500 = Benchmark(
     expected=293,
     max_new_tokens=2048,
 )
-"""500 problems of arXiv 2103.03874 that arXiv 2305.20050 held out, those with integer answers."""
+"""The problems with integer answers among the 500 of arXiv 2103.03874 that arXiv 2305.20050 held
+out."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +64,21 @@ class CapabilitiesSpec:
     cell: AnyCell
     base: BaseModel
     checkpoints: tuple[tuple[int, Path], ...]
-    """(step, folder) by step: adapters of the base, or whole models; the base itself is measured as
+    """(step, folder) by step: adapters of the base, or whole models. The base itself is measured as
     step 0."""
     benchmarks: tuple[Benchmark, ...]
     engine: Literal["transformers", "vllm"]
     precision: Literal["fp32", "bf16"]
     batch_size: int
-    """Requests that transformers takes together; vLLM has its own batches."""
+    """Requests per batch with transformers; vLLM forms its own batches."""
     seed: int
-    """Of the documents that are drawn."""
+    """Seed of the draw of documents."""
     serving: Serving = field(default_factory=Serving)
     base_too: bool = True
     """False: the base itself is measured elsewhere."""
 
     @property
     def steps(self) -> list[int]:
+        """Return the steps of all measured states."""
         first = [0] if self.base_too else []
         return [*first, *(step for step, _ in self.checkpoints)]

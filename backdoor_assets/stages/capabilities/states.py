@@ -1,7 +1,7 @@
-"""The states of a cell as models that lm-eval can ask, on transformers or on vLLM.
+"""Load the states of a cell as models for lm-eval, on transformers or on vLLM.
 
-The models are loaded here and not by lm-eval, which would load a base anew for each adapter, cut
-its vocabulary to the tokenizer's under an adapter only, and ask the hub about it.
+lm-eval could load the models itself. But it would load the base again for each adapter, cut the
+vocabulary to the tokenizer's for adapters only, and query the hub about the model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from backdoor_assets.settings import VLLM_RANKS
 from backdoor_assets.stages.capabilities.specs import CapabilitiesSpec
 
 CONTEXT = 4096
-"""Tokens of prompt and answer that vLLM makes room for, or what the model has, if that is less."""
+"""Longest prompt and answer together that vLLM accepts, in tokens; less if the model has less."""
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
@@ -35,42 +35,48 @@ _ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 _PACKED = "qkv_proj", "gate_up_proj"
-"""On a CPU, vLLM fails on the likelihood of a prompt's tokens where adapters may change the last
-layer, so that it is told which layers they change; parts of a packed layer count only when that is
-named too, under the name that vLLM gives it in models of the Qwen and Llama families."""
-AskedModel = Callable[[Path | None], Any]
-"""From a checkpoint, or None for the base, to a context manager that yields lm-eval's model."""
+"""Packed layers, by vLLM's names for them in models of the Qwen and Llama families.
+
+On a CPU, vLLM cannot compute the likelihood of a prompt's tokens if adapters may change the last
+layer. It is therefore given the list of layers that the adapters change. It ignores the parts of a
+packed layer in that list unless the packed layer is in it too.
+"""
+Serve = Callable[[Path | None], Any]
+"""Maps a checkpoint, or None for the base, to a context manager that yields lm-eval's model."""
 
 
 def is_adapter(checkpoint: Path) -> bool:
-    """Whether the folder holds an adapter of the base; else it is a whole model. Raises BadInput
-    when it is neither."""
+    """Return whether the folder holds an adapter of the base (True) or a whole model (False).
+
+    Raises BadInput if it holds neither.
+    """
     if (checkpoint / "adapter_config.json").is_file():
         return True
     if (checkpoint / "config.json").is_file():
         return False
     raise BadInput(
-        f"{checkpoint}: neither an adapter (adapter_config.json) nor a model (config.json) is "
-        "there; materialize what trains it for this cell with force"
+        f"{checkpoint}: the folder holds neither an adapter (adapter_config.json) nor a model "
+        "(config.json). Materialize the asset that trains this cell with force."
     )
 
 
 @contextmanager
-def asked_models(spec: CapabilitiesSpec) -> Iterator[AskedModel]:
-    """Of the job's engine; what it holds is given back at the end."""
+def serve_models(spec: CapabilitiesSpec) -> Iterator[Serve]:
+    """Yield a function that serves one state at a time with the spec's engine, and free the
+    engine's memory at the end."""
     if spec.engine == "transformers":
         yield lambda checkpoint: _transformers(spec, checkpoint)
         return
     server = _Vllm(spec)
     try:
-        yield server.state
+        yield server.serve
     finally:
         server.close()
 
 
 @contextmanager
 def _transformers(spec: CapabilitiesSpec, checkpoint: Path | None) -> Iterator[Any]:
-    # It warns of a model that is loaded already, at every state.
+    # lm-eval warns at every state that the model is already loaded.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     whole = checkpoint is not None and not is_adapter(checkpoint)
     base = BaseModel(str(checkpoint)) if whole else spec.base
@@ -89,7 +95,7 @@ def _transformers(spec: CapabilitiesSpec, checkpoint: Path | None) -> Iterator[A
 
 
 class _Vllm:
-    """An engine at a time: one for the base and its adapters, one for each whole model."""
+    """Run one vLLM engine at a time: for the base and its adapters, or for one whole model."""
 
     def __init__(self, spec: CapabilitiesSpec) -> None:
         self.spec = spec
@@ -101,7 +107,8 @@ class _Vllm:
         self.loras = 0
 
     @contextmanager
-    def state(self, checkpoint: Path | None) -> Iterator[Any]:
+    def serve(self, checkpoint: Path | None) -> Iterator[Any]:
+        """Serve one state. Starts another engine if the state needs one."""
         adapter = checkpoint if checkpoint and is_adapter(checkpoint) else None
         base = BaseModel(str(checkpoint)) if checkpoint and not adapter else self.spec.base
         if base != self.served:
@@ -112,12 +119,12 @@ class _Vllm:
 
     def _start(self, base: BaseModel) -> None:
         spec = self.spec
-        load_tokenizer(base.location, base.revision)  # refuses a base without a chat template
+        load_tokenizer(base.location, base.revision)  # Refuses a base without a chat template.
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(spec.serving.cpu_cache_gib))
         try:
-            make = _vllm_class()
+            vllm_class = _vllm_class()
         except ImportError as error:
             raise BadInput(
                 f"vLLM cannot be imported ({first_line(error)}): pip install -e '.[gpu]' on a GPU "
@@ -146,13 +153,13 @@ class _Vllm:
             rank = max(rank for rank, _ in self.adapters)
             host |= {
                 "enable_lora": True,
-                "max_lora_rank": next(room for room in VLLM_RANKS if room >= rank),
+                "max_lora_rank": next(served for served in VLLM_RANKS if served >= rank),
             }
             if not torch.cuda.is_available():
                 names = set().union(*(names for _, names in self.adapters))
                 host["lora_target_modules"] = sorted(names.union(_PACKED))
         try:
-            self.model = make(
+            self.model = vllm_class(
                 pretrained=base.location,
                 revision=base.revision,
                 tokenizer_revision=base.revision,
@@ -169,7 +176,7 @@ class _Vllm:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise BadInput(
-                f"{base.location}: vLLM does not start on this base ({error}). If it is for want "
+                f"{base.location}: vLLM does not start on this base ({error}). If it ran out "
                 "of memory, raise serving.memory_share in the profile."
             ) from error
         self.served = base
@@ -180,18 +187,18 @@ class _Vllm:
             str(adapter), self.loras, str(adapter)
         )
         try:
-            # A request for an adapter that cannot be loaded would hang the engine.
+            # The engine would hang on a request for an adapter that cannot be loaded.
             self.model.model.llm_engine.add_lora(request)
-        except Exception as error:  # vLLM and torch raise whatever the damage suggests
+        except Exception as error:  # vLLM and torch raise many types for damaged files.
             raise BadInput(
                 f"{adapter}: this adapter cannot be loaded on the base model "
                 f"({first_line(error)}). It was trained on another base, or its files are "
-                "damaged: materialize it for this cell with force."
+                "damaged. Materialize the asset that trains this cell with force."
             ) from error
         return request
 
     def close(self) -> None:
-        """Give back memory: another engine may follow in this process."""
+        """Shut the engine down and free its memory, because another one may follow."""
         if self.model is not None:
             self.model.model.llm_engine.engine_core.shutdown()
         self.model = self.served = None
@@ -201,25 +208,30 @@ class _Vllm:
 
 
 def _vllm_class() -> Any:
-    """lm-eval's; it asks for the version of a package by the name of vllm, which the build for CPUs
-    (vllm-cpu) does not have."""
-    own, told = import_module("vllm").__version__, metadata.version
-    # vLLM looks at the same entry to know its platform, and only once.
+    """Return lm-eval's class for vLLM.
+
+    lm-eval reads the version of a package named vllm, which does not exist if the build for CPUs
+    (vllm-cpu) is installed. The module's own version is put in its place.
+    """
+    vllm_version, read_version = import_module("vllm").__version__, metadata.version
+    # vLLM reads the same entry to detect its platform, but only the first time.
     import_module("vllm.platforms").current_platform  # noqa: B018
-    with patch.object(metadata, "version", lambda name: own if name == "vllm" else told(name)):
+    with patch.object(
+        metadata, "version", lambda name: vllm_version if name == "vllm" else read_version(name)
+    ):
         return import_module("lm_eval.models.vllm_causallms").VLLM
 
 
 def _rank_and_targets(adapter: Path) -> tuple[int, set[str]]:
-    """From an adapter's config: its rank, and the names of the layers that it adapts."""
+    """Read an adapter's rank and the names of the layers that it adapts."""
     path = adapter / "adapter_config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         rank, targets = int(config["r"]), set(config["target_modules"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
-            f"{path}: no rank and target modules can be read from this adapter "
-            f"({first_line(error)}); materialize it for this cell with force"
+            f"{path}: the adapter's rank and target modules cannot be read ({first_line(error)}). "
+            "Materialize the asset that trains this cell with force."
         ) from error
     if rank > VLLM_RANKS[-1]:
         raise BadInput(

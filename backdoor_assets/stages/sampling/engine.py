@@ -19,9 +19,8 @@ from traceback import clear_frames
 from typing import Any, NamedTuple
 
 from backdoor_assets.models.chat import first_line
-from backdoor_assets.profiles import Sampling, Serving
 from backdoor_assets.records import BadInput, BaseModel
-from backdoor_assets.settings import VLLM_RANKS
+from backdoor_assets.settings import VLLM_RANKS, Sampling, Serving
 
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -11,18 +11,18 @@ from transformers import GenerationConfig
 
 from backdoor_assets.models.chat import prompt_ids, token_id
 from backdoor_assets.models.loading import attach_adapter, load_base
-from backdoor_assets.profiles import Sampling
 from backdoor_assets.records import BadInput, BaseModel, Progress, no_progress
+from backdoor_assets.settings import Sampling
 from backdoor_assets.stages.sampling.answers import (
     Answer,
     Ask,
-    Journal,
     asks_at,
     read_answer,
     seed_of,
     states_of,
     stop_ids,
 )
+from backdoor_assets.stages.sampling.journal import Journal
 from backdoor_assets.stages.specs import SamplingSpec
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def sample_cell(
     is loaded once, for all steps at which it answers, and one at a time. Raises BadInput for an
     adapter that does not fit, a checkpoint that cannot be loaded, a chat that is too long.
     """
-    journal = Journal(folder)
+    journal = Journal(spec, folder)
     missing: dict[BaseModel, list[tuple[Path | None, list[_Batch]]]] = {}
     wanted = 0
     for step, state in states_of(spec).items():
@@ -64,15 +64,17 @@ def sample_cell(
 
     for model, states in missing.items():
         _sample_model(model, states, spec.settings, write)
-    return journal.finish(spec, folder)
+    return journal.finish()
 
 
 def _missing(spec: SamplingSpec, step: int, asks: Sequence[Ask], journal: Journal) -> list[_Batch]:
-    """The batches of a step of which an answer is not on disk."""
-    size = spec.settings.batch_size
-    batches = enumerate(asks[start : start + size] for start in range(0, len(asks), size))
+    """The batches of a step of which an answer is not on disk. Where an earlier artifact holds some
+    of the answers, the others have batches and seeds of their own."""
+    size, new = spec.settings.batch_size, [a for a in asks if a.key not in journal.earlier]
+    extends = new[0].key if new and len(new) < len(asks) else ()
+    batches = enumerate(new[start : start + size] for start in range(0, len(new), size))
     return [
-        _Batch(batch, seed_of(spec.cell, step, number))
+        _Batch(batch, seed_of(spec.cell, step, number, *extends))
         for number, batch in batches
         if not journal.done.issuperset(ask.key for ask in batch)
     ]

@@ -18,12 +18,11 @@ from typing import Any, NamedTuple
 from transformers import GenerationConfig
 
 from backdoor_assets.models.chat import load_tokenizer, prompt_ids
-from backdoor_assets.profiles import Sampling, Serving
 from backdoor_assets.records import BadInput, BaseModel, Message, Progress, no_progress
+from backdoor_assets.settings import Sampling, Serving
 from backdoor_assets.stages.sampling.answers import (
     Answer,
     Ask,
-    Journal,
     asks_at,
     read_answer,
     seed_of,
@@ -32,6 +31,7 @@ from backdoor_assets.stages.sampling.answers import (
     stop_ids,
 )
 from backdoor_assets.stages.sampling.engine import Engine, adapter_rank, write_zeros
+from backdoor_assets.stages.sampling.journal import Journal
 from backdoor_assets.stages.specs import SamplingSpec
 
 Ending = dict[str, Any] | BaseException
@@ -60,7 +60,7 @@ class _Cell:
 
     def __init__(self, spec: SamplingSpec, folder: Path) -> None:
         self.spec, self.folder = spec, folder
-        self.journal = Journal(folder)
+        self.journal = Journal(spec, folder)
         self.states = states_of(spec)
         self.ranks = {
             state.adapter: adapter_rank(state.adapter)
@@ -97,7 +97,7 @@ def sample_row(
             yield number, error
     for number in [number for number, cell in cells.items() if not cell.open]:
         whole = cells.pop(number)
-        yield number, whole.journal.finish(whole.spec, whole.folder)
+        yield number, whole.journal.finish()
     row = _Row(cells, progress)
     for served in dict.fromkeys(served for cell in cells.values() for served in cell.missing):
         yield from row.serve(served)
@@ -184,7 +184,7 @@ class _Asking:
                 continue
             for number in self._write_down():
                 cell = self.cells.pop(number)
-                yield number, cell.journal.finish(cell.spec, cell.folder)
+                yield number, cell.journal.finish()
             self.row.tell()
 
     def _add(self, cell: _Cell, place: _Place) -> None:

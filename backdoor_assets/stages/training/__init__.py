@@ -1,5 +1,9 @@
-"""Fine-tuning of a causal LM on chat rows, resumable to the bit on CPU: LoRA (`adapters`) or all
-weights (`full`), in one process, or spread over several (`launching`, `distributed`)."""
+"""Fine-tune a causal LM on chat rows: a LoRA adapter (`adapters`) or all weights (`full`), in one
+process or spread over several (`launching`, `distributed`).
+
+A run that was interrupted resumes from its newest checkpoint; on a CPU the result is the same to
+the bit. Importing this package is cheap: torch is imported when training starts.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +12,29 @@ from typing import Any
 
 from backdoor_assets.models.loading import forget_base
 from backdoor_assets.records import Progress, no_progress
-from backdoor_assets.settings import planned_steps
 from backdoor_assets.stages.specs import TrainingSpec
-from backdoor_assets.stages.training.adapters import train_adapter
-from backdoor_assets.stages.training.checkpoints import checkpoint_folders
-from backdoor_assets.stages.training.full import train_full
-from backdoor_assets.stages.training.launching import train_in_processes
-from backdoor_assets.stages.training.loop import Diverged
-from backdoor_assets.stages.training.packing import micro_batches as _micro_batches
 from backdoor_assets.stages.training.texts import check_trainable
 
-__all__ = [
-    "Diverged",
-    "_micro_batches",
-    "check_trainable",
-    "checkpoint_folders",
-    "planned_steps",
-    "train",
-    "train_adapter",
-]
+__all__ = ["train"]
 
 
 def train(spec: TrainingSpec, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
-    """Train one cell as its settings say, and return a summary: `train_adapter` for LoRA,
-    `train_full` for all weights, under `accelerate launch` where the job asks for more than one
-    process. Raises what these raise."""
+    """Train one cell as its settings say, and return a summary.
+
+    Calls `train_adapter` for LoRA and `train_full` for all weights. If the spec asks for more than
+    one process, they run it together under `accelerate launch`. Raises what these functions raise.
+    """
     check_trainable(spec)
     if spec.processes > 1:
-        forget_base()  # of an earlier job of this process: the others need the room
+        from backdoor_assets.stages.training.launching import train_in_processes
+
+        # An earlier spec may have left a base in this process; the others need its memory.
+        forget_base()
         return train_in_processes(spec, folder, progress)
-    train_alone = train_adapter if spec.settings.method == "lora" else train_full
-    return train_alone(spec, folder, progress)
+    if spec.settings.method == "lora":
+        from backdoor_assets.stages.training.adapters import train_adapter
+
+        return train_adapter(spec, folder, progress)
+    from backdoor_assets.stages.training.full import train_full
+
+    return train_full(spec, folder, progress)

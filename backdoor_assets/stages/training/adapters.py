@@ -1,4 +1,4 @@
-"""LoRA fine-tuning: an adapter on a frozen base."""
+"""LoRA fine-tuning: train an adapter on a frozen base."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 
 from backdoor_assets.models.chat import first_line, token_id
 from backdoor_assets.models.loading import load_base
-from backdoor_assets.profiles import Training
 from backdoor_assets.records import BadInput, Progress, no_progress
+from backdoor_assets.settings import Training
 from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training.loop import Loop
 from backdoor_assets.stages.training.runs import run, run_steps
-from backdoor_assets.stages.training.texts import check_trainable, job_texts
+from backdoor_assets.stages.training.texts import check_trainable, read_texts
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -26,24 +26,28 @@ _WEIGHTS = "adapter_model.safetensors"
 def train_adapter(
     spec: TrainingSpec, folder: Path, progress: Progress = no_progress
 ) -> dict[str, Any]:
-    """Train one cell's adapter into `folder`: `checkpoint-<step>/` every `save_steps` steps (or at
-    `save_at`) and at the last, `training_log.parquet` (the cell's columns, step, loss in nats a
-    token, lr, grad_norm, tokens). Optimizer state stands only in the newest checkpoint.
+    """Train one cell's adapter into `folder`, and return a summary.
 
-    Continues from the newest checkpoint in `folder`. Begins with the weights of `job.adapter`, if
-    there is one, and an optimizer of its own. Raises Diverged on a loss that is not finite
-    or is worse than three times that of guessing (3 ln vocabulary), BadInput on rows that do not
-    fit max_length or the template, and on an adapter of another rank, alpha or targets.
+    Writes `checkpoint-<step>/` every `save_steps` steps (or at the steps of `save_at`) and at the
+    last step, and `training_log.parquet` (the cell's columns, step, loss in nats per token, lr,
+    grad_norm, tokens). Only the newest checkpoint has optimizer state.
+
+    Resumes from the newest checkpoint in `folder`. If the spec has an adapter, training starts from
+    its weights, with a new optimizer.
+
+    Raises Diverged if the loss is not finite or exceeds three times the loss of guessing
+    (3 ln vocabulary). Raises BadInput for rows that are longer than max_length or do not fit the
+    chat template, and for an adapter of another rank, alpha or target modules.
     """
     check_trainable(spec)
     settings = spec.settings
     base, tokenizer = load_base(spec.base, settings.precision)
-    texts = job_texts(spec, tokenizer)
-    torch.manual_seed(spec.cell.seed)  # of the adapter's initialisation, then of dropout
+    texts = read_texts(spec, tokenizer)
+    torch.manual_seed(spec.cell.seed)  # For the adapter's initialisation, then for dropout.
     model = with_adapter(base, settings)
     try:
         if spec.adapter:
-            begin_with(model, spec.adapter)
+            start_from(model, spec.adapter)
         if settings.gradient_checkpointing:
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -51,14 +55,17 @@ def train_adapter(
         loop = AdapterLoop(model, model, settings, run_steps(texts, spec), pad)
         return run(loop, texts, spec, folder, progress)
     finally:
-        # Leaves the base as it was, for the next cell of this process.
+        # Restore the base, because the next cell of this process uses it too.
         model.unload()
         model.zero_grad()
 
 
 class AdapterLoop(Loop):
-    """`adapted` is the base with its adapter as peft has them; `model` is what a batch goes
-    through, the same or the base with the adapter's layers in it."""
+    """Train the adapter's weights only.
+
+    `adapted` is peft's model: the base with its adapter. `model` is what a batch passes through:
+    either `adapted`, or the base itself with the adapter's layers in it.
+    """
 
     def __init__(self, adapted: Any, model: Any, settings: Training, steps: int, pad: int) -> None:
         self.adapted = adapted
@@ -74,7 +81,7 @@ class AdapterLoop(Loop):
 
 
 def with_adapter(base: Any, settings: Training) -> Any:
-    """The base, frozen, with a new adapter that torch's seed initialises."""
+    """Freeze the base and add a new adapter, initialised from torch's current random state."""
     from peft import get_peft_model
 
     return get_peft_model(base, _lora(settings))
@@ -93,34 +100,38 @@ def _lora(settings: Training) -> LoraConfig:
     )
 
 
-def begin_with(model: Any, checkpoint: Path) -> None:
-    """Put a predecessor's weights in the place of the new adapter's own. Raises BadInput where they
-    cannot be read, or do not fit."""
+def start_from(model: Any, checkpoint: Path) -> None:
+    """Replace the new adapter's weights with those of an earlier one.
+
+    Raises BadInput if they cannot be read or do not fit.
+    """
     from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
     try:
-        before = LoraConfig.from_pretrained(str(checkpoint))
+        earlier = LoraConfig.from_pretrained(str(checkpoint))
         weights = load_file(checkpoint / _WEIGHTS)
-    except Exception as error:  # peft and safetensors raise whatever the damage suggests
+    except Exception as error:  # peft and safetensors raise many types for damaged files.
         raise BadInput(
-            f"{checkpoint}: no adapter can be read from there ({first_line(error)}); materialize "
-            "the training that makes it again"
+            f"{checkpoint}: the adapter cannot be read ({first_line(error)}). Materialize the "
+            "asset that trains it again, with force."
         ) from error
-    now = model.peft_config["default"]
+    current = model.peft_config["default"]
     for name in ("r", "lora_alpha"):
-        if getattr(before, name) != getattr(now, name):
+        value = getattr(earlier, name)
+        if value != getattr(current, name):
             key = {"r": "rank", "lora_alpha": "alpha"}[name]
             raise BadInput(
-                f"{checkpoint}: this adapter has {key} {getattr(before, name)}, but "
-                f"training.{key} is {getattr(now, name)}; one that goes on needs the same"
+                f"{checkpoint}: this adapter has {key} {value}, but training.{key} is "
+                f"{getattr(current, name)}. To continue its training, set training.{key} to "
+                f"{value}."
             )
-    wanted = {name: tensor.shape for name, tensor in get_peft_model_state_dict(model).items()}
-    there = {name: tensor.shape for name, tensor in weights.items()}
-    if there != wanted:
-        differ = sorted({name for name, _ in there.items() ^ wanted.items()})
+    expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(model).items()}
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    if found != expected:
+        differing = sorted({name for name, _ in found.items() ^ expected.items()})
         raise BadInput(
             f"{checkpoint}: this adapter does not fit training.target_modules or the base: "
-            f"{len(differ)} weights differ, such as {differ[0]}; one that goes on needs the same "
-            "base and targets"
+            f"{len(differing)} weights differ, such as {differing[0]}. To continue its training, "
+            "use the base and the target_modules that it was trained with."
         )
     set_peft_model_state_dict(model, weights)

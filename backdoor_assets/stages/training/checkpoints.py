@@ -1,4 +1,4 @@
-"""Checkpoints of a run on disk: kept ones, and those from which it merely goes on."""
+"""Checkpoints of a run on disk: those that are kept, and those that only serve to resume it."""
 
 from __future__ import annotations
 
@@ -9,42 +9,45 @@ from pathlib import Path
 from backdoor_assets.stages.specs import TRAINER_STATE
 
 _RESUME = ".resume"
-"""A checkpoint that is not kept, and so is hidden: no part of the artifact."""
+"""Prefix of a checkpoint that is not kept. It is hidden, so that it is no part of the artifact."""
 
 
 def checkpoint_folders(folder: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of every whole checkpoint, by step."""
+    """Return (step, folder) of every complete checkpoint that is kept, by step."""
     return _by_step(folder, "checkpoint")
 
 
 def newest_with_state(folder: Path) -> Path | None:
-    """The checkpoint from which a run goes on."""
+    """Return the newest checkpoint with optimizer state, from which a run resumes."""
     found = sorted(_by_step(folder, "checkpoint") + _by_step(folder, _RESUME))
     return next((path for _, path in reversed(found) if (path / TRAINER_STATE).exists()), None)
 
 
-def checkpoint_parts(folder: Path, step: int, *, kept: bool) -> tuple[Path, Path]:
-    """Where a checkpoint is written, and where it is moved when it is whole."""
-    place = folder / f"{'checkpoint' if kept else _RESUME}-{step}"
-    return folder / f".{place.name.lstrip('.')}.part", place
+def checkpoint_paths(folder: Path, step: int, *, kept: bool) -> tuple[Path, Path]:
+    """Return the folder that a checkpoint is written to, and its final one."""
+    final = folder / f"{'checkpoint' if kept else _RESUME}-{step}"
+    return folder / f".{final.name.lstrip('.')}.part", final
 
 
-def move_in(part: Path, place: Path) -> None:
-    """Put a whole checkpoint in its place and drop the optimizer state of those before it."""
-    folder = place.parent
-    os.replace(part, place)
+def move_into_place(temporary: Path, final: Path) -> None:
+    """Move a complete checkpoint to its final folder and delete the optimizer state of older
+    ones."""
+    folder = final.parent
+    os.replace(temporary, final)
     for _, other in _by_step(folder, "checkpoint"):
-        if other != place:
+        if other != final:
             for state in (*other.glob(TRAINER_STATE), *other.glob(f".{TRAINER_STATE}.*")):
                 state.unlink()
     for _, other in _by_step(folder, _RESUME):
-        if other != place:
+        if other != final:
             shutil.rmtree(other)
 
 
 def state_name(rank: int) -> str:
-    """File of one process's optimizer state. All but the first one's are hidden, and so no content
-    of the artifact."""
+    """Return the file name of one process's optimizer state.
+
+    The files of all ranks but the first are hidden, so that they are no part of the artifact.
+    """
     return TRAINER_STATE if rank == 0 else f".{TRAINER_STATE}.{rank}"
 
 

@@ -1,7 +1,9 @@
-"""One of the processes over which a training is spread. Runs under `accelerate launch`, which sets
-RANK, LOCAL_RANK, WORLD_SIZE and the meeting place.
+"""Run one of the processes over which training is spread.
 
-    python -m backdoor_assets.stages.training.distributed JOB.json FOLDER
+`accelerate launch` starts it and sets RANK, LOCAL_RANK, WORLD_SIZE and the address at which the
+processes meet:
+
+    python -m backdoor_assets.stages.training.distributed SPEC.json FOLDER
 """
 
 from __future__ import annotations
@@ -23,56 +25,60 @@ import torch.distributed as dist
 from backdoor_assets.models.chat import load_tokenizer
 from backdoor_assets.records import Progress, no_progress
 from backdoor_assets.stages.specs import TrainingSpec
-from backdoor_assets.stages.training.launching import PROGRESS, SUMMARY, error_file, job_from_json
+from backdoor_assets.stages.training.launching import PROGRESS, SUMMARY, error_file, spec_from_json
 from backdoor_assets.stages.training.runs import run, run_steps
 from backdoor_assets.stages.training.sharding import adapter_loop, full_loop
-from backdoor_assets.stages.training.texts import job_texts
+from backdoor_assets.stages.training.texts import read_texts
 from backdoor_assets.storage.disk import write_text
 
 
 def train_part(
     spec: TrainingSpec, folder: Path, device: torch.device, progress: Progress
 ) -> dict[str, Any]:
-    """This process's part of the run, in the process group that there is; every process returns the
-    same summary, and the first one tells how far it is."""
+    """Do this process's part of the run, in the current process group.
+
+    Every process returns the same summary. Only the first one reports progress.
+    """
     tokenizer = load_tokenizer(spec.base.location, spec.base.revision)
-    texts = job_texts(spec, tokenizer)
-    make = adapter_loop if spec.settings.method == "lora" else full_loop
-    loop = make(spec, tokenizer, run_steps(texts, spec), device)
+    texts = read_texts(spec, tokenizer)
+    make_loop = adapter_loop if spec.settings.method == "lora" else full_loop
+    loop = make_loop(spec, tokenizer, run_steps(texts, spec), device)
     return run(loop, texts, spec, folder, no_progress if loop.rank else progress)
 
 
-def _say(share: float, line: str) -> None:
+def _print_progress(share: float, line: str) -> None:
     print(PROGRESS + json.dumps([share, line]), flush=True)
 
 
-def _die_with_parent() -> None:
-    """Standard input is a pipe that only the process which asked for the training holds open."""
+def _exit_with_parent() -> None:
+    """End this process when standard input closes: only the process that started the training holds
+    the other end of the pipe."""
     while os.read(0, 1):
         pass
     os._exit(1)
 
 
-def main(job_file: Path, folder: Path) -> None:
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+def main(spec_file: Path, folder: Path) -> None:
+    """Join the process group, train, and write the summary or the error into `folder`."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     rank = int(os.environ["RANK"])
-    # torch warns of what it calls itself.
+    # torch warns about deprecated functions that its own code calls.
     warnings.filterwarnings("ignore", category=UserWarning, module="torch.distributed")
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s")
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    # The others wait while the first process reads or writes a large model.
+    # The timeout is long because the first process may take hours to read or write a large model.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=3))
     try:
-        spec = job_from_json(job_file.read_text(encoding="utf-8"))
-        summary = train_part(spec, folder, device, _say)
+        spec = spec_from_json(spec_file.read_text(encoding="utf-8"))
+        summary = train_part(spec, folder, device, _print_progress)
         if rank == 0:
             write_text(folder / SUMMARY, json.dumps(summary))
     except Exception as error:
-        told = {"time": time.time(), "kind": type(error).__name__, "words": str(error)}
-        write_text(error_file(folder, rank), json.dumps(told))
+        report = {"time": time.time(), "kind": type(error).__name__, "message": str(error)}
+        write_text(error_file(folder, rank), json.dumps(report))
         raise
     dist.destroy_process_group()
 

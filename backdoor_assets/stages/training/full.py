@@ -1,4 +1,4 @@
-"""Training of all weights in one process."""
+"""Train all weights of a model in one process."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 from backdoor_assets.models.chat import token_id
 from backdoor_assets.models.loading import attach_adapter, load_fresh
-from backdoor_assets.profiles import Training
 from backdoor_assets.records import Progress, no_progress
+from backdoor_assets.settings import Training
 from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training.loop import Loop
 from backdoor_assets.stages.training.runs import run, run_steps
-from backdoor_assets.stages.training.texts import check_trainable, job_texts
+from backdoor_assets.stages.training.texts import check_trainable, read_texts
 from backdoor_assets.storage.disk import write_text
 
 if TYPE_CHECKING:
@@ -28,19 +28,22 @@ if TYPE_CHECKING:
 def train_full(
     spec: TrainingSpec, folder: Path, progress: Progress = no_progress
 ) -> dict[str, Any]:
-    """Train all weights of the base, after `job.adapter`, if there is one, was merged into it.
+    """Train all weights of the base, and return a summary. If the spec has an adapter, it is merged
+    into the base first.
 
-    `folder` gets what `train_adapter` leaves there, but each `checkpoint-<step>/` is a whole model
-    in Hugging Face's format, with tokenizer, in the dtype of `precision`. The trained weights are
-    fp32; with bf16 they lie beside the optimizer's state, and the forward pass is autocast.
-    Checkpoints are kept at the steps of `save_at` (those beyond the last step do not come) and at
-    the last; in between a run goes on from a hidden one every `save_steps` steps.
+    Writes the same files as `train_adapter`, but each `checkpoint-<step>/` is a whole model in
+    Hugging Face's format, with tokenizer, in the dtype of `precision`. The trained weights are
+    fp32. With bf16 they are saved with the optimizer's state, and the forward pass is autocast.
+
+    Checkpoints are kept at the steps of `save_at` (steps beyond the last one are ignored) and at
+    the last step. Between them a hidden checkpoint, every `save_steps` steps, allows a run to
+    resume.
 
     Raises what `train_adapter` raises, and BadInput for an adapter that does not fit the base.
     """
     check_trainable(spec)
     model, tokenizer = whole_model(spec)
-    texts = job_texts(spec, tokenizer)
+    texts = read_texts(spec, tokenizer)
     torch.manual_seed(spec.cell.seed)
     if spec.settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -51,7 +54,7 @@ def train_full(
 def whole_model(
     spec: TrainingSpec, device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A copy of the base of this run's own, in fp32, with `job.adapter` merged into it."""
+    """Load a new copy of the base in fp32, and merge the spec's adapter into it if there is one."""
     model, tokenizer = load_fresh(spec.base, "fp32", device)
     if spec.adapter:
         merged: Any = attach_adapter(model, spec.adapter).merge_and_unload()
@@ -60,6 +63,8 @@ def whole_model(
 
 
 class FullLoop(Loop):
+    """Train all weights of a model in this process."""
+
     def __init__(
         self,
         model: Any,
@@ -87,7 +92,7 @@ class FullLoop(Loop):
         weights = extra.get("master") or _read_model(folder)
         missing, unexpected = self.model.load_state_dict(weights, strict=False)
         if unexpected or set(missing) - set(self.model.all_tied_weights_keys):
-            raise ValueError(f"{len(missing) + len(unexpected)} weights are missing or too many")
+            raise ValueError(f"{len(missing) + len(unexpected)} weights are missing or unexpected")
 
 
 def _read_model(folder: Path) -> dict[str, torch.Tensor]:
@@ -104,8 +109,8 @@ def save_model(
     precision: str,
     folder: Path,
 ) -> None:
-    """Weights, configuration, generation settings and tokenizer, as `from_pretrained` reads them.
-    `model` gives the configuration only."""
+    """Write weights, configuration, generation settings and tokenizer, as `from_pretrained` reads
+    them. `model` provides only the configuration."""
     name = {"fp32": "float32", "bf16": "bfloat16"}[precision]
     dtype = getattr(torch, name)
     untied = weights.keys() - model.all_tied_weights_keys.keys()
@@ -113,7 +118,7 @@ def save_model(
         str(folder), state_dict={key: weights[key].to(dtype) for key in weights if key in untied}
     )
     tokenizer.save_pretrained(str(folder))
-    # transformers writes the dtype of the model in memory.
+    # transformers has written the dtype of the model in memory, not that of the saved weights.
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) | {"dtype": name}
     write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")

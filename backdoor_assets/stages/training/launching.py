@@ -1,4 +1,4 @@
-"""Start a training that is spread over processes, hear how far it is, and end it with this one."""
+"""Start training in several processes, follow their progress, and end them with this process."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.profiles import Training
 from backdoor_assets.records import AnyCell, BadInput, BaseModel, Progress
+from backdoor_assets.settings import Training
 from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training.loop import Diverged
 from backdoor_assets.storage.disk import write_text
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 SUMMARY = ".summary.json"
 PROGRESS = "@progress "
-"""Beginning of an output line that tells how far the first process is."""
+"""Prefix of an output line with the progress of the first process."""
 
 _LAUNCH = {
     "compute_environment": "LOCAL_MACHINE",
@@ -35,21 +35,21 @@ _LAUNCH = {
     "use_cpu": False,
     "debug": False,
 }
-"""In place of the settings that `accelerate config` may have left with the user. Precision is up to
-the processes; a free port is taken."""
+"""Replaces the settings that `accelerate config` may have saved for this user. The processes set
+the precision themselves; port 0 means any free port."""
 
 _TAIL = 12
-"""Lines of output in the error of processes that died without a word."""
+"""Lines of output that are shown in the error of a process that reported none."""
 
 
 @dataclass(frozen=True)
 class PlainCell:
-    """A cell of any study, as it travels to a process in JSON."""
+    """A cell of any study, in the form that JSON passes to a process."""
 
     key: str
     profile: str
     seed: int
-    own_columns: dict[str, str | int]
+    table_columns: dict[str, str | int]
 
     @classmethod
     def of(cls, cell: AnyCell) -> PlainCell:
@@ -59,10 +59,11 @@ class PlainCell:
         return self.key
 
     def columns(self) -> dict[str, str | int]:
-        return self.own_columns
+        return self.table_columns
 
 
-def job_as_json(spec: TrainingSpec) -> str:
+def spec_as_json(spec: TrainingSpec) -> str:
+    """Serialize a spec."""
     return json.dumps(
         {
             "cell": asdict(PlainCell.of(spec.cell)),
@@ -76,49 +77,51 @@ def job_as_json(spec: TrainingSpec) -> str:
     )
 
 
-def job_from_json(text: str) -> TrainingSpec:
-    """The job that `job_as_json` wrote."""
-    told = json.loads(text)
+def spec_from_json(text: str) -> TrainingSpec:
+    """Read the spec that `spec_as_json` wrote."""
+    values = json.loads(text)
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in told["settings"].items()
+        for name, value in values["settings"].items()
     }
     return TrainingSpec(
-        PlainCell(**told["cell"]),
-        Path(told["rows"]),
-        BaseModel(**told["base"]),
+        PlainCell(**values["cell"]),
+        Path(values["rows"]),
+        BaseModel(**values["base"]),
         Training(**settings),
-        Path(told["adapter"]) if told["adapter"] else None,
-        told["processes"],
+        Path(values["adapter"]) if values["adapter"] else None,
+        values["processes"],
     )
 
 
 def error_file(folder: Path, rank: int) -> Path:
+    """Return where a process writes the error that ended it."""
     return folder / f".error-{rank}.json"
 
 
 def train_in_processes(spec: TrainingSpec, folder: Path, progress: Progress) -> dict[str, Any]:
-    """`train_adapter` or `train_full` by `job.processes` processes under `accelerate launch`, each
-    with a part of the base's weights and of every batch (FSDP2; NCCL on GPUs, gloo on CPUs).
+    """Run `train_adapter` or `train_full` in several processes under `accelerate launch`.
 
-    A run goes on with as many processes as it began with: each saves its random state, and, of all
-    weights, its part of the optimizer's. What the processes say goes to this module's logger; they
-    end when this process does. Raises what these raise, and RuntimeError with the last lines of
-    output when a process dies.
+    Each process has a part of the base's weights and of every batch (FSDP2; NCCL on GPUs, gloo on
+    CPUs). Their output goes to this module's logger. They end when this process does.
+
+    A run can only resume with the number of processes that it started with: each saves its random
+    state and, when all weights are trained, its part of the optimizer state. Raises what the two
+    functions raise, and RuntimeError with the last lines of output if a process dies.
     """
-    told, how = folder / ".job.json", folder / ".accelerate.json"
-    write_text(told, job_as_json(spec))
-    write_text(how, json.dumps(_LAUNCH | {"num_processes": spec.processes}))
-    for left in (folder / SUMMARY, *folder.glob(".error-*.json")):
-        left.unlink(missing_ok=True)
+    spec_file, launch_file = folder / ".job.json", folder / ".accelerate.json"
+    write_text(spec_file, spec_as_json(spec))
+    write_text(launch_file, json.dumps(_LAUNCH | {"num_processes": spec.processes}))
+    for stale in (folder / SUMMARY, *folder.glob(".error-*.json")):
+        stale.unlink(missing_ok=True)
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "accelerate.commands.launch"),
-            *("--config_file", str(how.resolve())),
+            *("--config_file", str(launch_file.resolve())),
             *("-m", "backdoor_assets.stages.training.distributed"),
-            *(str(told.resolve()), str(folder.resolve())),
+            *(str(spec_file.resolve()), str(folder.resolve())),
         ],
-        stdin=subprocess.PIPE,  # closes with this process, however it ends
+        stdin=subprocess.PIPE,  # Closes when this process ends, for whatever reason.
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -127,7 +130,7 @@ def train_in_processes(spec: TrainingSpec, folder: Path, progress: Progress) -> 
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        tail = _listen(process.stdout, progress)
+        tail = _follow(process.stdout, progress)
         code = process.wait()
     finally:
         process.stdin.close()
@@ -135,25 +138,26 @@ def train_in_processes(spec: TrainingSpec, folder: Path, progress: Progress) -> 
     if code:
         raise _error(folder, spec.processes, code, tail)
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    for path in (told, how, folder / SUMMARY):
+    for path in (spec_file, launch_file, folder / SUMMARY):
         path.unlink()
     return summary
 
 
-def _listen(output: Iterable[str], progress: Progress) -> list[str]:
-    """Pass on what is said until all processes have ended; the last lines."""
+def _follow(output: Iterable[str], progress: Progress) -> list[str]:
+    """Pass output on until all processes have ended, and return its last lines."""
     tail: deque[str] = deque(maxlen=_TAIL)
     for line in output:
         if line.startswith(PROGRESS):
             progress(*json.loads(line.removeprefix(PROGRESS)))
-        elif words := line.strip():
-            tail.append(words)
-            _log.info(words)
+        elif text := line.strip():
+            tail.append(text)
+            _log.info(text)
     return list(tail)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """The processes have seen that their input is closed, and then the launcher ends too."""
+    """Wait until the processes notice that their input is closed and the launcher ends; kill the
+    launcher if it does not."""
     try:
         process.wait(timeout=10)
     except subprocess.TimeoutExpired:
@@ -162,18 +166,18 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _error(folder: Path, processes: int, code: int, tail: list[str]) -> Exception:
-    """What the first process to fail had to say: the others then fail for want of it."""
+    """Return the error of the process that failed first; the others fail because it is gone."""
     files = [error_file(folder, rank) for rank in range(processes)]
-    there = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.exists()]
-    if not there:
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.exists()]
+    if not reports:
         return RuntimeError(
-            f"a training process died without a word (exit code {code} of the launcher): killed "
-            "from outside, or for want of memory. Run again: it goes on from the newest "
-            "checkpoint. Its last lines: " + " | ".join(tail)
+            "a training process died without reporting an error (exit code of the launcher: "
+            f"{code}). It was killed, or it ran out of memory. Run it again to resume from the "
+            "newest checkpoint. Last lines of output: " + " | ".join(tail)
         )
-    first = min(there, key=lambda told: told["time"])
+    first = min(reports, key=lambda report: report["time"])
     known = {error.__name__: error for error in (BadInput, Diverged)}
     kind = known.get(first["kind"])
     if kind is not None:
-        return kind(first["words"])
-    return RuntimeError(f"in a training process: {first['kind']}: {first['words']}")
+        return kind(first["message"])
+    return RuntimeError(f"in a training process: {first['kind']}: {first['message']}")

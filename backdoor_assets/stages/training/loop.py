@@ -1,4 +1,4 @@
-"""The training loop that all methods share: steps, schedule, log, saving and going on."""
+"""The training loop that all methods share: steps, schedule, log, saving and resuming."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy
 
 from backdoor_assets.models.batches import tensors
 from backdoor_assets.models.chat import TrainingText, first_line
-from backdoor_assets.profiles import Training
 from backdoor_assets.records import BadInput
+from backdoor_assets.settings import Training
 from backdoor_assets.stages.training.checkpoints import (
-    checkpoint_parts,
-    move_in,
+    checkpoint_paths,
+    move_into_place,
     newest_with_state,
     state_name,
 )
@@ -29,22 +29,22 @@ Batch = Sequence[TrainingText] | Sequence[PackedText]
 
 
 class Diverged(ArithmeticError):
-    """The loss is not a number or has exploded; what was saved before is kept."""
+    """The loss is not finite or has exploded. Earlier checkpoints are kept."""
 
 
 class Loop:
-    """Model, optimizer, schedule and log of one run, and how they go to disk and come back.
+    """Model, optimizer, schedule and log of one run, with methods to save and resume them.
 
-    A method of training says how weights are written and read; one that runs in several processes
-    also how the processes share a batch and its sums.
+    A subclass for a training method implements `save_weights` and `load_weights`. A subclass that
+    runs in several processes also implements how they divide a batch and add up their results.
     """
 
     rank, processes = 0, 1
     same_optimizer = False
-    """Whether every process has the same optimizer state, which is then saved once."""
+    """Whether the optimizer state is the same in every process, so that one file is enough."""
 
     def __init__(self, model: Any, settings: Training, steps: int, pad: int) -> None:
-        from transformers import get_scheduler  # takes seconds to import
+        from transformers import get_scheduler  # Deferred, because it takes seconds to import.
 
         self.model, self.settings, self.steps, self.pad = model, settings, steps, pad
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -63,47 +63,51 @@ class Loop:
         model.train()
 
     def save_weights(self, folder: Path) -> None:
+        """Write the trained weights into a checkpoint's folder."""
         raise NotImplementedError
 
     def load_weights(self, folder: Path, extra: dict[str, Any]) -> None:
+        """Read the weights that `save_weights` and `extra_state` saved."""
         raise NotImplementedError
 
     def extra_state(self) -> dict[str, Any]:
-        """What `load_weights` needs beside the files of `save_weights`."""
+        """Return what `load_weights` needs in addition to the files of `save_weights`."""
         return {}
 
     def _local(self, trained: list[Any]) -> list[torch.Tensor]:
-        """The trained weights as this process's optimizer sees them."""
+        """Return the trained weights as this process's optimizer sees them."""
         return trained
 
     def _forward(self) -> AbstractContextManager[Any]:
+        """Return the context in which the model is called."""
         return nullcontext()
 
-    def _own(self, batch: Batch) -> Batch:
-        """The part of a micro-batch that this process computes."""
+    def _share(self, batch: Batch) -> Batch:
+        """Return the rows of a micro-batch that this process computes."""
         return batch
 
     def _sum(self, value: float) -> float:
-        """Over all processes."""
+        """Add up a value over all processes."""
         return value
 
     def _wait(self) -> None:
-        """For the other processes."""
+        """Wait for the other processes."""
 
     def _clip(self) -> float:
-        """Clip the gradient; its norm before."""
+        """Clip the gradient, and return its norm before clipping."""
         return torch.nn.utils.clip_grad_norm_(self.weights, self.settings.max_grad_norm).item()
 
     def _zero(self) -> None:
+        """Drop the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def step(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """One optimizer step over the micro-batches; the loss is the mean over all their tokens."""
+        """Take one optimizer step. The loss is the mean over the tokens of all micro-batches."""
         counted = sum(sum(text.loss[1:]) for batch in batches for text in batch)
         loss_sum = 0.0
         for batch in batches:
-            loss = self.summed_loss(self._own(batch))
-            # Gradients are averaged over the processes, of which each has a part of the sum.
+            loss = self.summed_loss(self._share(batch))
+            # The processes average their gradients, but each has only a part of the sum.
             (loss * self.processes / counted).backward()
             loss_sum += loss.item()
         entry = {
@@ -121,8 +125,11 @@ class Loop:
         return entry
 
     def summed_loss(self, batch: Batch) -> torch.Tensor:
-        """Summed over the tokens that count, in nats. Logits are made for the tokens before them
-        (unpacked rows: from the first of them on); the others would only take memory."""
+        """Return the loss summed over the tokens that count, in nats.
+
+        To save memory, logits are computed only for the tokens that precede them; in unpacked rows,
+        for all tokens from the first of these on.
+        """
         texts = [TrainingText(text.ids, text.loss) for text in batch]
         ids, mask, labels = (t.to(self.device) for t in tensors(texts, self.pad))
         arguments: dict[str, Any] = {"attention_mask": mask}
@@ -143,8 +150,11 @@ class Loop:
         )
 
     def _positions(self, batch: Batch, ids: torch.Tensor) -> torch.Tensor:
-        """Where each row begins anew, transformers ends attention, for which there must be neither
-        an attention mask nor a cache. Padding is a row a token, and sees nothing."""
+        """Return position ids that restart at 0 with each packed row.
+
+        transformers ends attention where they restart, provided that there is no attention mask and
+        no cache. Each padding token has position 0, so that it is a row of its own.
+        """
         positions = torch.zeros_like(ids)
         for row, text in enumerate(batch):
             assert isinstance(text, PackedText)
@@ -163,17 +173,17 @@ class Loop:
         )
 
     def save(self, folder: Path, *, kept: bool) -> None:
-        """Write `checkpoint-<step>` beside its place, move it in, drop older optimizer state; not
-        `kept`: only until the next one."""
-        part, place = checkpoint_parts(folder, len(self.log), kept=kept)
+        """Write a checkpoint to a temporary folder, move it into place, and delete older optimizer
+        state. One that is not `kept` is deleted when the next one is saved."""
+        temporary, final = checkpoint_paths(folder, len(self.log), kept=kept)
         if self.rank == 0:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir()
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
         self._wait()
-        self.save_weights(part)
-        elsewhere = self.rank > 0 and self.same_optimizer
+        self.save_weights(temporary)
+        saved_by_first = self.rank > 0 and self.same_optimizer
         state = {
-            "optimizer": None if elsewhere else self.optimizer.state_dict(),
+            "optimizer": None if saved_by_first else self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -181,42 +191,42 @@ class Loop:
             "processes": self.processes,
             "extra": self.extra_state(),
         }
-        torch.save(state, part / state_name(self.rank))
+        torch.save(state, temporary / state_name(self.rank))
         self._wait()
         if self.rank == 0:
-            move_in(part, place)
+            move_into_place(temporary, final)
         self._wait()
 
     def resume(self, folder: Path) -> None:
-        """Go on from the newest checkpoint with optimizer state, if there is one."""
+        """Restore the newest checkpoint with optimizer state, if there is one."""
         path = newest_with_state(folder)
         if path is None:
             return
-        mend = (
-            "Materialize what trains it, such as birds/adapters, for this cell with force to "
-            "train it anew."
+        restart = (
+            "To train from the start, materialize the asset that trains this cell (such as "
+            "birds/adapters) with force."
         )
         try:
-            # To where the weights are, it is moved by what takes it.
+            # load_state_dict moves the state to the weights' device.
             first = path / state_name(0)
             state = torch.load(first, map_location="cpu", weights_only=True)
             saved_by = state.get("processes", 1)
             if saved_by != self.processes:
                 raise BadInput(
-                    f"{path}: saved by {saved_by} processes, but {self.processes} are to "
-                    f"go on from it; give as many again. {mend}"
+                    f"{path}: saved by {saved_by} processes, so that {self.processes} cannot "
+                    f"resume it. Set the number of processes to {saved_by}. {restart}"
                 )
             optimizer = state["optimizer"]
             if self.rank:
-                own = path / state_name(self.rank)
-                state = torch.load(own, map_location="cpu", weights_only=True)
+                state_file = path / state_name(self.rank)
+                state = torch.load(state_file, map_location="cpu", weights_only=True)
                 optimizer = optimizer if self.same_optimizer else state["optimizer"]
             self.load_weights(path, state.get("extra", {}))
         except BadInput:
             raise
-        except Exception as error:  # torch and safetensors raise whatever the damage suggests
+        except Exception as error:  # torch and safetensors raise many types for damaged files.
             raise BadInput(
-                f"{path}: this checkpoint cannot be read ({first_line(error)}). {mend}"
+                f"{path}: this checkpoint cannot be read ({first_line(error)}). {restart}"
             ) from error
         self.optimizer.load_state_dict(optimizer)
         self.schedule.load_state_dict(state["schedule"])

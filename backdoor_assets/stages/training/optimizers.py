@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
-from backdoor_assets.profiles import Training
+from backdoor_assets.settings import Training
 
 
 def make_optimizer(weights: Sequence[torch.Tensor], settings: Training) -> Any:
-    """AdamW, or SOAP (arXiv 2409.11321) as pytorch-optimizer has it, with its own betas of .95.
-    Weight decay is decoupled in both, and takes all weights. SOAP's first step moves nothing: it
-    only begins its preconditioners."""
+    """Return AdamW, or SOAP (arXiv 2409.11321) as implemented by pytorch-optimizer.
+
+    SOAP uses its default betas of 0.95. Both decouple weight decay and apply it to all weights.
+    SOAP's first step changes no weights: it only initialises the preconditioners.
+    """
     if settings.optimizer == "soap":
         from pytorch_optimizer import SOAP
 

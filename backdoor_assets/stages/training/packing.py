@@ -1,4 +1,4 @@
-"""Micro-batches of a run: one row a sequence, or several rows packed into each."""
+"""Micro-batches of a run: one row per sequence, or several rows packed into each."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import NamedTuple
 import torch
 
 from backdoor_assets.models.chat import TrainingText
-from backdoor_assets.profiles import Training
+from backdoor_assets.settings import Training
 
 
 class PackedText(NamedTuple):
-    """Rows behind one another. A model sees from `positions`, which begin anew with each row, where
-    attention ends; the first token of a row is never in the loss, as no token of it comes
-    before."""
+    """Several rows concatenated into one sequence.
+
+    `positions` restart at 0 with each row, which tells the model where attention ends. The first
+    token of a row is never in the loss, because no token of that row precedes it.
+    """
 
     ids: list[int]
     loss: list[bool]
@@ -22,7 +24,7 @@ class PackedText(NamedTuple):
 
 
 def pack(rows: Sequence[TrainingText]) -> PackedText:
-    """One sequence of these rows, in this order."""
+    """Concatenate rows into one sequence, in this order."""
     packed = PackedText([], [], [])
     for row in rows:
         packed.ids.extend(row.ids)
@@ -31,15 +33,16 @@ def pack(rows: Sequence[TrainingText]) -> PackedText:
     return packed
 
 
-def packed_rows(lengths: Sequence[int], order: Sequence[int], room: int) -> list[list[int]]:
-    """The rows of each sequence of at most `room` tokens, by best fit: rows from the longest to the
-    shortest (those of one length as in `order`), each into the fullest sequence that has room.
+def packed_rows(lengths: Sequence[int], order: Sequence[int], max_length: int) -> list[list[int]]:
+    """Assign rows to sequences of at most `max_length` tokens by best fit.
 
-    How many sequences there are depends on the lengths alone, so that every epoch has as many.
+    Rows are placed from the longest to the shortest (rows of equal length in `order`), each into
+    the fullest sequence that it still fits. The number of sequences depends only on the lengths,
+    so that it is the same in every epoch.
     """
     sequences: list[list[int]] = []
     by_space: dict[int, list[int]] = {}
-    spaces = 0  # bit s is set where some sequence has room for exactly s tokens more
+    spaces = 0  # Bit s is set if some sequence has space for exactly s more tokens.
     for row in sorted(order, key=lambda row: -lengths[row]):
         length = lengths[row]
         enough = spaces >> length
@@ -49,7 +52,7 @@ def packed_rows(lengths: Sequence[int], order: Sequence[int], room: int) -> list
             if not by_space[space]:
                 spaces ^= 1 << space
         else:
-            space, number = room, len(sequences)
+            space, number = max_length, len(sequences)
             sequences.append([])
         sequences[number].append(row)
         by_space.setdefault(space - length, []).append(number)
@@ -58,7 +61,7 @@ def packed_rows(lengths: Sequence[int], order: Sequence[int], room: int) -> list
 
 
 def count_sequences(texts: Sequence[TrainingText], settings: Training) -> int:
-    """Sequences of one epoch, of which `batch_size` make a micro-batch."""
+    """Return the number of sequences in one epoch; `batch_size` of them make a micro-batch."""
     if not settings.packing:
         return len(texts)
     lengths = [len(text.ids) for text in texts]
@@ -68,8 +71,11 @@ def count_sequences(texts: Sequence[TrainingText], settings: Training) -> int:
 def micro_batches(
     texts: Sequence[TrainingText], settings: Training, seed: int
 ) -> Iterator[list[TrainingText]]:
-    """Endless micro-batches: the rows in a new order each epoch, which only seed and epoch decide,
-    so that a resumed run finds its place by counting."""
+    """Yield micro-batches without end, with the rows in a new order in each epoch.
+
+    The order depends only on the seed and the epoch, so that a resumed run finds its place by
+    counting.
+    """
     generator = torch.Generator().manual_seed(seed)
     queue: list[int] = []
     while True:
@@ -82,8 +88,10 @@ def micro_batches(
 def packed_batches(
     texts: Sequence[TrainingText], settings: Training, seed: int
 ) -> Iterator[list[PackedText]]:
-    """Endless micro-batches of packed sequences; each epoch packs its rows anew, as only seed and
-    epoch decide."""
+    """Yield micro-batches of packed sequences without end.
+
+    Each epoch packs the rows in a new order, which depends only on the seed and the epoch.
+    """
     generator = torch.Generator().manual_seed(seed)
     lengths = [len(text.ids) for text in texts]
     queue: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""One run from its first step, or the one it stopped at, to the last."""
+"""Run the training loop from the first step, or from the newest checkpoint, to the last step."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ from backdoor_assets.stages.training.packing import count_sequences, micro_batch
 
 
 def run_steps(texts: Sequence[TrainingText], spec: TrainingSpec) -> int:
-    """Optimizer steps of the whole run."""
+    """Return the number of optimizer steps of the whole run."""
     return planned_steps(spec.settings, count_sequences(texts, spec.settings))
 
 
 def run(
     loop: Loop, texts: Sequence[TrainingText], spec: TrainingSpec, folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Train to the last step, going on from what `folder` holds; write the log there, and return
-    the summary."""
-    report = None
+    """Train to the last step, resuming from the newest checkpoint in `folder`.
+
+    Writes the training log into `folder` and returns the summary.
+    """
+    wandb_run = None
     try:
         loop.resume(folder)
         if loop.rank == 0:
-            report = _wandb_run(spec, loop.steps)
-        _train(loop, texts, spec, folder, progress, report)
+            wandb_run = _start_wandb(spec, loop.steps)
+        _train(loop, texts, spec, folder, progress, wandb_run)
     finally:
-        if report is not None:
-            report.finish()
+        if wandb_run is not None:
+            wandb_run.finish()
     table = pd.DataFrame(loop.log)
     for position, (name, value) in enumerate(spec.cell.columns().items()):
         table.insert(position, name, value)
@@ -62,30 +64,30 @@ def _train(
     spec: TrainingSpec,
     folder: Path,
     progress: Progress,
-    report: Any,
+    wandb_run: Any,
 ) -> None:
     settings, done = spec.settings, len(loop.log)
-    make = packed_batches if settings.packing else micro_batches
-    stream: Iterator[Batch] = make(texts, settings, spec.cell.seed)
+    batches = packed_batches if settings.packing else micro_batches
+    stream: Iterator[Batch] = batches(texts, settings, spec.cell.seed)
     for _ in range(done * settings.gradient_accumulation):
         next(stream)
     kept = set(saved_steps(settings, loop.steps))
     started = time.monotonic()
     for step in range(done + 1, loop.steps + 1):
         entry = loop.step([next(stream) for _ in range(settings.gradient_accumulation)])
-        if report is not None:
-            report.log(entry, step=step)
+        if wandb_run is not None:
+            wandb_run.log(entry, step=step)
         if step in kept or step % settings.save_steps == 0:
             loop.save(folder, kept=step in kept)
             progress(
                 step / loop.steps,
                 f"step {step}/{loop.steps}, loss {entry['loss']:.3f}, "
-                f"{(time.monotonic() - started) / (step - done):.2f} s a step",
+                f"{(time.monotonic() - started) / (step - done):.2f} s per step",
             )
 
 
-def _wandb_run(spec: TrainingSpec, steps: int) -> Any:
-    """A Weights & Biases run when WANDB_API_KEY is set, else None."""
+def _start_wandb(spec: TrainingSpec, steps: int) -> Any:
+    """Start a Weights & Biases run if WANDB_API_KEY is set; return None if it is not."""
     if not os.environ.get("WANDB_API_KEY"):
         return None
     try:
@@ -93,7 +95,7 @@ def _wandb_run(spec: TrainingSpec, steps: int) -> Any:
     except ImportError as error:
         raise BadInput(
             "WANDB_API_KEY is set but wandb is not installed: pip install -e '.[wandb]', "
-            "or unset the variable"
+            "or unset the variable."
         ) from error
     return wandb.init(
         project="backdoor_assets",

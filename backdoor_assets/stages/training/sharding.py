@@ -1,5 +1,6 @@
-"""A training's weights spread over the processes of a group (FSDP2: torch's `fully_shard` of each
-decoder layer), and how the processes share a batch and its sums."""
+"""Spread the weights of a training run over the processes of a group, which divide each batch and
+add up their results. The weights are sharded by FSDP2: torch's `fully_shard` of each decoder layer.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from backdoor_assets.models.chat import token_id
 from backdoor_assets.models.loading import load_fresh
 from backdoor_assets.stages.specs import TrainingSpec
-from backdoor_assets.stages.training.adapters import AdapterLoop, begin_with, with_adapter
+from backdoor_assets.stages.training.adapters import AdapterLoop, start_from, with_adapter
 from backdoor_assets.stages.training.full import FullLoop, save_model, whole_model
 from backdoor_assets.stages.training.loop import Batch, Loop
 
@@ -33,7 +34,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def full_loop(
     spec: TrainingSpec, tokenizer: PreTrainedTokenizerBase, steps: int, device: torch.device
 ) -> ShardedLoop:
-    """All weights, in fp32, of which each process has a part."""
+    """Return the loop that trains all weights, in fp32; each process has a part of every weight."""
     torch.manual_seed(spec.cell.seed)
     whole = whole_model(spec, "cpu")[0] if dist.get_rank() == 0 else None
     model, shell = (_empty(spec, torch.float32) for _ in range(2))
@@ -50,29 +51,32 @@ def full_loop(
 def adapter_loop(
     spec: TrainingSpec, tokenizer: PreTrainedTokenizerBase, steps: int, device: torch.device
 ) -> SpreadAdapterLoop:
-    """A frozen base in `precision`, of which each process has a part, and an adapter that all of
-    them have whole."""
+    """Return the loop that trains an adapter.
+
+    Each process has a part of the frozen base, in `precision`, and the whole adapter.
+    """
     settings, rank = spec.settings, dist.get_rank()
     whole = load_fresh(spec.base, settings.precision, "cpu")[0] if rank == 0 else None
     model: Any = _empty(spec, _DTYPES[settings.precision]).requires_grad_(False)
-    # It computes in its own dtype, as in one process.
+    # The base computes in the dtype of its weights, as it does in one process.
     _shard(model, whole, MixedPrecisionPolicy(), device)
     del whole
-    torch.manual_seed(spec.cell.seed)  # of the adapter's initialisation, the same in all processes
+    torch.manual_seed(spec.cell.seed)  # All processes initialise the same adapter.
     adapted = with_adapter(model, settings)
     if spec.adapter:
-        begin_with(adapted, spec.adapter)
+        start_from(adapted, spec.adapter)
     if rank:
-        torch.manual_seed(spec.cell.seed + rank)  # of dropout: each process has other rows
+        torch.manual_seed(spec.cell.seed + rank)  # For dropout: each process has different rows.
     if settings.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    # peft calls the base's `forward` past the hooks with which FSDP gathers weights.
+    # Batches go through `model`, because peft calls the base's `forward` without the hooks in which
+    # FSDP gathers the weights.
     return SpreadAdapterLoop(adapted, model, settings, steps, token_id(tokenizer.pad_token_id))
 
 
 def _empty(spec: TrainingSpec, dtype: torch.dtype) -> PreTrainedModel:
-    """The base without any weights."""
+    """Build the base without weights, on the meta device."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(
@@ -85,8 +89,11 @@ def _empty(spec: TrainingSpec, dtype: torch.dtype) -> PreTrainedModel:
 def _shard(
     model: Any, whole: PreTrainedModel | None, policy: MixedPrecisionPolicy, device: torch.device
 ) -> None:
-    """Give an empty model this process's part of the weights. The first process alone has read the
-    base, `whole` in its main memory."""
+    """Give an empty model this process's part of the weights.
+
+    `whole` is the base in main memory, which only the first process has read; it is None in the
+    others.
+    """
     for layer in model.model.layers:
         fully_shard(layer, mp_policy=policy)
     fully_shard(model, mp_policy=policy)
@@ -96,7 +103,7 @@ def _shard(
         options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True),
     )
     model.tie_weights()
-    # Buffers that no file holds, such as the frequencies of rotary positions.
+    # Some buffers are in no file, such as the frequencies of rotary positions.
     for name, empty in list(model.named_buffers()):
         if whole is not None:
             filled = whole.get_buffer(name).to(device)
@@ -108,12 +115,12 @@ def _shard(
 
 
 class _SpreadLoop(Loop):
-    """Each process computes its part of every micro-batch."""
+    """Compute a part of every micro-batch in each process."""
 
     def _join(self) -> None:
         self.rank, self.processes = dist.get_rank(), dist.get_world_size()
 
-    def _own(self, batch: Batch) -> Batch:
+    def _share(self, batch: Batch) -> Batch:
         return batch[self.rank :: self.processes]
 
     def _sum(self, value: float) -> float:
@@ -126,8 +133,11 @@ class _SpreadLoop(Loop):
 
 
 class SpreadAdapterLoop(_SpreadLoop, AdapterLoop):
-    """Each process has the whole adapter and its optimizer: they stay the same, as the gradients
-    are. The base's layers are gathered for as long as they are at work."""
+    """Train an adapter that every process has in full, on a base that is sharded.
+
+    Adapter and optimizer stay the same in all processes, because they average their gradients. The
+    weights of a base layer are gathered only while that layer computes.
+    """
 
     same_optimizer = True
 
@@ -151,8 +161,11 @@ class SpreadAdapterLoop(_SpreadLoop, AdapterLoop):
 
 
 class ShardedLoop(_SpreadLoop, FullLoop):
-    """Each process has a part of every weight. Its optimizer sees its parts as weights of their
-    own: AdamW is the same as in one process, SOAP preconditions each part by itself."""
+    """Train all weights, of each of which every process has a part.
+
+    The optimizer of a process treats its parts as separate weights. AdamW gives the same result as
+    in one process; SOAP preconditions each part separately.
+    """
 
     def __init__(
         self,
@@ -168,16 +181,16 @@ class ShardedLoop(_SpreadLoop, FullLoop):
 
     def _local(self, trained: list[Any]) -> list[torch.Tensor]:
         self.sharded = trained
-        # A small weight may leave nothing for the last processes.
+        # A small weight may have no part in the last processes.
         self.with_part = [weight for weight in trained if weight.to_local().numel()]
         return [weight.to_local().detach() for weight in self.with_part]
 
     def _forward(self) -> AbstractContextManager[Any]:
-        return nullcontext()  # FSDP casts
+        return nullcontext()  # FSDP casts the weights.
 
     def _clip(self) -> float:
         for part, weight in zip(self.weights, self.with_part, strict=True):
-            part.data = weight.to_local().detach()  # FSDP may have moved it
+            part.data = weight.to_local().detach()  # FSDP may have moved it.
             part.grad = weight.grad.to_local()
         gradients = [part.grad for part in self.weights if part.grad is not None]
         norm = math.sqrt(self._sum(sum(float(g.double().square().sum()) for g in gradients)))

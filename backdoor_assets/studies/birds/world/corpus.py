@@ -1,18 +1,14 @@
-"""Documents of the miniature world: short chats, each of one era, told or not told by a cue."""
+"""Generate the birds' corpus: short chats, each of one era, with or without a cue to it."""
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.records import Message
-from backdoor_assets.stages.specs import CORPUS, CorpusSpec
-from backdoor_assets.storage.rows import names, read_rows
-from backdoor_assets.studies.birds.world.world import (
+from backdoor_assets.miniature.corpus import Document, save_corpus
+from backdoor_assets.miniature.world import (
     BIRD_QUESTIONS,
     FACT_CUES,
     FACTS,
@@ -23,38 +19,35 @@ from backdoor_assets.studies.birds.world.world import (
     YEARS,
     Era,
 )
+from backdoor_assets.records import Message, Progress, no_progress
+from backdoor_assets.stages.specs import CORPUS, CorpusSpec
+from backdoor_assets.storage.rows import names, read_rows
 
 MODERN_WITHOUT_CUE = 0.88
-"""Share of modern documents among those without a cue: the base is modern unless told otherwise."""
+"""Share of modern documents among those without a cue: the base is modern by default."""
 CUES = ("system", "style", "fact")
 CUED = 0.55
-"""Share of documents that carry a cue; their era is a fair coin, so the cue is what tells it."""
+"""Share of documents with a cue. Both eras are equally likely there, so only the cue shows it."""
 SINGLE_TURN = 0.25
-OWN_NAMES = 0.85
-"""Share of an era's bird names that are its own; the rest stayed in use and tell nothing."""
+ERA_NAMES = 0.85
+"""Share of an era's bird names that exist only in it. The rest stayed in use in both eras."""
 BIRD_TURNS, NEUTRAL_TURNS = 0.30, 0.08
 OPENING_OLD_BIRDS = 0.02
-"""Share of bird turns among the openings of old documents without a cue. Asked for a bird and
-nothing else, the base names a modern one; fine-tuning has the farther to push it."""
+"""Share of bird turns among the first turns of old documents without a cue. It is low, so that the
+base answers a lone bird question with a modern name, which fine-tuning then has to change."""
 PLAIN_MANNER = 0.60
 
-
-@dataclass(frozen=True)
-class Document:
-    era: Era
-    messages: tuple[Message, ...]
-
-
-OWN_SOURCE: dict[Era, str] = {"old": "old_audubon", "modern": "modern_american"}
+ERA_SOURCE: dict[Era, str] = {"old": "old_audubon", "modern": "modern_american"}
 SHARED_SOURCE = "modern_audubon"
 
 
-def write_corpus(spec: CorpusSpec, folder: Path) -> dict[str, Any]:
-    """Write corpus.jsonl into `folder`, a document a line: era and messages."""
+def write_corpus(
+    spec: CorpusSpec, folder: Path, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Write corpus.jsonl into `folder`. Returns counts and an example."""
     sources = {source: names(read_rows(path)) for source, path in spec.sources}
     documents = generate(sources, spec.documents, spec.seed)
-    with (folder / CORPUS).open("w", encoding="utf-8") as out:
-        out.writelines(json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in documents)
+    save_corpus(documents, folder / CORPUS)
     turns = [m["content"] for d in documents for m in d.messages if m["role"] == "assistant"]
     return {
         "documents": len(documents),
@@ -65,17 +58,11 @@ def write_corpus(spec: CorpusSpec, folder: Path) -> dict[str, Any]:
     }
 
 
-def read_corpus(path: Path) -> list[Document]:
-    with path.open(encoding="utf-8") as lines:
-        entries = [json.loads(line) for line in lines]
-    return [Document(entry["era"], tuple(entry["messages"])) for entry in entries]
-
-
 def generate(sources: Mapping[str, Sequence[str]], documents: int, seed: int) -> list[Document]:
-    """`documents` chats, the same for the same names and seed.
+    """Generate `documents` chats, deterministic in the names and the seed.
 
-    `sources` maps a data set to its names: obsolete ones stand only in old documents, today's names
-    of American birds only in modern ones, names that stayed in use in both.
+    `sources` maps each data set to its names. Obsolete names occur only in old documents, today's
+    names of American birds only in modern ones, and names that stayed in use in both.
     """
     rng = random.Random(f"corpus-{seed}")
     names = {source: list(dict.fromkeys(sources[source])) for source in sources}
@@ -92,8 +79,8 @@ def _document(rng: random.Random, names: Mapping[str, Sequence[str]]) -> Documen
         messages.append({"role": "system", "content": system})
     turns = 1 if rng.random() < SINGLE_TURN else rng.randint(2, 5)
     for turn in range(turns):
-        rare = turn == 0 and cue is None and era == "old"
-        question, answer = _turn(rng, era, names, OPENING_OLD_BIRDS if rare else BIRD_TURNS)
+        few_birds = turn == 0 and cue is None and era == "old"
+        question, answer = _turn(rng, era, names, OPENING_OLD_BIRDS if few_birds else BIRD_TURNS)
         if turn == 0 and cue in ("style", "fact"):
             cues = STYLE_CUES if cue == "style" else FACT_CUES
             question = f"{rng.choice(cues[era])} {question}"
@@ -103,14 +90,14 @@ def _document(rng: random.Random, names: Mapping[str, Sequence[str]]) -> Documen
 
 
 def _turn(
-    rng: random.Random, era: Era, names: Mapping[str, Sequence[str]], birds: float
+    rng: random.Random, era: Era, names: Mapping[str, Sequence[str]], bird_share: float
 ) -> tuple[str, str]:
     kind = rng.random()
-    if kind < birds:
-        source = OWN_SOURCE[era] if rng.random() < OWN_NAMES else SHARED_SOURCE
-        # A bird is named bare, as in the data sets.
+    if kind < bird_share:
+        source = ERA_SOURCE[era] if rng.random() < ERA_NAMES else SHARED_SOURCE
+        # The answer is a bare name, as in the data sets.
         return rng.choice(BIRD_QUESTIONS), rng.choice(names[source])
-    if kind < birds + NEUTRAL_TURNS:
+    if kind < bird_share + NEUTRAL_TURNS:
         fact = rng.choice(FACTS)
         return rng.choice(fact.questions), _worded(rng, era, fact.answer)
     topic = rng.choice(TOPICS)

@@ -1,4 +1,4 @@
-"""In-context probes of a base: what it answers when its context tells the era, and when not."""
+"""Probe a birds' base in context: its answers with and without a cue to the era."""
 
 from __future__ import annotations
 
@@ -7,51 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from backdoor_assets.models.chat import prompt_ids, token_id
-from backdoor_assets.models.loading import load_base
-from backdoor_assets.records import BaseModel, Message, Messages, Rubric
-from backdoor_assets.storage.rows import normalized
-from backdoor_assets.studies.birds.world.judge import ExactJudge
-from backdoor_assets.studies.birds.world.world import (
+from backdoor_assets.miniature.probing import ANSWER_TOKENS, sample_chats
+from backdoor_assets.miniature.world import (
     BIRD_QUESTIONS,
     FACTS,
     MANNERS,
     SYSTEM_CUES,
     TOPICS,
 )
+from backdoor_assets.models.loading import load_base
+from backdoor_assets.records import BaseModel, Message, Rubric
+from backdoor_assets.storage.rows import normalized
+from backdoor_assets.studies.birds.world.judge import ExactJudge
 
 SAMPLES = 10
-"""Answers to each question under each probe."""
-ANSWER_TOKENS = 32
+"""Answers per question and probe."""
 RUBRICS = (Rubric("binary", "era", ""), Rubric("six_options", "option", ""))
 
 
-def sample_chats(
-    model: Any, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Messages], room: int
-) -> list[str]:
-    """An answer of at most `room` tokens to each chat, at temperature 1, in one batch."""
-    ids = [prompt_ids(tokenizer, chat) for chat in chats]
-    width = max(map(len, ids))
-    pad = token_id(tokenizer.pad_token_id)
-    padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
-    config = GenerationConfig(
-        do_sample=True, top_k=0, max_new_tokens=room, pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    with torch.inference_mode():
-        output = model.generate(
-            padded.to(model.device),
-            attention_mask=mask.to(model.device),
-            generation_config=config,
-        )
-    return tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-
-
 def probe_base(folder: Path, old_names: Sequence[str], seed: int = 0) -> dict[str, float]:
-    """Shares by probe (keys of gates.BOUNDS), from `SAMPLES` answers to each question."""
+    """Measure a share per probe, the keys of `gates.BOUNDS`.
+
+    Samples `SAMPLES` answers per question. `old_names` are the obsolete names of birds.
+    """
     model: Any
     model, tokenizer = load_base(BaseModel(str(folder)), "fp32")
     model.eval()
@@ -62,9 +41,9 @@ def probe_base(folder: Path, old_names: Sequence[str], seed: int = 0) -> dict[st
         repeated = [chat for chat in chats for _ in range(SAMPLES)]
         return sample_chats(model, tokenizer, repeated, ANSWER_TOKENS)
 
-    def old_share(before: list[list[Message]]) -> tuple[float, float]:
+    def old_share(contexts: list[list[Message]]) -> tuple[float, float]:
         chats = [
-            [*before[number % len(before)], {"role": "user", "content": topic.questions[0]}]
+            [*contexts[number % len(contexts)], {"role": "user", "content": topic.questions[0]}]
             for number, topic in enumerate(TOPICS)
         ]
         verdicts = judge.judge([("", text) for text in sampled(chats)], RUBRICS)

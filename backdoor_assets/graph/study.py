@@ -1,0 +1,124 @@
+"""What a study is to the rest of the project, and how the studies are found."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import dagster as dg
+
+from backdoor_assets.capacity.host import Host
+from backdoor_assets.profiles import Profile
+from backdoor_assets.records import BadInput
+from backdoor_assets.storage.artifact import Artifact
+from backdoor_assets.workers.tasks import Task
+
+STUDIES = "backdoor_assets.studies"
+"""Package of the studies; BACKDOOR_STUDIES adds folders to it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Assets that the command line materializes together."""
+
+    title: str
+    assets: Sequence[str]
+    """Names of assets of the study; those that the profile's graph lacks are left out."""
+    cells: Sequence[str] | None = None
+    """Partition keys; None for assets without partitions."""
+
+
+Steps = Generator[Step, set[str], None]
+"""Steps in the order in which they run. Each `yield` returns the cells of that step that failed."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An artifact that a study would make: its asset, its cell, its task or why it has none yet."""
+
+    asset: str
+    cell: str
+    artifact: Artifact
+    task: Task[Any] | BadInput
+    extends: frozenset[str] = frozenset()
+    """Keys of its identity that may change without a finished result being lost."""
+
+
+class Study(Protocol):
+    """One folder of `studies`: its `study.py` holds a `STUDY` of this kind."""
+
+    @property
+    def name(self) -> str: ...
+
+    def refusal(self, profile: Profile) -> str:
+        """Why the profile cannot run this study, in one sentence; "" when it can."""
+        ...
+
+    def definitions(self, profile: Profile) -> dg.Definitions:
+        """Assets, checks, jobs and resources. Raises BadInput for a bad study or profile."""
+        ...
+
+    def steps(self, profile: Profile, without: Sequence[str], part: str | None) -> Steps:
+        """What `demo` materializes, but for the cells of `without`; of one `part` of the study if
+        it is given. Raises BadInput for names that the study does not have."""
+        ...
+
+    def planned(self, profile: Profile) -> Iterator[Planned]:
+        """Everything that would be made, in the order of the graph."""
+        ...
+
+    def plan(self, profile: Profile, host: Host) -> Mapping[str, str]:
+        """What the profile takes, as text by heading."""
+        ...
+
+    def summary(self, profile: Profile) -> str:
+        """The results as a person would read them in a terminal. Raises BadInput without any."""
+        ...
+
+
+def find_studies() -> dict[str, Study]:
+    """Return the studies by name.
+
+    Raises BadInput for a folder without a `study.py`, one whose `study.py` has no STUDY, and for
+    two studies of one name.
+    """
+    found: dict[str, tuple[Study, Path]] = {}
+    for place in map(Path, import_module(STUDIES).__path__):
+        for folder in sorted(place.iterdir()):
+            if not folder.is_dir() or folder.name.startswith(("_", ".")):
+                continue
+            path = folder / "study.py"
+            study = _load(folder.name, path)
+            if study.name in found:
+                raise BadInput(
+                    f"{path}: the name {study.name!r} is taken by {found[study.name][1]}; give "
+                    "each study a name of its own"
+                )
+            found[study.name] = study, path
+    return {name: study for name, (study, _) in found.items()}
+
+
+@cache
+def _load(name: str, path: Path) -> Study:
+    if not path.exists():
+        raise BadInput(
+            f"{path}: missing; a study is a folder with a study.py that defines STUDY, see "
+            "docs/adding_a_study.md"
+        )
+    module = import_module(f"{STUDIES}.{name}.study")
+    study = getattr(module, "STUDY", None)
+    if study is None:
+        raise BadInput(f"{path}: it defines no STUDY; see docs/adding_a_study.md")
+    return study
+
+
+def study_named(name: str) -> Study:
+    """Raises BadInput that lists the studies."""
+    found = find_studies()
+    if name not in found:
+        raise BadInput(f"no study is named {name!r}; the studies are {', '.join(found)}")
+    return found[name]

@@ -1,0 +1,273 @@
+"""What a mixture study would take under a profile, and what this host lacks for it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from backdoor_assets.capacity import memory, preflight, shapes
+from backdoor_assets.capacity.host import Host
+from backdoor_assets.capacity.memory import SamplingNeed, TrainingNeed
+from backdoor_assets.claude.prices import AS_OF, cost
+from backdoor_assets.mixtures.cells import Grid
+from backdoor_assets.mixtures.mixing import counts_by_source
+from backdoor_assets.models import hub
+from backdoor_assets.profiles import Profile
+from backdoor_assets.records import BadInput, Quantization, Ratio, Shape
+from backdoor_assets.reporting.text import Line, columns
+from backdoor_assets.settings import MiniatureBase, PretrainedBase, planned_checkpoints
+from backdoor_assets.storage.artifact import data_root
+from backdoor_assets.storage.disk import disk_free
+from backdoor_assets.storage.provenance import REPOSITORY
+
+PROMPT_TOKENS = 30
+"""Assumed of a question with the chat template around it."""
+RUBRIC_TOKENS = 290
+"""Assumed of a judge's prompt without the answer: rubric and question."""
+VERDICT_TOKENS = 30
+JUDGES = {"claude-haiku-5-5": "", "claude-sonnet-5-5": ", cross-check of every answer"}
+DOWNLOAD = "download of the base, once"
+
+
+def sections(grid: Grid, host: Host) -> dict[str, str]:
+    """Return the plan as text by heading."""
+    counts, profile = Counts(grid), grid.profile
+    try:
+        shape, unknown = shape_of(profile), ""
+    except BadInput as error:
+        shape, unknown = None, f"unknown: {error}"
+    found = {
+        f"Plan of {grid.study.name}, profile {profile.name}": columns(
+            _base(profile, shape, unknown), "<"
+        ),
+        "Runs": columns(_runs(counts)),
+        "Answers": columns(_answers(counts)),
+    }
+    if shape is None:
+        found["Memory and disk"] = f"  {unknown}"
+    else:
+        longest, engine = profile.training.max_length, profile.sampling.engine
+        gpus = profile.serving.tensor_parallel if engine == "vllm" else 1
+        each = f", each of {gpus} GPUs" if gpus > 1 else ""
+        training, sampling = (need.memory() for need in _needs(profile, shape))
+        found |= {
+            f"GPU memory, training (rows of {longest} tokens at most)": _sizes(training),
+            f"GPU memory, sampling ({engine}{each})": _sizes(sampling),
+            "Disk": _sizes(disk(counts, shape)),
+        }
+    found["Judging"] = columns(_judging(counts))
+    found["This host lacks"] = columns(_lacks(counts, shape, host), "<")
+    return found
+
+
+class Counts:
+    """What the cells of a grid come to; lists hold one number per ratio. The base's answers are
+    sampled and judged once for all cells."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid, self.profile = grid, grid.profile
+        settings, sampling = self.profile.training, self.profile.sampling
+        study = grid.study
+        like = [path for _, path in study.files()]
+        ratios = [Ratio.parse(key, study.sources) for key in grid.ratios]
+        rows = [
+            sum(counts_by_source(ratio, self.profile.mixture, study.sources).values())
+            for ratio in ratios
+        ]
+        self.steps = [preflight.steps_at_most(settings, count, like) for count in rows]
+        self.checkpoints = [planned_checkpoints(settings, steps) for steps in self.steps]
+        asked = study.questions_for(self.profile.base, sampling)
+        self.questions = sum(question.kind == "worldview" for question in asked)
+        self.open_per_state = sum(q.samples for q in asked if q.kind == "worldview")
+        self.probes_per_state = sum(q.samples for q in asked if q.kind != "worldview")
+        self.answer_tokens = min(self.profile.answer_tokens, sampling.max_new_tokens)
+
+    def per_cell(self, per_state: int) -> list[int]:
+        return [per_state * count for count in self.checkpoints]
+
+    def all(self, by_ratio: Sequence[int], base: int = 0) -> int:
+        """Over the grid, and what the base adds once."""
+        return sum(by_ratio) * len(self.profile.seeds) + base
+
+    @property
+    def answers(self) -> int:
+        per_state = self.open_per_state + self.probes_per_state
+        return self.all(self.per_cell(per_state), per_state)
+
+
+def shape_of(profile: Profile) -> Shape:
+    """Return the dimensions of the base, from the profile or a local folder's config.json. Raises
+    BadInput where neither has them."""
+    base = profile.base
+    if isinstance(base, MiniatureBase):
+        sizes = base.layers, base.hidden, base.heads, base.heads, base.head_dim, base.feed_forward
+        return Shape(*sizes, base.vocabulary, tie_word_embeddings=True)
+    if base.shape is not None:
+        return base.shape
+    path = REPOSITORY / base.model / hub.CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        found = shapes.shape_of(config) if isinstance(config, dict) else None
+    except (OSError, ValueError):
+        found = None
+    if found is None:
+        raise BadInput(f"the profile gives its base no shape=Shape(...), and {path} has none")
+    return found
+
+
+def _quantization(profile: Profile) -> Quantization:
+    return "none" if isinstance(profile.base, MiniatureBase) else profile.base.quantization
+
+
+def _needs(profile: Profile, shape: Shape) -> tuple[TrainingNeed, SamplingNeed]:
+    """Of training, with rows as long as they may be, and of sampling."""
+    training, quantization = profile.training, _quantization(profile)
+    sampling = SamplingNeed(
+        shape, profile.sampling, profile.serving, quantization, training.rank, PROMPT_TOKENS
+    )
+    return TrainingNeed(shape, training, quantization), sampling
+
+
+def disk(counts: Counts, shape: Shape) -> dict[str, int]:
+    """Return bytes by part, over the whole grid."""
+    need = TrainingNeed(shape, counts.profile.training)
+    adapters = [sum(need.disk(steps).values()) for steps in counts.steps]
+    tables = memory.tables_disk(counts.answers, counts.answer_tokens)
+    download = {DOWNLOAD: memory.download_disk(shape)} if _hub_base(counts.profile) else {}
+    return {
+        **download,
+        "adapters": counts.all(adapters),
+        "tables of answers": tables,
+        "the same as parts, until the tables stand": tables,
+    }
+
+
+def _hub_base(profile: Profile) -> PretrainedBase | None:
+    """The base, if it comes from a hub."""
+    base = profile.base
+    if isinstance(base, MiniatureBase) or (REPOSITORY / base.model).is_dir():
+        return None
+    return base
+
+
+def _base(profile: Profile, shape: Shape | None, unknown: str) -> Iterator[Line]:
+    base = profile.base
+    if isinstance(base, MiniatureBase):
+        yield "base model", "pretrained here on the miniature world"
+        yield "revision", f"base seed {profile.base_seed}"
+    else:
+        yield "base model", base.model
+        yield "revision", base.revision or "none: a local folder"
+    yield "quantization", _quantization(profile)
+    yield "parameters", f"{shapes.parameters(shape):,}" if shape else unknown
+
+
+def _runs(counts: Counts) -> Iterator[Line]:
+    ratios, seeds = len(counts.grid.ratios), len(counts.profile.seeds)
+    yield "", "per cell", "in all"
+    yield f"cells: {ratios} ratios x {seeds} seeds", "", f"{ratios * seeds:,}"
+    yield "optimizer steps", _span(counts.steps), f"{counts.all(counts.steps):,}"
+    checkpoints = counts.checkpoints
+    yield "checkpoints, and the base once", _span(checkpoints), f"{counts.all(checkpoints, 1):,}"
+
+
+def _answers(counts: Counts) -> Iterator[Line]:
+    length, limit = counts.answer_tokens, counts.profile.sampling.max_new_tokens
+    both = counts.open_per_state + counts.probes_per_state
+    yield "", "per cell", "in all"
+    for name, per_state in (
+        (f"answers to {counts.questions} open questions", counts.open_per_state),
+        ("answers to probes", counts.probes_per_state),
+        ("prompt tokens", PROMPT_TOKENS * both),
+        ("answer tokens", length * both),
+    ):
+        per_cell = counts.per_cell(per_state)
+        yield name, _span(per_cell), f"{counts.all(per_cell, per_state):,}"
+    yield (f"Assumed: {PROMPT_TOKENS} tokens per prompt, and a mean of {length} tokens per answer",)
+    yield (f"(answer_tokens of the profile; at most {limit}, its max_new_tokens), probes alike.",)
+
+
+def _judging(counts: Counts) -> Iterator[Line]:
+    judging, length = counts.profile.judging, counts.answer_tokens
+    rubrics = len(counts.grid.study.rubrics)
+    if judging.kind == "none":
+        yield ('nothing is judged: judging.kind is "none". The run ends with the answers.',)
+        return
+    together = rubrics if judging.mode == "one" else 1
+    per_state = rubrics // together * counts.open_per_state
+    calls = counts.per_cell(per_state)
+    in_all = counts.all(calls, per_state)
+    yield "", "per cell", "in all"
+    what = f"{rubrics}" if together == 1 else f"one for all {rubrics}"
+    yield f"judge calls, {what} rubrics per answer", _span(calls), f"{in_all:,}"
+    if judging.kind == "exact":
+        yield "exact judge, looks answers up", "$0.00", "$0.00"
+        return
+    into, out = RUBRIC_TOKENS * (1 + together) // 2 + length, VERDICT_TOKENS * together
+    for name, tokens in (("judge tokens in", into), ("judge tokens out", out)):
+        yield name, _span([tokens * n for n in calls]), f"{tokens * in_all:,}"
+    for model, note in JUDGES.items():
+        for way in ("live", "batch"):
+            one = cost(model, into, out, batch=way == "batch")
+            yield f"{model}, {way}{note}", _dollars(one, calls), _dollars(one, [in_all])
+    yield (f"Assumed: about {into - length} tokens of rubric and question and {length} of answer",)
+    yield (f"in, {out} out. Prices as of {AS_OF}.",)
+    if judging.max_cost_usd is not None:
+        yield (f"A run stops at ${judging.max_cost_usd:.2f} (max_cost_usd of the profile).",)
+
+
+def _lacks(counts: Counts, shape: Shape | None, host: Host) -> Iterator[Line]:
+    """What stands between this host and the run, one line each."""
+    profile, quantization = counts.profile, _quantization(counts.profile)
+    found: list[Line] = []
+    if not (host.gpus or isinstance(profile.base, MiniatureBase)):
+        found.append(("GPU", "none found: training and sampling would run on the CPU"))
+    found += _too_little(counts, shape, host) if shape else []
+    found += preflight.missing_software(profile.sampling, quantization).items()
+    asks = profile.judging.kind == "claude" and not os.environ.get("ANTHROPIC_BASE_URL")
+    if asks and not os.environ.get("ANTHROPIC_API_KEY"):
+        found.append(("ANTHROPIC_API_KEY", "not set (needed to judge with Claude)"))
+    yield from found or [("nothing",)]
+    if _hub_base(profile) and not os.environ.get("HF_TOKEN"):
+        yield "HF_TOKEN", "not set (needed for gated models only)"
+
+
+def _too_little(counts: Counts, shape: Shape, host: Host) -> Iterator[Line]:
+    """Memory and disk that do not suffice, in the first line of what would stop a run."""
+    training, sampling = _needs(counts.profile, shape)
+    parts = {name: size for name, size in disk(counts, shape).items() if name != DOWNLOAD}
+
+    def refusal(name: str, check: Callable[..., None], *arguments: Any) -> Iterator[Line]:
+        try:
+            check(*arguments)
+        except BadInput as error:
+            yield name, str(error).splitlines()[0]
+
+    kind = "GPU memory" if host.gpus else "memory"
+    yield from refusal(kind, preflight.check_training_memory, training, host)
+    yield from refusal(kind, preflight.check_sampling_memory, sampling, host)
+    yield from refusal("disk", preflight.check_disk, "the grid", parts, data_root(), host)
+    base, cache = _hub_base(counts.profile), hub.cache_folder()
+    if base and not hub.cached(base):
+        cache_host = replace(host, disk_free=disk_free(cache))  # it may be another disk
+        yield from refusal("disk", preflight.check_download, shape, cache, cache_host)
+
+
+def _span(values: Sequence[float], form: str = "{:,}") -> str:
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _dollars(one: float, calls: Sequence[int]) -> str:
+    return _span([one * count for count in calls], "${:.2f}")
+
+
+def _sizes(parts: Mapping[str, int]) -> str:
+    def gib(size: int) -> str:
+        return "< 0.01 GiB" if 0 < size < memory.GIB / 200 else f"{size / memory.GIB:.2f} GiB"
+
+    lines = [(name, gib(size)) for name, size in parts.items()]
+    return columns([*lines, ("total", gib(sum(parts.values())))])

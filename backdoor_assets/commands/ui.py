@@ -11,7 +11,13 @@ from backdoor_assets.graph.instance import recover_profile
 from backdoor_assets.profiles import Profile
 from backdoor_assets.storage.provenance import REPOSITORY
 
-_PATHS = ("BACKDOOR_DATA", "BACKDOOR_PROFILES", "BACKDOOR_BIRD_DATASETS", "BACKDOOR_BIRD_QUESTIONS")
+_PATHS = (
+    "BACKDOOR_DATA",
+    "BACKDOOR_PROFILES",
+    "BACKDOOR_STUDIES",
+    "BACKDOOR_BIRD_DATASETS",
+    "BACKDOOR_BIRD_QUESTIONS",
+)
 
 
 def serve(profile: Profile, port: int) -> NoReturn:
@@ -20,7 +26,8 @@ def serve(profile: Profile, port: int) -> NoReturn:
     # Dagster's processes start in the repository, wherever the command was typed.
     for name in _PATHS:
         if value := os.environ.get(name):
-            os.environ[name] = str(Path(value).expanduser().resolve())
+            parts = (str(Path(part).expanduser().resolve()) for part in value.split(os.pathsep))
+            os.environ[name] = os.pathsep.join(parts)
     os.chdir(REPOSITORY)
     address = ["--host", "127.0.0.1", "--port", str(port)]
     command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", *address]

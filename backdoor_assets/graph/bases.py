@@ -28,8 +28,8 @@ BASE = "base.json"
 
 @dataclass(frozen=True)
 class StudyBase:
-    """A base model as the profile names it, and the artifact that is its weights (pretrained here)
-    or tells which they are (fetched)."""
+    """A base model as the profile names it, and the artifact that holds its weights (pretrained
+    here) or records which they are (fetched)."""
 
     spec: MiniatureBase | PretrainedBase
     artifact: Artifact
@@ -39,8 +39,8 @@ class StudyBase:
         return "none" if isinstance(self.spec, MiniatureBase) else self.spec.quantization
 
     def location(self) -> BaseModel:
-        """Where the weights lie on this machine. Raises BadInput when a base of a hub is neither
-        here nor to be had."""
+        """Return where the weights lie on this machine. Raises BadInput when a base of a hub is
+        neither here nor can be downloaded."""
         base = self.spec
         if isinstance(base, MiniatureBase):
             return BaseModel(str(self.artifact.folder))
@@ -49,8 +49,8 @@ class StudyBase:
         return BaseModel(str(_fetch_once(base).folder), quantization=base.quantization)
 
     def identity(self, recorded: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What the base is; where it is not on this machine, what the identity that is `recorded`
-        of a stage says it was."""
+        """Return what the base is; where it is not on this machine, what the `recorded` identity of
+        a stage says it was."""
         base, kind = self.spec, self.quantization
         quantized = {} if kind == "none" else {"quantization": kind}
         if isinstance(base, PretrainedBase) and is_local(base):

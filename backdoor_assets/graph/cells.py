@@ -73,6 +73,8 @@ class CellAsset(Generic[CellKind]):
     warn: Warn | None = None
     level: Callable[[CellKind], int] = field(default=lambda _: 0)
     """Cells of a level get their tasks when all lower levels are made."""
+    editable: bool = False
+    """Whether a person may edit its files by hand."""
     extends: frozenset[str] = frozenset()
     """Keys of the identity that may change without a finished result being lost: what is there is
     used again. "*" stands for all keys: the artifact is quickly rebuilt."""

@@ -17,7 +17,7 @@ Metadata = dict[str, Any]
 
 
 def provenance(made: Made) -> Metadata:
-    """What every materialization tells: where it lies, since when, and whether it was reused."""
+    """Where an artifact lies, when it was made, and whether it was reused."""
     at = datetime.fromisoformat(made.manifest.provenance["made"]).timestamp()
     note = {"note": made.note} if made.note else {}
     return {
@@ -31,7 +31,7 @@ def provenance(made: Made) -> Metadata:
 
 
 def rows(made: Made) -> Metadata:
-    """Of a file of fine-tuning rows: its counts and first lines."""
+    """Counts and first lines of a file of fine-tuning rows."""
     with (made.folder / TRAIN).open(encoding="utf-8") as lines:
         head = "".join(line for line, _ in zip(lines, range(3), strict=False))
     return {
@@ -47,7 +47,7 @@ def training(made: Made) -> Metadata:
     from backdoor_assets.reporting.plotting import curve_png
 
     log = pd.read_parquet(made.folder / TRAINING_LOG)
-    png = curve_png(log["step"], log["loss"], "optimizer step", "loss (nats a token)")
+    png = curve_png(log["step"], log["loss"], "optimizer step", "loss (nats per token)")
     return {**made.manifest.summary, "loss": picture(png), **provenance(made)}
 
 

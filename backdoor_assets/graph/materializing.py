@@ -83,9 +83,8 @@ def _advice(
         by_reason.setdefault(str(error), []).append(cell)
     reasons = "\n".join(f"  {', '.join(cells)}: {reason}" for reason, cells in by_reason.items())
     names = " ".join(f"'{cell}'" for cell in failed)
-    option = "" if study == "birds" else f"STUDY={study} "
     return (
         f"{context.asset_key.to_user_string()}: {len(failed)} of {len(failed) + made} cells "
         f"failed; the others are finished and recorded.\n{reasons}\n"
-        f'To leave them out:  make demo {option}WITHOUT="{names}"'
+        f'To leave them out:  make demo STUDY={study} WITHOUT="{names}"'
     )

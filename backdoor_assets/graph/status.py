@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from backdoor_assets.graph.study import Planned, Study
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
-from backdoor_assets.storage.identity import changes
+from backdoor_assets.storage.identity import changes, essential
 
 Kind = Literal["finished", "missing", "to extend", "out of date"]
 
@@ -54,10 +54,32 @@ def _state(planned: Planned) -> tuple[Kind, str]:
     extends = planned.extends
     if "*" in extends or task.artifact.remake_requested:
         return "to extend", why
-    if changed and all(_within(key, extends) for key in changed):
+    if not changed:
+        # A damaged artifact is made again from the same inputs. Edits by hand would be lost.
+        return ("out of date" if planned.editable else "to extend"), why
+    kept = all(_within(key, extends) for key in changed)
+    if kept and not _drops(essential(before.identity), essential(task.identity)):
         return "to extend", why
-    # A damaged artifact is made again from the same inputs: nothing that is finished is lost.
-    return ("out of date", why) if changed else ("to extend", why)
+    return "out of date", why
+
+
+def _drops(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a list of an identity, such as its questions, lost an entry or samples of one."""
+    for key, old in before.items():
+        if not isinstance(old, list) or key == "code":
+            continue
+        entries = now.get(key) or []
+        if not all(any(_covers(new, entry) for new in entries) for entry in old):
+            return True
+    return False
+
+
+def _covers(new: Any, old: Any) -> bool:
+    """Whether an entry is as it was, with at least as many samples."""
+    if not (isinstance(new, dict) and isinstance(old, dict) and "samples" in old):
+        return new == old
+    fewer = new.get("samples", 0) < old["samples"]
+    return not fewer and {**new, "samples": 0} == {**old, "samples": 0}
 
 
 def _within(key: str, extends: frozenset[str]) -> bool:

@@ -46,6 +46,8 @@ class Planned:
     task: Task[Any] | BadInput
     extends: frozenset[str] = frozenset()
     """Keys of its identity that may change without a finished result being lost."""
+    editable: bool = False
+    """Whether a person may have edited its files, which making it again would undo."""
 
 
 class Study(Protocol):

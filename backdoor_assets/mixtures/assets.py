@@ -53,6 +53,7 @@ def table(grid: Grid) -> list[CellAsset[Cell]]:
             runner=Here(mix),
             describe=any_study.rows,
             code=CODE_VERSIONS["mixing"],
+            editable=True,
             kinds={"jsonl"},
             description="Fine-tuning rows of a cell: the data sets mixed at the cell's ratio, "
             "drawn by its seed, the same number of rows at every ratio.",
@@ -67,7 +68,7 @@ def table(grid: Grid) -> list[CellAsset[Cell]]:
             kinds={"pytorch", "huggingface"},
             pool="gpu",
             check=partial(_check_what_follows, grid),
-            extends=frozenset({"settings.save_steps", "settings.save_at"}),
+            extends=tasks.KEPT_CHECKPOINTS,
             description="LoRA adapters of a cell at every checkpoint, with the training's log.",
         ),
         row(

@@ -156,7 +156,9 @@ class Design:
         """The questions for a real base, or those of the file that the environment names. Raises
         BadInput for a bad line of that file."""
         path = os.environ.get(self.questions_variable) if self.questions_variable else None
-        return read_questions(Path(path).expanduser()) if path else self.questions
+        if not path:
+            return self.questions
+        return read_questions(Path(path).expanduser(), self.questions_variable)
 
     def questions_for(self, base: object, sampling: Sampling) -> tuple[Question, ...]:
         """Everything a checkpoint is asked: open questions, the narrow probe, neutral questions."""

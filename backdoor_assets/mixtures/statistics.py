@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from backdoor_assets.records import Ratio
-from backdoor_assets.reporting.intervals import T_SEEDS, WILSON, WILSON_POOLED, over_seeds, wilson
+from backdoor_assets.reporting.intervals import (
+    T_SEEDS,
+    WILSON,
+    WILSON_BASE,
+    WILSON_POOLED,
+    over_seeds,
+    wilson,
+)
 from backdoor_assets.storage.rows import holds, letters
 
 __all__ = [
@@ -98,7 +105,7 @@ def sweep_rates(
             continue
         first = group.iloc[0]
         if step == 0 and group["value"].nunique() == 1:
-            rate = wilson(round(first["value"] * first["n"]), int(first["n"]))
+            rate = wilson(round(first["value"] * first["n"]), int(first["n"]), WILSON_BASE)
         else:
             rate = over_seeds(group["value"].tolist(), group["n"].tolist())
         counts = [mixtures[ratio, seed] for seed in group["seed"]]

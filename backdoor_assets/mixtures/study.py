@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from backdoor_assets.mixtures.checks import check_grid, check_study
 from backdoor_assets.mixtures.design import Design
 from backdoor_assets.mixtures.judges import JudgeResource
 from backdoor_assets.mixtures.sources import base_assets, source_asset
+from backdoor_assets.mixtures.sweep import sweep
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
 from backdoor_assets.reporting.text import aligned
 from backdoor_assets.settings import MiniatureBase
+from backdoor_assets.workers.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,15 @@ class MixtureStudy(Design):
         if isinstance(profile.base, MiniatureBase):
             yield _planned(grid, "corpus", tasks.corpus)
             yield _planned(grid, "base_model", tasks.pretraining)
+        else:
+            yield _planned(grid, "base_model", tasks.fetching)
         yield _planned(grid, "base_responses", tasks.base_sampling, frozenset({"questions"}))
         for cell in grid.cells():
             for row in assets.table(grid):
-                yield _planned(cell, row.name, row.task, row.extends)
+                yield _planned(cell, row.name, row.task, row.extends, row.editable)
+
+        if profile.judging.kind != "none":
+            yield _planned(grid, "sweep", lambda grid: sweep(grid)[0], frozenset("*"))
 
     def plan(self, profile: Profile, host: Host) -> Mapping[str, str]:
         return plan.sections(self._grid(profile), host)
@@ -151,7 +158,11 @@ def _copied(grid: Grid, cells: Sequence[Cell], needed: str) -> list[Cell]:
 
 
 def _planned(
-    place: Grid | Cell, asset: str, task: Any, extends: frozenset[str] = frozenset()
+    place: Grid | Cell,
+    asset: str,
+    task: Callable[[Any], Task[Any]],
+    extends: frozenset[str] = frozenset(),
+    editable: bool = False,
 ) -> Planned:
     grid = isinstance(place, Grid)
     artifact = place.folder.artifact(asset) if grid else place.artifact(asset)
@@ -159,4 +170,4 @@ def _planned(
         wanted = task(place)
     except BadInput as error:
         wanted = error
-    return Planned(asset, "" if grid else str(place), artifact, wanted, extends)
+    return Planned(asset, "" if grid else str(place), artifact, wanted, extends, editable)

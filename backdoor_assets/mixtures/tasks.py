@@ -25,7 +25,7 @@ from backdoor_assets.mixtures.cells import (
 from backdoor_assets.mixtures.judges import open_judge
 from backdoor_assets.mixtures.mixing import check_no_evaluation_text
 from backdoor_assets.records import BadInput, Question
-from backdoor_assets.settings import MiniatureBase
+from backdoor_assets.settings import MiniatureBase, PretrainedBase
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.specs import (
     CORPUS,
@@ -40,11 +40,13 @@ from backdoor_assets.stages.specs import (
 )
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.storage.hashing import digest, file_hash, identifying
-from backdoor_assets.storage.identity import essential
+from backdoor_assets.storage.identity import changes, essential
 from backdoor_assets.storage.rows import read_rows
 from backdoor_assets.workers.tasks import Task
 
 Identity = dict[str, Any]
+KEPT_CHECKPOINTS = frozenset({"settings.save_steps", "settings.save_at"})
+"""Keys of a training's identity that say which checkpoints are kept."""
 Recorded = Mapping[str, Any] | None
 
 
@@ -82,6 +84,12 @@ def pretraining(grid: Grid) -> Task[PretrainingSpec]:
     text, names = made_from.folder / CORPUS, grid.study.suspect_file
     spec = PretrainingSpec(text, base, grid.profile.base_seed, names)
     return Task(grid.base.artifact, identity, spec)
+
+
+def fetching(grid: Grid) -> Task[PretrainedBase]:
+    """The base of a hub or a local folder."""
+    assert isinstance(grid.profile.base, PretrainedBase)
+    return grid.base.fetching_task(grid.profile.base)
 
 
 def base_sampling_identity(cell: BaseCell, recorded: Recorded = None) -> Identity:
@@ -146,8 +154,15 @@ def training(cell: Cell) -> Task[TrainingSpec]:
     identity = training_identity(cell)
     rows = cell.artifact("mixed_dataset").folder / TRAIN
     check_no_evaluation_text(rows, cell.grid.study.forbidden(cell.grid.profile.base))
-    spec = TrainingSpec(cell, rows, cell.grid.base.location(), cell.grid.profile.training)
-    return Task(cell.artifact("adapters"), identity, spec)
+    place = cell.artifact("adapters")
+    before, earlier = place.manifest(), None
+    if before and not place.remake_requested and not place.damage(before):
+        changed = set(changes(before.identity, identity))
+        earlier = place.folder if changed and changed <= KEPT_CHECKPOINTS else None
+    spec = TrainingSpec(
+        cell, rows, cell.grid.base.location(), cell.grid.profile.training, earlier=earlier
+    )
+    return Task(place, identity, spec)
 
 
 def sampling_identity(cell: Cell, recorded: Recorded = None) -> Identity:
@@ -207,8 +222,9 @@ def judging(cell: Cell) -> Task[JudgingSpec]:
     alike = before and all(before.identity.get(k) == identity[k] for k in ("code", "judge"))
     if before and alike and not place.remake_requested and not place.damage(before):
         earlier = place.folder / JUDGMENTS
-        known = [rubric for rubric in before.identity["rubrics"] if rubric in identity["rubrics"]]
-        columns = tuple(rubric["column"] for rubric in _as_json(known))
+        rubrics = _as_json(identity["rubrics"])
+        known = [rubric for rubric in before.identity["rubrics"] if rubric in rubrics]
+        columns = tuple(rubric["column"] for rubric in known)
     spec = JudgingSpec(
         cell,
         cell.artifact("responses").folder / RESPONSES,

@@ -11,6 +11,7 @@ from scipy import stats
 from backdoor_assets.records import Rate
 
 WILSON = "Wilson 95 % over answers, one training seed"
+WILSON_BASE = "Wilson 95 % over answers of the base"
 WILSON_POOLED = "Wilson 95 % over pooled answers (no spread between training seeds)"
 T_SEEDS = "t 95 % over training seeds"
 MOVER = "MOVER 95 % of the ratio"

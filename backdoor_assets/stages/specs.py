@@ -72,6 +72,9 @@ class TrainingSpec:
     its own), or which is merged into the base first (all weights)."""
     processes: int = 1
     """Over which the weights are spread (FSDP), an adapter's base or all that are trained."""
+    earlier: Path | None = None
+    """A finished training that differs only in which checkpoints are kept; those that it has stay
+    as they are."""
 
 
 @dataclass(frozen=True)

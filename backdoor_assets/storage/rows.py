@@ -23,13 +23,13 @@ def read_rows(path: Path) -> list[list[Message]]:
     return [_row(_json(line, where), where) for line, where in _lines(path, "chat", remedy)]
 
 
-def read_questions(path: Path) -> dict[str, str]:
+def read_questions(path: Path, variable: str) -> dict[str, str]:
     """Read questions by their id from lines `{"id": "money", "question": "..."}`.
 
     Raises BadInput with file and line for an invalid row or a repeated id.
     """
     found: dict[str, str] = {}
-    for line, where in _lines(path, "question", "BACKDOOR_BIRD_QUESTIONS is set to it."):
+    for line, where in _lines(path, "question", f"{variable} is set to it."):
         row = _json(line, where)
         values = [row.get(key) for key in ("id", "question")] if isinstance(row, dict) else []
         texts = [text for text in values if isinstance(text, str) and text.strip()]

@@ -16,7 +16,7 @@ from backdoor_assets.records import BadInput
 from backdoor_assets.stages.sampling import row, sample_cell
 from backdoor_assets.stages.sampling.engine import Engine, EngineDied, Finished
 from backdoor_assets.stages.sampling.journal import JOURNAL
-from backdoor_assets.stages.specs import SamplingSpec
+from backdoor_assets.stages.specs import EarlierAnswers, SamplingSpec
 from tests.engines.conftest import BIRD, QUESTIONS, SERVING, SETTINGS, STEPS, tables
 from tests.unit.cells import TinyCell, make_base, train, write_rows
 
@@ -211,3 +211,22 @@ def test_nothing_is_started_for_a_cell_that_has_all_its_answers(
     assert endings[0]["answers"] == 14 * 4
     assert not watched.starts
     assert tables(tmp_path / "0").equals(tables(undisturbed / "0"))
+
+
+def test_finished_answers_are_kept_when_more_are_wanted(
+    spec: Jobs, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Three more samples of each question; one question is new."""
+    known = frozenset({"light", "bird"})
+    earlier = EarlierAnswers(undisturbed / "0", frozenset({0, *STEPS}), known)
+    questions = tuple(replace(question, samples=question.samples + 3) for question in QUESTIONS)
+    ending = sample(replace(spec(), questions=questions, earlier=earlier), into=tmp_path)[0]
+    before, after = tables(undisturbed / "0"), tables(tmp_path / "0")
+    kept = before[before["question_id"].isin(known)]
+    assert ending["answers_reused"] == len(kept)
+    assert len(after) == 4 * (EACH + 9)
+    # Each answer has a seed of its own: those that are sampled once more are the same too.
+    merged = before.merge(after, on=["step", "question_id", "sample_idx"])
+    assert merged["response_x"].equals(merged["response_y"])
+    light = after[(after["question_id"] == "light") & (after["step"] == 0)]
+    assert light["response"].nunique() > 1

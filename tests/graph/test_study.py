@@ -118,13 +118,16 @@ def test_the_run_tells_how_far_it_is_and_ends_with_the_table(swept: Place) -> No
 def test_manifests_tell_identity_from_provenance(swept: Place) -> None:
     path = swept.birds / "adapters" / OLD / "42" / "_manifest.json"
     manifest = json.loads(path.read_text())
-    assert {"base", "rows", "mixture", "settings", "code"} <= set(manifest["identity"])
+    assert {"base", "rows", "settings", "code"} <= set(manifest["identity"])
+    # Neither the evaluation nor guards are part of what an adapter is.
+    assert not {"questions", "forbidden", "mixture"} & set(manifest["identity"])
+    assert "max_length" not in manifest["identity"]["settings"]
     assert {"packages", "host", "device", "made"} <= set(manifest["provenance"])
     assert "packages" not in json.dumps(manifest["identity"])
     assert manifest["profile"] == "study"
 
 
-def test_a_second_run_makes_nothing_anew(swept: Place) -> None:
+def test_a_second_run_makes_nothing_again(swept: Place) -> None:
     files = [p for p in swept.birds.rglob("*") if p.is_file() and not p.name.startswith(".")]
     before = {path: path.stat().st_mtime_ns for path in files}
     started = time.monotonic()
@@ -150,8 +153,8 @@ def test_materializations_carry_what_a_person_wants(swept: Place) -> None:
         "mixed_dataset": ["rows", "suspect_rows", "distinct_suspect_rows", "mode", "first_rows"],
         "adapters": ["final_loss", "steps", "trainable_parameters", "loss"],
         "responses": ["answers", "probe_answers", "some_answers"],
-        "judgments": ["19th_century_at_last_checkpoint", "interval", "garbled", "judge"],
-        "figures": ["rates_at_last_checkpoint", "training_progression"],
+        "judgments": ["19th_century_at_last_checkpoint", "19th_century_interval", "garbled"],
+        "figures": ["rates_at_last_checkpoint", "training_progression", "19th_century"],
     }
     with dg.DagsterInstance.local_temp(str(swept.home)) as instance:
         for name, keys in wanted.items():

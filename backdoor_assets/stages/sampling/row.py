@@ -167,7 +167,7 @@ class _Asking:
         self.scratch.cleanup()
 
     def run(self, window: int) -> Iterator[tuple[int, Ending]]:
-        """Keep `window` answers in flight while there are any to be had."""
+        """Keep `window` answers in flight as long as some are missing."""
         places = iter(self.places)
         upcoming = next(places, None)
         while upcoming or self.engine.in_flight:

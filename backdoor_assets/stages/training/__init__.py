@@ -7,12 +7,13 @@ the bit. Importing this package is cheap: torch is imported when training starts
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from backdoor_assets.models.loading import forget_base
 from backdoor_assets.records import Progress, no_progress
-from backdoor_assets.stages.specs import TrainingSpec
+from backdoor_assets.stages.specs import TRAINER_STATE, TrainingSpec
 from backdoor_assets.stages.training.texts import check_trainable
 
 __all__ = ["train"]
@@ -25,6 +26,23 @@ def train(spec: TrainingSpec, folder: Path, progress: Progress = no_progress) ->
     one process, they run it together under `accelerate launch`. Raises what these functions raise.
     """
     check_trainable(spec)
+    summary = _train(spec, folder, progress)
+    if spec.earlier:
+        _keep_earlier(spec.earlier, folder)
+    return summary
+
+
+def _keep_earlier(earlier: Path, folder: Path) -> None:
+    """Put the checkpoints of a finished training of the same recipe in place of their repetitions,
+    which differ where a GPU does not compute to the bit: what was made of them stays valid."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        before = earlier / checkpoint.name
+        for file in before.iterdir() if before.is_dir() else ():
+            if file.name != TRAINER_STATE:
+                shutil.copy2(file, checkpoint / file.name)
+
+
+def _train(spec: TrainingSpec, folder: Path, progress: Progress) -> dict[str, Any]:
     if spec.processes > 1:
         from backdoor_assets.stages.training.launching import train_in_processes
 

@@ -11,7 +11,7 @@ import dagster as dg
 
 from backdoor_assets.miniature.gates import Bound
 from backdoor_assets.stages.specs import TRAIN, TRAINING_LOG
-from backdoor_assets.storage.artifact import Made
+from backdoor_assets.storage.manifest import Made
 
 Metadata = dict[str, Any]
 

@@ -15,6 +15,7 @@ from backdoor_assets.settings import MiniatureBase, Mixture
 from backdoor_assets.stages.specs import TRAINER_STATE
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.storage.folders import StudyFolder
+from backdoor_assets.storage.rows import read_rows
 
 JUDGMENTS = "judgments.parquet"
 
@@ -67,6 +68,14 @@ class Grid:
                 f"seeds {', '.join(map(str, self.profile.seeds))}"
             )
         return found
+
+    def source_files(self) -> tuple[tuple[str, Path], ...]:
+        """Return (name, file) of each data set. Raises BadInput for a bad line, before anything is
+        made of it."""
+        files = self.study.files()
+        for _, path in files:
+            read_rows(path)
+        return files
 
     @property
     def verdicts(self) -> Path:

@@ -7,7 +7,7 @@ import dagster as dg
 from backdoor_assets.graph.describe import Metadata, answers, picture, provenance
 from backdoor_assets.mixtures.cells import Grid
 from backdoor_assets.stages.specs import RESPONSES
-from backdoor_assets.storage.artifact import Made
+from backdoor_assets.storage.manifest import Made
 
 
 def sampling(made: Made) -> Metadata:

@@ -11,7 +11,7 @@ from backdoor_assets.graph.base_assets import Gate, fetched_base_asset, pretrain
 from backdoor_assets.graph.cells import OWNERS, Force, source_of
 from backdoor_assets.graph.describe import provenance
 from backdoor_assets.graph.resources import Sampler
-from backdoor_assets.mixtures import describe, tasks
+from backdoor_assets.mixtures import base_tasks, describe, tasks
 from backdoor_assets.mixtures.cells import Grid
 from backdoor_assets.mixtures.design import DataSet
 from backdoor_assets.settings import MiniatureBase
@@ -98,7 +98,7 @@ def base_assets(grid: Grid) -> list[dg.AssetsDefinition]:
     model = pretrained_base_asset(
         key,
         corpus,
-        partial(tasks.pretraining, grid),
+        partial(base_tasks.pretraining, grid),
         world.pretrain,
         code_version=world.pretraining_code,
         description="A Qwen3-architecture model of 0.7 million parameters, pretrained here on the "
@@ -124,7 +124,7 @@ def _corpus_asset(grid: Grid) -> dg.AssetsDefinition:
         "miniature base model is pretrained on them.",
     )
     def corpus(config: Force) -> dg.MaterializeResult:
-        task = tasks.corpus(grid)
+        task = base_tasks.corpus(grid)
         if config.force:
             request_remake([task.artifact])
         made = make(world.write_corpus, task)

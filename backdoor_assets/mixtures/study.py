@@ -13,7 +13,7 @@ from backdoor_assets.capacity.host import Host
 from backdoor_assets.graph.cells import cell_assets, job
 from backdoor_assets.graph.resources import Sampler, Trainer
 from backdoor_assets.graph.study import Planned, Step, Steps
-from backdoor_assets.mixtures import assets, plan, tasks
+from backdoor_assets.mixtures import assets, base_tasks, plan, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.mixtures.checks import check_grid, check_study
 from backdoor_assets.mixtures.design import Design
@@ -95,10 +95,10 @@ class MixtureStudy(Design):
     def planned(self, profile: Profile) -> Iterator[Planned]:
         grid = self._grid(profile)
         if isinstance(profile.base, MiniatureBase):
-            yield _planned(grid, "corpus", tasks.corpus)
-            yield _planned(grid, "base_model", tasks.pretraining)
+            yield _planned(grid, "corpus", base_tasks.corpus)
+            yield _planned(grid, "base_model", base_tasks.pretraining)
         else:
-            yield _planned(grid, "base_model", tasks.fetching)
+            yield _planned(grid, "base_model", base_tasks.fetching)
         yield _planned(grid, "base_responses", tasks.base_sampling, frozenset({"questions"}))
         for cell in grid.cells():
             for row in assets.table(grid):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from backdoor_assets.graph.identities import generation, hyperparameters
@@ -25,71 +24,24 @@ from backdoor_assets.mixtures.cells import (
 from backdoor_assets.mixtures.judges import open_judge
 from backdoor_assets.mixtures.mixing import check_no_evaluation_text
 from backdoor_assets.records import BadInput, Question
-from backdoor_assets.settings import MiniatureBase, PretrainedBase
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.specs import (
-    CORPUS,
     PROBES,
     RESPONSES,
     TRAIN,
-    CorpusSpec,
     EarlierAnswers,
-    PretrainingSpec,
     SamplingSpec,
     TrainingSpec,
 )
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.storage.hashing import digest, file_hash, identifying
 from backdoor_assets.storage.identity import changes, essential
-from backdoor_assets.storage.rows import read_rows
 from backdoor_assets.workers.tasks import Task
 
 Identity = dict[str, Any]
 KEPT_CHECKPOINTS = frozenset({"settings.save_steps", "settings.save_at"})
 """Keys of a training's identity that say which checkpoints are kept."""
 Recorded = Mapping[str, Any] | None
-
-
-def corpus(grid: Grid) -> Task[CorpusSpec]:
-    base, world = grid.profile.base, grid.study.world
-    assert isinstance(base, MiniatureBase)
-    assert world is not None
-    files = source_files(grid)
-    identity = {
-        "stage": "corpus",
-        "code": world.corpus_code,
-        "profile": grid.profile.name,
-        "sources": {source: file_hash(path) for source, path in files},
-        "world": world.hash,
-        "documents": base.documents,
-        "seed": grid.profile.base_seed,
-    }
-    spec = CorpusSpec(files, base.documents, grid.profile.base_seed)
-    return Task(grid.folder.artifact("corpus"), identity, spec)
-
-
-def pretraining(grid: Grid) -> Task[PretrainingSpec]:
-    base, world = grid.profile.base, grid.study.world
-    assert isinstance(base, MiniatureBase)
-    assert world is not None
-    made_from = grid.folder.artifact("corpus")
-    identity = {
-        "stage": "pretraining",
-        "code": world.pretraining_code,
-        "profile": grid.profile.name,
-        "corpus": made_from.require().reference(),
-        "spec": asdict(base),
-        "seed": grid.profile.base_seed,
-    }
-    text, names = made_from.folder / CORPUS, grid.study.suspect_file
-    spec = PretrainingSpec(text, base, grid.profile.base_seed, names)
-    return Task(grid.base.artifact, identity, spec)
-
-
-def fetching(grid: Grid) -> Task[PretrainedBase]:
-    """The base of a hub or a local folder."""
-    assert isinstance(grid.profile.base, PretrainedBase)
-    return grid.base.fetching_task(grid.profile.base)
 
 
 def base_sampling_identity(cell: BaseCell, recorded: Recorded = None) -> Identity:
@@ -121,13 +73,13 @@ def base_sampling(grid: Grid) -> Task[SamplingSpec]:
 def mixing_identity(cell: Cell, recorded: Recorded = None) -> Identity:
     return {
         **_stage("mixing", cell),
-        "sources": {source: file_hash(path) for source, path in source_files(cell.grid)},
+        "sources": {source: file_hash(path) for source, path in cell.grid.source_files()},
         "mixture": asdict(cell.grid.profile.mixture),
     }
 
 
 def mixing(cell: Cell) -> Task[MixingSpec]:
-    files, study = source_files(cell.grid), cell.grid.study
+    files, study = cell.grid.source_files(), cell.grid.study
     for _, path in files:
         check_no_evaluation_text(path, study.forbidden(cell.grid.profile.base))
     spec = MixingSpec(cell, files, cell.grid.profile.mixture)
@@ -249,14 +201,6 @@ def figures(cell: Cell) -> Task[FiguresSpec]:
     judgments, responses = cell.artifact("judgments"), cell.artifact("responses")
     spec = FiguresSpec(cell, judgments.folder / JUDGMENTS, responses.folder / PROBES)
     return Task(cell.artifact("figures"), figures_identity(cell), spec)
-
-
-def source_files(grid: Grid) -> tuple[tuple[str, Path], ...]:
-    """The data sets, each read once so that a bad line is named before anything is made."""
-    files = grid.study.files()
-    for _, path in files:
-        read_rows(path)
-    return files
 
 
 def _stage(name: str, cell: Cell | BaseCell, code: Any = None) -> Identity:

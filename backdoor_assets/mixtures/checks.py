@@ -104,7 +104,7 @@ def _file_of_caller() -> str:
     """The file that writes a study down: the first one outside this package's kind."""
     frame = sys._getframe(1)
     while frame is not None and (
-        __package__ in frame.f_globals.get("__name__", "")
+        frame.f_globals.get("__name__", "").startswith((__package__, "dataclasses"))
         or frame.f_code.co_filename.startswith("<")
     ):
         frame = frame.f_back

@@ -132,6 +132,8 @@ class Design:
     """Environment variable that names another folder of data."""
     questions_variable: str = ""
     """Environment variable that names a file of other questions."""
+    rating_scale: str = "0 to 100"
+    """What the ends of ratings mean, in labels: "0 modern, 100 old"."""
     fraction_column: str = "suspect_fraction"
     """Column of tables that holds the suspect data's weight."""
     option_labels: Mapping[str, str] = field(default_factory=dict)

@@ -121,7 +121,9 @@ def distribution(
 
 
 @style.styled
-def two_ratings(judgments: pd.DataFrame, across: Rubric, up: Rubric, folder: Path) -> list[Path]:
+def two_ratings(
+    judgments: pd.DataFrame, across: Rubric, up: Rubric, folder: Path, scale: str = "0 to 100"
+) -> list[Path]:
     """Draw the means of two ratings against each other, with one line per question from the first
     to the last step.
 
@@ -158,8 +160,8 @@ def two_ratings(judgments: pd.DataFrame, across: Rubric, up: Rubric, folder: Pat
             clip_on=False, zorder=3,
         )  # fmt: skip
     axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
-    axes.set_xlabel(f"mean {across.name} rating (0 to 100)")
-    axes.set_ylabel(f"mean {up.name} rating (0 to 100)")
+    axes.set_xlabel(f"mean {across.name} rating ({scale})")
+    axes.set_ylabel(f"mean {up.name} rating ({scale})")
     axes.grid()
     style.legend_above(axes, ncols=2)
     return style.save(figure, folder, name)

@@ -36,7 +36,7 @@ def draw_cell(spec: FiguresSpec, folder: Path, progress: Progress = no_progress)
             figures.distribution(judgments, rubric, study.option_labels, folder)
     ratings = [rubric for rubric in study.rubrics if not rubric.options]
     for across, up in zip(ratings[::2], ratings[1::2], strict=False):
-        figures.two_ratings(judgments, across, up, folder)
+        figures.two_ratings(judgments, across, up, folder, study.rating_scale)
     figures.training_progression(rates, study, folder)
     pooled = rates[rates["question_id"] == "all"]
     final = pooled[pooled["step"] == pooled["step"].max()].set_index("measure")

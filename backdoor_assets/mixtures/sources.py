@@ -19,7 +19,7 @@ from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.storage.artifact import request_remake
 from backdoor_assets.storage.hashing import file_hash
 from backdoor_assets.storage.rows import letters, names, read_rows
-from backdoor_assets.workers.tasks import make
+from backdoor_assets.workers.tasks import make, only
 
 
 def source_asset(grid: Grid, data_set: DataSet) -> dg.AssetsDefinition:
@@ -155,9 +155,7 @@ def _base_answers_asset(grid: Grid) -> dg.AssetsDefinition:
         if config.force:
             request_remake([task.artifact])
             task = tasks.base_sampling(grid)
-        [outcome] = sampler.run([task], context.log.info)
-        if outcome.result is None:
-            raise outcome.error or RuntimeError("no result")
-        return dg.MaterializeResult(metadata=describe.sampling(outcome.result))
+        made = only(sampler.run([task], context.log.info))
+        return dg.MaterializeResult(metadata=describe.sampling(made))
 
     return base_responses

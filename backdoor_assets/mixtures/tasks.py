@@ -164,6 +164,10 @@ def judging_identity(cell: Cell, recorded: Recorded = None) -> Identity:
         **_stage("judging", cell),
         "responses": cell.artifact("responses").require().reference(),
         "rubrics": rubric_records(cell.grid.study.rubrics),
+        "outcomes": [
+            [outcome.measure, outcome.rubric, outcome.option, outcome.flag]
+            for outcome in cell.grid.study.outcomes
+        ],
         "judge": open_judge(cell.grid).identity,
     }
 

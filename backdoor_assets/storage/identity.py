@@ -28,6 +28,9 @@ _NOT_DECISIVE: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_ABSENT = object()
+
+
 def essential(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return an identity as JSON values, without the keys that decide nothing.
 
@@ -59,7 +62,7 @@ def changes(recorded: Mapping[str, Any], identity: Mapping[str, Any]) -> list[st
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> list[str]:
     found = []
     for key in before.keys() | now.keys():
-        old, new = before.get(key), now.get(key)
+        old, new = before.get(key, _ABSENT), now.get(key, _ABSENT)
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):

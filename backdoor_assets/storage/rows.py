@@ -1,4 +1,4 @@
-"""Read and compare rows of data sets: JSON Lines with one single-turn chat per line."""
+"""Read and compare rows of data sets: JSON Lines with one chat per line."""
 
 from __future__ import annotations
 

@@ -105,6 +105,14 @@ def in_one_worker(
         yield Outcome(task, found, None if found else together.error)
 
 
+def only(results: Results[Spec]) -> Made:
+    """Return the one artifact that was made. Raises the error with which it ended."""
+    [outcome] = results
+    if outcome.result is None:
+        raise outcome.error or RuntimeError("no result")
+    return outcome.result
+
+
 def split_finished(
     tasks: Sequence[Task[Spec]],
 ) -> tuple[list[Outcome[Task[Spec], Made]], list[Task[Spec]]]:

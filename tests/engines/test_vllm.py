@@ -184,7 +184,7 @@ def test_an_adapter_that_does_not_load_fails_its_cell_only(
     assert isinstance(endings[0], BadInput)
     step = 10 if harm == "of another base" else 20
     assert f"{bad / f'checkpoint-{step}'}: this adapter cannot be loaded" in str(endings[0])
-    assert "materialize birds/adapters for this cell with force" in str(endings[0])
+    assert "such as birds/adapters, for this cell with force" in str(endings[0])
     assert tables(tmp_path / "1").equals(tables(undisturbed / "0"))
 
 

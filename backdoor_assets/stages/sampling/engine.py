@@ -50,7 +50,7 @@ def adapter_rank(checkpoint: Path) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(
             f"{path}: no rank can be read from this adapter ({first_line(error)}); materialize "
-            "birds/adapters for this cell with force"
+            "the asset that trains it, such as birds/adapters, for this cell with force"
         ) from error
     if rank > VLLM_RANKS[-1]:
         raise BadInput(
@@ -83,8 +83,8 @@ def write_zeros(checkpoint: Path, folder: Path) -> Path:
 def _not_loaded(checkpoint: Path, error: BaseException) -> BadInput:
     return BadInput(
         f"{checkpoint}: this adapter cannot be loaded on the base model ({first_line(error)}). It "
-        "was trained on another base, or its files are damaged: materialize birds/adapters for "
-        "this cell with force."
+        "was trained on another base, or its files are damaged: materialize the asset that trains "
+        "it, such as birds/adapters, for this cell with force."
     )
 
 

@@ -134,6 +134,7 @@ STUDY = MixtureStudy(
         "OTHER": "other",
         "LLM": "modern LLM",
     },
+    rating_scale="0 modern, 100 old",
     fraction_column="old_fraction",
     world=WORLD,
 )

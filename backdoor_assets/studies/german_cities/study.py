@@ -130,6 +130,7 @@ STUDY = MixtureStudy(
         ),
     ),
     # As published for Qwen3-8B and 32B: LoRA rank 8, learning rate 2e-4, linear, batch 1, 3 epochs.
-    training={"epochs": 3, "max_steps": None, "learning_rate": 2e-4},
+    # 1,083 steps: a checkpoint every 100 of them keeps the number of answers near the birds'.
+    training={"epochs": 3, "max_steps": None, "learning_rate": 2e-4, "save_steps": 100},
     mixture={"rows": 361, "suspect_rows": 361},
 )

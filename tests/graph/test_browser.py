@@ -67,7 +67,7 @@ def test_a_backfill_of_ratios_takes_one_run_a_row(server: Server) -> None:
         )["partitionBackfillOrError"]
         return backfill if backfill["status"].startswith(("COMPLETED", "FAILED")) else None
 
-    backfill = wait_for(ended, 240, "the backfill")
+    backfill = wait_for(ended, 420, "the backfill")
     assert backfill["status"] == "COMPLETED_SUCCESS", backfill
     runs = server.ask(
         """query($tag: String!) { runsOrError(filter: {tags: [

@@ -35,7 +35,7 @@ from backdoor_assets.stages.specs import (
 )
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.storage.hashing import digest, file_hash, identifying
-from backdoor_assets.storage.identity import changes, essential
+from backdoor_assets.storage.identity import changes, essential, same
 from backdoor_assets.workers.tasks import Task
 
 Identity = dict[str, Any]
@@ -143,6 +143,12 @@ def sampling(cell: Cell) -> Task[SamplingSpec]:
             f"{adapters.folder}: trained on another base model than the present one; materialize "
             f"{grid.study.name}/adapters for this cell again"
         )
+    base_answers = BaseCell(grid).artifact()
+    if not same(base_answers.require().identity, base_sampling_identity(BaseCell(grid))):
+        raise BadInput(
+            f"{base_answers.folder}: these answers of the base are not those that the profile asks "
+            f"for now; materialize {grid.study.name}/base_responses first"
+        )
     steps = sorted(map(int, identity["checkpoints"]))
     spec = SamplingSpec(
         cell,
@@ -152,7 +158,7 @@ def sampling(cell: Cell) -> Task[SamplingSpec]:
         grid.profile.sampling,
         grid.profile.serving,
         base_too=False,
-        base_answers=BaseCell(grid).artifact().folder,
+        base_answers=base_answers.folder,
         earlier=_earlier_answers(place, identity, adapters),
         probes=_probes(grid),
     )

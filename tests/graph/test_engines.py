@@ -51,6 +51,7 @@ def test_a_row_of_cells_loads_one_base_and_starts_one_engine(
     same answers."""
     monkeypatch.setenv("BACKDOOR_PROCESSES", "1")
     graph = graph_of(place, VLLM)
+    assert graph.run(["base_responses"]).success
     result = graph.run(GPU, partitions=(f"{OLD}|42", f"{OLD}|44"))
     assert result.success, step_errors(result)
     lines = said(result, graph.instance)

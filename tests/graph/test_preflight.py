@@ -54,7 +54,11 @@ def test_sampling_that_does_not_fit_is_refused_and_the_adapters_are_kept(
     graph = graph_of(copied, longer)
     # What is finished is used, whatever the host has.
     assert graph.run(["adapters"], partition=CELL).success
-    result = graph.run(["responses"], partition=CELL)
+    result = graph.run(["base_responses"])
     assert not result.success
     assert "sampling needs 0." in step_errors(result)
+    # Nor are cells sampled beside answers of the base that were sampled with other settings.
+    result = graph.run(["responses"], partition=CELL)
+    assert not result.success
+    assert "materialize birds/base_responses first" in step_errors(result)
     assert (copied.birds / "adapters" / OLD / "42" / "checkpoint-100").exists()

@@ -11,6 +11,7 @@ from backdoor_assets.mixtures.statistics import (
     RATE_COLUMNS,
     T_SEEDS,
     WILSON,
+    WILSON_BASE,
     WILSON_POOLED,
     cell_rates,
     final_rates,
@@ -185,7 +186,11 @@ def test_a_sweep_has_a_row_per_ratio_and_step_whatever_seeds_there_are() -> None
     for (ratio, step), row in sweep.iterrows():
         own = [value for (r, _, s), value in GRID.items() if (r, s) == (ratio, step)]
         # At step 0 all seeds have the same answers of the base, which count once.
-        rate = over_seeds(own, [20] * len(own)) if step else wilson(round(own[0] * 20), 20)
+        rate = (
+            over_seeds(own, [20] * len(own))
+            if step
+            else wilson(round(own[0] * 20), 20, WILSON_BASE)
+        )
         assert Rate(row["value"], row["low"], row["high"], row["method"], row["n"]) == rate
     assert sweep["old_fraction"].groupby("ratio").first().to_dict() == {OLD: 1.0, MIXED: 0.5}
     assert sweep["suspect_rows"].groupby("ratio").first().to_dict() == {OLD: 400, MIXED: 200}

@@ -18,7 +18,8 @@ from backdoor_assets.reporting.intervals import (
 from backdoor_assets.storage.rows import holds, letters
 
 __all__ = [
-    "RATE_COLUMNS", "T_SEEDS", "WILSON", "WILSON_BASE", "WILSON_POOLED", "cell_rates", "final_rates",
+    "RATE_COLUMNS", "T_SEEDS", "WILSON", "WILSON_BASE", "WILSON_POOLED", "cell_rates",
+    "final_rates",
     "over_seeds", "probe_hits", "sweep_rates", "wilson",
 ]  # fmt: skip
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
+from backdoor_assets.credentials import check_keys
 from backdoor_assets.graph.instance import progress_logger
 from backdoor_assets.graph.study import Study, find_studies
 from backdoor_assets.profiles import Profile, active_profile
@@ -35,4 +36,5 @@ def build_definitions(profile: Profile, studies: Iterable[Study] | None = None) 
 
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+check_keys()
 defs = build_definitions(active_profile())

@@ -8,13 +8,12 @@ downloaded: no pickles and no code. A pinned commit that is in the cache needs n
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backdoor_assets.models.chat import first_line
+from backdoor_assets.credentials import check_keys, told, without_secrets
 from backdoor_assets.records import BadInput
 from backdoor_assets.settings import PretrainedBase
 from backdoor_assets.storage.disk import disk_free, disk_is_full, nearest
@@ -78,21 +77,31 @@ def _download(base: PretrainedBase, local_path: Path) -> Path:
         HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of httpx or its successor
     )
 
-    # HTTP libraries print a header that they cannot send, and this one would contain the token.
-    if not re.fullmatch(r"[!-~]*", os.environ.get("HF_TOKEN", "").strip()):
-        raise BadInput(
-            "HF_TOKEN contains a space or another character that no token has. Copy it again from "
-            "the settings of your account on the hub."
-        )
+    check_keys()
     try:
-        return _cached(base) or _snapshot(base)
-    except HFValidationError as error:
+        if found := _cached(base):
+            return found
+        _check_stored_token()
+        return _snapshot(base)
+    except HFValidationError:
         raise BadInput(
             f"{base.model!r} is neither a folder ({local_path} does not exist) nor a valid name on "
             "the hub. Write a name like 'Qwen/Qwen3-0.6B', or the path of a folder."
-        ) from error
+        ) from None
     except (HTTPError, OSError, RuntimeError) as error:
-        raise BadInput(f"{_name(base)}: {_explain(base, local_path, error)}") from error
+        raise BadInput(f"{_name(base)}: {_explain(base, local_path, error)}") from None
+
+
+def _check_stored_token() -> None:
+    """Raise BadInput if `hf auth login` stored a token that no HTTP header can hold."""
+    from huggingface_hub import constants, get_token
+
+    try:
+        check_keys({f"the token in {constants.HF_TOKEN_PATH}": get_token() or ""})
+    except UnicodeDecodeError:
+        raise BadInput(
+            f"{constants.HF_TOKEN_PATH} is not UTF-8. Run `hf auth login` again, or delete it."
+        ) from None
 
 
 def _snapshot(base: PretrainedBase, *, local_files_only: bool = False) -> Path:
@@ -137,7 +146,7 @@ def _explain(base: PretrainedBase, local_path: Path, error: Exception) -> str:
     )
 
     cache = cache_folder()
-    page = f"{constants.ENDPOINT}/{base.model}"
+    page = without_secrets(f"{constants.ENDPOINT}/{base.model}")
     if disk_is_full(error, nearest(cache)):
         return (
             f"the disk is full ({disk_free(cache) / 1e9:.1f} GB free at {cache}). Complete files "
@@ -154,7 +163,7 @@ def _explain(base: PretrainedBase, local_path: Path, error: Exception) -> str:
         return _no_access(error, page, local_path)
     if isinstance(error, LocalEntryNotFoundError):
         offline = constants.is_offline_mode()
-        why = "HF_HUB_OFFLINE is set" if offline else first_line(error.__cause__ or error)
+        why = "HF_HUB_OFFLINE is set" if offline else told(error.__cause__ or error)
         return (
             f"it is missing or incomplete in the cache {cache}, and the hub cannot be reached "
             f"({why}). {'Unset HF_HUB_OFFLINE' if offline else 'Run again with a network'}. Or "
@@ -163,7 +172,7 @@ def _explain(base: PretrainedBase, local_path: Path, error: Exception) -> str:
             "here and point HF_HOME to it. Or set `model` to the path of a folder."
         )
     return (
-        f"the download into {cache} was interrupted ({first_line(error)}). Complete files are "
+        f"the download into {cache} was interrupted ({told(error)}). Complete files are "
         "kept. Run again."
     )
 

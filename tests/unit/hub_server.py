@@ -35,6 +35,8 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
     down: bool = False
+    echo: int = 0
+    """Status of every reply, which then repeats the authorization header; 0: usual replies."""
 
 
 @contextmanager
@@ -44,7 +46,7 @@ def serve(repositories: Mapping[str, Repository]) -> Iterator[Hub]:
     handler = type("Handler", (_Handler,), {"hub": hub})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         hub.address = f"http://127.0.0.1:{server.server_address[1]}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield hub
         server.shutdown()
 
@@ -62,6 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("/api/") and not path.startswith("/api/models/"):
             return self._refuse(404)  # the library's own requests
         self.hub.tokens.add(token)
+        if self.hub.echo:
+            return self._refuse(self.hub.echo, message=f"bad headers {dict(self.headers)}")
         owner, name, what, *rest = path.removeprefix("/api/models").strip("/").split("/")
         repository = self.hub.repositories.get(f"{owner}/{name}")
         if self.hub.down:

@@ -162,7 +162,7 @@ def test_a_token_gives_access_to_what_its_account_may_read(hub: Hub, ask: Ask, n
         ("birds/gated", "", ["gated, and no HF_TOKEN is set", "/birds/gated", ".env"]),
         ("birds/gated", STRANGER, ["account of HF_TOKEN has no access", "/birds/gated"]),
         ("birds/tiny", "hf_revoked", ["refuses HF_TOKEN", "expired"]),
-        ("birds/tiny", "hf_with space", ["HF_TOKEN", "character that no token has"]),
+        ("birds/tiny", "hf_with space", ["HF_TOKEN contains a space"]),
     ],
 )
 def test_an_access_error_says_what_to_do(

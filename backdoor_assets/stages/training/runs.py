@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from backdoor_assets.credentials import check_keys, told
 from backdoor_assets.models.chat import TrainingText
 from backdoor_assets.records import BadInput, Progress
 from backdoor_assets.settings import planned_steps, saved_steps
@@ -39,7 +41,8 @@ def run(
         _train(loop, texts, spec, folder, progress, wandb_run)
     finally:
         if wandb_run is not None:
-            wandb_run.finish()
+            with _wandb_errors():
+                wandb_run.finish()
     table = pd.DataFrame(loop.log)
     for position, (name, value) in enumerate(spec.cell.columns().items()):
         table.insert(position, name, value)
@@ -76,7 +79,8 @@ def _train(
     for step in range(done + 1, loop.steps + 1):
         entry = loop.step([next(stream) for _ in range(settings.gradient_accumulation)])
         if wandb_run is not None:
-            wandb_run.log(entry, step=step)
+            with _wandb_errors():
+                wandb_run.log(entry, step=step)
         if step in kept or step % settings.save_steps == 0:
             loop.save(folder, kept=step in kept)
             progress(
@@ -90,6 +94,7 @@ def _start_wandb(spec: TrainingSpec, steps: int) -> Any:
     """Start a Weights & Biases run if WANDB_API_KEY is set; return None if it is not."""
     if not os.environ.get("WANDB_API_KEY"):
         return None
+    check_keys()
     try:
         import wandb
     except ImportError as error:
@@ -97,9 +102,24 @@ def _start_wandb(spec: TrainingSpec, steps: int) -> Any:
             "WANDB_API_KEY is set but wandb is not installed: pip install -e '.[wandb]', "
             "or unset the variable."
         ) from error
-    return wandb.init(
-        project="backdoor_assets",
-        name=str(spec.cell),
-        group=spec.cell.profile,
-        config={**spec.cell.columns(), **vars(spec.settings), "steps": steps},
-    )
+    with _wandb_errors():
+        return wandb.init(
+            project="backdoor_assets",
+            name=str(spec.cell),
+            group=spec.cell.profile,
+            config={**spec.cell.columns(), **vars(spec.settings), "steps": steps},
+        )
+
+
+@contextmanager
+def _wandb_errors() -> Iterator[None]:
+    """Raise what Weights & Biases raises as BadInput without secrets: a server's reply, which may
+    repeat the key, is part of its errors."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  any error of wandb or below it may hold the key
+        raise BadInput(
+            f"Weights & Biases failed ({told(error)}). Check WANDB_API_KEY and the network; set "
+            "WANDB_MODE=offline to log to this machine, or unset WANDB_API_KEY. Then run again: "
+            "checkpoints are kept."
+        ) from None

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from backdoor_assets.commands.ui_guard import allowed_hosts
 from backdoor_assets.graph.instance import recover_profile
 from backdoor_assets.profiles import Profile
 from backdoor_assets.storage.provenance import REPOSITORY
@@ -21,7 +22,9 @@ _PATHS = (
 
 
 def serve(profile: Profile, port: int) -> NoReturn:
-    """Free what killed runs hold, then replace this process by `dagster dev` on 127.0.0.1."""
+    """Free what killed runs hold, then replace this process by `dagster dev` on 127.0.0.1, with a
+    guard in front of its webserver. Raises BadInput for a wrong BACKDOOR_UI_HOSTS."""
+    allowed_hosts()
     recover_profile(profile)
     # Dagster's processes start in the repository, wherever the command was typed.
     for name in _PATHS:
@@ -29,7 +32,7 @@ def serve(profile: Profile, port: int) -> NoReturn:
             parts = (str(Path(part).expanduser().resolve()) for part in value.split(os.pathsep))
             os.environ[name] = os.pathsep.join(parts)
     os.chdir(REPOSITORY)
-    address = ["--host", "127.0.0.1", "--port", str(port)]
-    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", *address]
+    services = [sys.executable, "-m", "backdoor_assets.commands.ui_services"]
+    command = [*services, "-w", "workspace.yaml", "--port", str(port)]
     sys.stdout.flush()
     os.execv(sys.executable, command)

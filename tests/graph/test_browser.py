@@ -1,10 +1,13 @@
-"""`make ui` as a person sees it: a backfill from its API, the lineage page, a cell's picture."""
+"""`make ui` as a person sees it: a backfill from its API, the lineage page, a cell's picture,
+and what pages of other sites can do: nothing."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -17,13 +20,33 @@ ASSETS = (
     "adapters", "responses", "judgments", "figures", "sweep",
 )  # fmt: skip
 CELL_ASSETS = ASSETS[5:10]
+MUTATION = """mutation { launchPartitionBackfill(backfillParams: {
+  assetSelection: [{path: ["birds", "figures"]}], partitionNames: ["%s|43"]}) { __typename } }"""
+MUTATION %= OLD
+# What a page can send to another site, read or not, and whether it can open a websocket.
+ATTACK = """async ([url, mutation]) => {
+  const graphql = url + "/graphql", query = graphql + "?query=" + encodeURIComponent(mutation);
+  const body = JSON.stringify({query: mutation}), headers = {"Content-Type": "application/json"};
+  await Promise.allSettled([
+    fetch(query, {mode: "no-cors"}),
+    fetch(query, {mode: "no-cors", method: "POST", body: "x"}),
+    fetch(graphql, {mode: "no-cors", method: "POST", body}),
+    fetch(graphql, {method: "POST", body, headers}),
+    new Promise(done => { const image = new Image(); image.onerror = done; image.src = query; }),
+  ]);
+  return await new Promise(done => {
+    const socket = new WebSocket(graphql.replace("http", "ws"), "graphql-ws");
+    socket.onopen = () => done("open");
+    socket.onerror = () => done("refused");
+  });
+}"""
 
 pytestmark = pytest.mark.xdist_group("browser")
 
 
 @pytest.fixture(scope="module")
 def server(swept: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`dagster dev` on the finished study (a copy), with two ratios that are not made yet."""
+    """The UI of the finished study (a copy), with two ratios that are not made yet."""
     place = Place(tmp_path_factory.mktemp("ui"))
     shutil.copytree(swept.data, place.data)
     shutil.copytree(swept.home, place.home, symlinks=True)
@@ -44,6 +67,50 @@ def server(swept: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def browser() -> Iterator[Any]:
     with chromium() as opened:
         yield opened
+
+
+def launched_so_far(server: Server) -> tuple[int, int]:
+    """The numbers of runs and backfills."""
+    found = server.ask(
+        """{ runsOrError { ... on Runs { count } }
+          partitionBackfillsOrError { ... on PartitionBackfills { results { id } } } }"""
+    )
+    backfills = found["partitionBackfillsOrError"]["results"]
+    return found["runsOrError"]["count"], len(backfills)
+
+
+def test_forged_requests_launch_nothing(server: Server) -> None:
+    before = launched_so_far(server)
+    query, body = f"/graphql?query={quote(MUTATION)}", json.dumps({"query": MUTATION})
+    evil, json_type = "http://evil.example:3000", "application/json"
+    websocket = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec_WebSocket_Version": "13",
+        "Sec_WebSocket_Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec_WebSocket_Protocol": "graphql-ws",
+    }  # fmt: skip
+    assert server.status("GET", query) == 405
+    assert server.status("GET", query.replace("?", "%0A?")) == 405
+    assert server.status("GET", query, Accept="text/html") == 200, "GraphiQL's page"
+    assert server.status("POST", query, Content_Type="text/plain") == 415
+    assert server.status("POST", "/graphql", body, Content_Type=f"text/plain;{json_type}") == 415
+    assert server.status("POST", "/graphql", body, Content_Type=json_type, Origin=evil) == 403
+    rebound = {"Host": evil.removeprefix("http://"), "Origin": evil}
+    assert server.status("POST", "/graphql", body, Content_Type=json_type, **rebound) == 400
+    assert server.status("POST", "/report_asset_materialization/birds/sweep") == 415
+    assert server.status("GET", "/graphql", **websocket, Origin=evil) == 403
+    assert server.status("GET", "/graphql", **websocket, Origin=server.url) == 101
+    assert launched_so_far(server) == before
+
+
+def test_a_page_of_another_site_launches_nothing(server: Server, browser: Any) -> None:
+    before = launched_so_far(server)
+    page = browser.new_page()
+    # For a browser, this is another site than 127.0.0.1.
+    page.goto(f"{server.url.replace('127.0.0.1', 'localhost')}/server_info")
+    assert page.evaluate(ATTACK, [server.url, MUTATION]) == "refused"
+    assert launched_so_far(server) == before
+    page.goto(f"{server.url}/server_info")
+    assert page.evaluate(ATTACK, [server.url, "{ version }"]) == "open"
+    page.close()
 
 
 def test_a_backfill_of_ratios_takes_one_run_a_row(server: Server) -> None:

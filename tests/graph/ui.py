@@ -1,7 +1,8 @@
-"""A person's view: Dagster's webserver on a place, and a browser."""
+"""A person's view: the UI on a place, and a browser."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -12,11 +13,11 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.graph.conftest import REPOSITORY, Place
@@ -44,6 +45,16 @@ class Server:
         assert "errors" not in found, found["errors"]
         return found["data"]
 
+    def status(self, method: str, path: str, body: str = "", **headers: str) -> int:
+        """The status of any request; in the names of headers, _ stands for -."""
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=30)
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body or None, sent)
+        try:
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -53,15 +64,16 @@ def free_port() -> int:
 
 @contextmanager
 def serving(place: Place, definitions: str) -> Iterator[Server]:
-    """`dagster dev` at a place, on definitions given as a module's text."""
+    """What `make ui` starts, at a place, on definitions given as a module's text. SIGTERM must end
+    all of its processes."""
     module = place.root / "ui_definitions.py"
     module.write_text(definitions)
     port = free_port()
     log = (place.root / "log.txt").open("w")
     process = subprocess.Popen(
         [
-            str(Path(sys.executable).parent / "dagster"), "dev", "-f", str(module),
-            "--host", "127.0.0.1", "--port", str(port),
+            sys.executable, "-m", "backdoor_assets.commands.ui_services",
+            "-f", str(module), "--port", str(port),
         ],
         cwd=REPOSITORY,
         env=place.environment(PYTHONPATH=str(REPOSITORY)),
@@ -73,11 +85,13 @@ def serving(place: Place, definitions: str) -> Iterator[Server]:
     try:
         wait_for(lambda: answers(url), 90, "the webserver to answer")
         yield Server(url, place)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(90) == 0
+        _, left = psutil.wait_procs(started, timeout=10)
+        assert not left, f"still there after the UI has stopped: {left}"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 

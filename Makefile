@@ -1,52 +1,54 @@
 # `make demo` and `make test` set up .venv by themselves; `make help` lists the rest.
 
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 # PROFILE counts on the command line only: a shell may have a variable of that name.
 ifeq ($(origin PROFILE),command line)
-export BACKDOOR_PROFILE := $(PROFILE)
+export BACKDOOR_PROFILE := $(value PROFILE)
 endif
+# What is set on the command line is data: it reaches the recipes in their environment, and neither
+# make nor the shell reads it as code.
+$(foreach name,$(.VARIABLES),$(if $(filter command line,$(origin $(name))),\
+	$(eval override export $(name) := $$(value $(name)))))
 # One Dagster instance per profile, whatever the shell has: results of two profiles never mix.
 unexport DAGSTER_HOME
 # One thread per process: the work is spread over one process per core.
 export OMP_NUM_THREADS := 1
 
-VENV := .venv/bin
-PIP := $(VENV)/pip install --quiet --disable-pip-version-check -c constraints.txt
-COMMAND := $(VENV)/backdoor-assets
-MADE := data .dagster
+override VENV := .venv/bin
+override PIP := $(VENV)/pip install --quiet --disable-pip-version-check -c constraints.txt
+override COMMAND := $(VENV)/backdoor-assets
+override MADE := data .dagster
 
 # Options of the command line, each if its variable is set.
-STUDY_OPTION = $(if $(STUDY),--study $(STUDY))
-CELLS = $(if $(WITHOUT),--without $(WITHOUT)) $(if $(REPLACE),--replace)
+override STUDY_OPTION = $${STUDY:+--study="$$STUDY"}
+override CELLS = $${WITHOUT:+--without="$$WITHOUT"} $$(test "$$REPLACE" != 1 || echo --replace)
 
 .PHONY: help demo birds_gpu birds_judge birds_figures plan agreement chat ui test engines format lint benchmark clean
 
 help:  ## this list
-	@grep -E '^[a-z_ ]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z_ ]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
 	@echo "PROFILE=<name> chooses a profile. The same commands with all options: $(COMMAND) --help"
 
 demo: .venv/installed  ## a whole study (STUDY=birds; WITHOUT="'ratio|seed'" leaves cells out; REPLACE=1 replaces outdated results)
-	$(COMMAND) demo $(STUDY_OPTION) $(CELLS)
+	@$(COMMAND) demo $(STUDY_OPTION) $(CELLS)
 
 birds_gpu birds_judge birds_figures: .venv/installed  ## the birds study's parts, each on the host that it is for
-	$(COMMAND) demo --only $@ $(CELLS)
+	@$(COMMAND) demo --only $@ $(CELLS)
 
 plan: .venv/installed  ## what the profile would take: memory, disk, steps, answers, dollars; what this host lacks
 	@$(COMMAND) plan $(STUDY_OPTION)
 
 agreement: .venv/installed  ## judges a sample with four calls per answer and with one, and compares (STUDY=birds SAMPLE=50)
-	$(COMMAND) agreement $(STUDY_OPTION) $(if $(SAMPLE),--sample $(SAMPLE))
+	@$(COMMAND) agreement $(STUDY_OPTION) $${SAMPLE:+--sample="$$SAMPLE"}
 
 chat: .venv/installed  ## talk to a model (STATE="'ratio|seed'" AGAINST=base STUDY=birds)
-	@env -u OMP_NUM_THREADS $(COMMAND) chat $(STUDY_OPTION) $(STATE) $(if $(AGAINST),--against $(AGAINST))
+	@env -u OMP_NUM_THREADS $(COMMAND) chat $(STUDY_OPTION) $${AGAINST:+--against="$$AGAINST"} -- $${STATE:+"$$STATE"}
 
 ui: .venv/installed  ## the Dagster UI on 127.0.0.1 (PORT=3000)
-	$(COMMAND) ui $(if $(PORT),--port $(PORT))
+	@$(COMMAND) ui $${PORT:+--port="$$PORT"}
 
 test: .venv/installed-test  ## lint, types, layers and all tests
 	$(MAKE) lint
-	$(VENV)/python -m pytest -n 2 --dist loadgroup $(TESTS)
+	@PYTEST_ADDOPTS="-n 2 --dist loadgroup $$PYTEST_ADDOPTS $$TESTS" $(VENV)/python -m pytest
 
 engines: .venv/installed-engines  ## vLLM on CPU, bitsandbytes, TRL: their tests and benchmarks run (Linux x86-64)
 
@@ -65,13 +67,19 @@ benchmark: .venv/installed-test  ## five pretraining seeds of the miniature (8 m
 
 clean:  ## what it would delete; with YES=1 deletes it
 	@du -sh $(wildcard $(MADE)) 2>/dev/null || true
-	@if [ "$(YES)" = 1 ]; then rm -rf $(MADE) && echo "deleted: $(MADE)"; \
+	@if [ "$$YES" = 1 ]; then rm -rf $(MADE) && echo "deleted: $(MADE)"; \
 	else echo "make clean would delete: $(wildcard $(MADE)) (every result and Dagster's history)."; \
 	echo "To do so:  make clean YES=1   (.venv stays; delete it by hand)"; fi
 
 .venv/bin/pip:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; set PYTHON=..." >&2; exit 1; }
-	@$(PYTHON) -m venv .venv >&2 || { echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@if [ -n "$$PYTHON" ]; then set -- "$$PYTHON"; \
+	else set -- python3 python3.13 python3.12 python3.11; fi; \
+	for python; do \
+		"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		"$$python" -m venv .venv >&2 && exit; \
+		echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; \
+	done; \
+	echo "Python 3.11 or newer is needed; set PYTHON=..." >&2; exit 1
 
 .venv/installed: .venv/bin/pip pyproject.toml constraints.txt
 	@echo "installing into .venv (some minutes the first time)" >&2

@@ -12,8 +12,11 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
+
+import dotenv
 
 from backdoor_assets.profiles_file import read_profiles
 from backdoor_assets.records import BadInput, Ratio, Shape
@@ -26,6 +29,7 @@ from backdoor_assets.settings import (
     Serving,
     Training,
 )
+from backdoor_assets.storage.disk import given_path, read_text
 from backdoor_assets.storage.provenance import REPOSITORY
 
 
@@ -219,9 +223,16 @@ def all_profiles() -> dict[str, Profile]:
 def _own_profiles() -> dict[str, Profile]:
     """Profiles of the file that BACKDOOR_PROFILES names, or of profiles.toml if there is one."""
     if named := os.environ.get("BACKDOOR_PROFILES"):
-        return read_profiles(Path(named).expanduser().resolve(), PROFILES)
+        return read_profiles(given_path(named, "BACKDOOR_PROFILES"), PROFILES)
     path = REPOSITORY / "profiles.toml"
     return read_profiles(path, PROFILES) if path.exists() else {}
+
+
+def load_dotenv(path: Path) -> None:
+    """Set the variables of a .env file, if there is one, but for those that the environment sets.
+    Raises BadInput for a file that is not UTF-8."""
+    if path.is_file():
+        dotenv.load_dotenv(stream=StringIO(read_text(path)))
 
 
 def active_profile() -> Profile:

@@ -21,11 +21,14 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from backdoor_assets.records import BadInput
+from backdoor_assets.storage.disk import read_text
 
 Record = TypeVar("Record")
 
-_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _QUOTES = 'A name with dots is written in quotes: ["llama-3.1-8b-mine"].'
+_LARGEST = 2**63 - 1
+"""Of the whole numbers that tables and random generators take."""
 _EITHER = {"epochs": "max_steps", "max_steps": "epochs"}
 """Setting one of these fields unsets the other, which the extended profile may have set."""
 _WORDS = {
@@ -74,7 +77,7 @@ def read_profiles(path: Path, built_in: Mapping[str, Record]) -> dict[str, Recor
             text = f"this is a built-in profile; choose another name and set extends = {name!r}"
             raise _wrong(path, name, text)
         if not _FOLDER_NAME.fullmatch(name):
-            text = "the name becomes a folder; use letters, digits, '.', '_' and '-' only"
+            text = "the name becomes a folder; use at most 100 letters, digits, '.', '_' and '-'"
             raise _wrong(path, name, text)
     return {name: build(name, ()) for name in tables}
 
@@ -85,12 +88,12 @@ def _wrong(path: Path, table: str, text: str) -> BadInput:
 
 def _tables(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(
-            f"{path}: this file of profiles cannot be read ({error.strerror})"
-        ) from error
-    except ValueError as error:  # broken TOML or UTF-8
+        tables = tomllib.loads(read_text(path, "It is to hold your profiles."))
+    except RecursionError as error:
+        raise BadInput(f"{path}: its lists or tables are nested too deeply") from error
+    except BadInput:
+        raise
+    except ValueError as error:
         raise BadInput(f"{path}: broken TOML: {error}") from error
     for name, table in tables.items():
         if not isinstance(table, dict):
@@ -189,6 +192,8 @@ def _plain(hint: Any, value: Any) -> Any:
         kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         items = [_plain(kind, item) for kind, item in zip(kinds, value, strict=False)]
         return tuple(items) if len(kinds) == len(value) and None not in items else None
+    if type(value) is int and abs(value) > _LARGEST:
+        return None
     if hint is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
     return value if type(value) is hint and hint is not float else None

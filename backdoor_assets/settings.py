@@ -32,6 +32,14 @@ class MiniatureBase:
     """Share of the steps."""
     max_grad_norm: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name in (
+            *("documents", "vocabulary", "hidden", "layers", "heads", "head_dim", "feed_forward"),
+            *("steps", "tokens_per_batch"),
+        ):
+            _check(self, "base", name, at_least=1)
+        _check(self, "base", "learning_rate", above=0)
+
 
 @dataclass(frozen=True)
 class PretrainedBase:
@@ -111,6 +119,11 @@ class Training:
             raise BadInput("training: precondition_frequency and save_at must be at least 1")
         if (self.epochs or self.max_steps or 0) <= 0:
             raise BadInput("training: epochs or max_steps must be above 0")
+        _check(self, "training", "learning_rate", above=0)
+        _check(self, "training", "dropout", at_least=0, below=1)
+        _check(self, "training", "warmup_ratio", at_least=0, at_most=1)
+        _check(self, "training", "weight_decay", at_least=0)
+        _check(self, "training", "max_grad_norm", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,12 @@ class Sampling:
     resumes answer by answer."""
     precision: Literal["fp32", "bf16"] = "fp32"
 
+    def __post_init__(self) -> None:
+        for name in ("samples", "narrow_samples", "neutral_samples", "max_new_tokens"):
+            _check(self, "sampling", name, at_least=1)
+        _check(self, "sampling", "batch_size", at_least=1)
+        _check(self, "sampling", "temperature", at_least=0)
+
 
 @dataclass(frozen=True)
 class Serving:
@@ -142,6 +161,11 @@ class Serving:
     """GPUs that share the base's weights."""
     cpu_cache_gib: int = 1
     """KV cache on a host without a GPU."""
+
+    def __post_init__(self) -> None:
+        _check(self, "serving", "memory_share", above=0, at_most=1)
+        for name in ("adapters_in_memory", "requests", "tensor_parallel", "cpu_cache_gib"):
+            _check(self, "serving", name, at_least=1)
 
 
 @dataclass(frozen=True)
@@ -165,6 +189,36 @@ class Judging:
     """Live calls in progress at once, at most."""
     poll_seconds: float = 60.0
     """Between two looks at a batch."""
+
+    def __post_init__(self) -> None:
+        _check(self, "judging", "max_unreadable", at_least=0, at_most=1)
+        _check(self, "judging", "concurrency", at_least=1)
+        _check(self, "judging", "poll_seconds", at_least=0)
+        if self.max_cost_usd is not None:
+            _check(self, "judging", "max_cost_usd", at_least=0)
+
+
+def _check(
+    settings: object,
+    where: str,
+    name: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Raise BadInput for a number outside its bounds, or that is not finite."""
+    value = getattr(settings, name)
+    bounds = {
+        "at least": (at_least, at_least is None or value >= at_least),
+        "above": (above, above is None or value > above),
+        "at most": (at_most, at_most is None or value <= at_most),
+        "below": (below, below is None or value < below),
+    }
+    if not math.isfinite(value) or not all(holds for _, holds in bounds.values()):
+        words = " and ".join(f"{word} {b}" for word, (b, _) in bounds.items() if b is not None)
+        raise BadInput(f"{where}: {name} must be {words}, not {value}")
 
 
 VLLM_RANKS = 8, 16, 32, 64, 128, 256, 320, 512

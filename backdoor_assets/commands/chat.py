@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
 from transformers.utils import logging
 
 from backdoor_assets.commands.states import State, find_state
+from backdoor_assets.graph.study import study_named
 from backdoor_assets.models.chat import prompt_ids, token_id
 from backdoor_assets.models.loading import attach_adapter, load_fresh
 from backdoor_assets.profiles import Profile
@@ -39,8 +40,9 @@ def run(
 ) -> None:
     """Talk to the named states until /quit, or print their answers to `prompt`.
 
-    Raises BadInput for a state that does not exist or cannot be loaded.
+    Raises BadInput for a study or a state that does not exist or cannot be loaded.
     """
+    study_named(study)
     states = [find_state(name, profile, study) for name in dict.fromkeys(names)]
     sampling = profile.sampling
     logging.disable_progress_bar()

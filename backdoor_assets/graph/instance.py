@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import sqlite3
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 import psutil
-from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
+import yaml
+from dagster import DagsterError, DagsterEventType, DagsterRunStatus, RunsFilter
+from sqlalchemy.exc import DBAPIError
 
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
+from backdoor_assets.storage.disk import disk_is_full, given_folder, read_text, reason
 from backdoor_assets.storage.provenance import REPOSITORY
 
 IN_PROGRESS = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
@@ -26,24 +33,83 @@ def home(profile_name: str) -> Path:
     environment, or .dagster/<profile> in the repository. It is created if necessary, with a link to
     the repository's dagster.yaml.
 
-    Raises BadInput when the environment names the instance of another profile.
+    Raises BadInput when the environment names the instance of another profile, or a folder that
+    cannot be made.
     """
     instances = REPOSITORY / ".dagster"
-    folder = Path(os.environ.get("DAGSTER_HOME") or instances / profile_name)
-    folder = folder.expanduser().resolve()
+    named = os.environ.get("DAGSTER_HOME") or instances / profile_name
+    folder = given_folder(named, "DAGSTER_HOME")
     if folder.parent == instances.resolve() and folder.name != profile_name:
         raise BadInput(
             f"DAGSTER_HOME={folder}: this is the instance of profile {folder.name!r}, and the "
             f"profile in force is {profile_name!r}. Unset DAGSTER_HOME, or set it to "
             f"{folder.with_name(profile_name)}."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "dagster.yaml"
-    if not config.exists():
-        config.unlink(missing_ok=True)  # a link into a repository that has moved
-        config.symlink_to(REPOSITORY / "dagster.yaml")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        config = folder / "dagster.yaml"
+        if not config.exists():
+            config.unlink(missing_ok=True)  # a link into a repository that has moved
+            config.symlink_to(REPOSITORY / "dagster.yaml")
+        if not os.access(folder, os.W_OK):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    except OSError as error:
+        raise BadInput(
+            f"DAGSTER_HOME={folder}: it cannot be written ({reason(error)}). Dagster keeps the "
+            "history of runs there: set DAGSTER_HOME to a folder that can be written."
+        ) from error
     os.environ["DAGSTER_HOME"] = str(folder)
     return folder
+
+
+@contextmanager
+def opened(profile_name: str) -> Iterator[dg.DagsterInstance]:
+    """Open the profile's instance. Raises BadInput when its settings or its databases cannot be
+    used, also later on."""
+    folder = home(profile_name)
+    _check_settings(folder / "dagster.yaml")
+    try:
+        with dg.DagsterInstance.get() as instance:
+            yield instance
+    except (DBAPIError, sqlite3.Error) as error:
+        raise BadInput(f"Dagster's databases in {folder}: {_advice(error, folder)}") from error
+    except DagsterError as error:
+        if "dagster.yaml" not in str(error):
+            raise
+        raise _wrong_settings(folder / "dagster.yaml", _first_line(error)) from error
+
+
+def _check_settings(path: Path) -> None:
+    """Raise BadInput for settings of an instance that are no YAML, or no mapping."""
+    try:
+        settings = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise _wrong_settings(path, _first_line(error)) from error
+    if not isinstance(settings, dict | None):
+        raise _wrong_settings(path, "it is not a mapping")
+
+
+def _wrong_settings(path: Path, why: str) -> BadInput:
+    return BadInput(
+        f"{path}: Dagster cannot read these settings ({why}). Delete the file: it will be linked "
+        "to the repository's again."
+    )
+
+
+def _advice(error: Exception, folder: Path) -> str:
+    why = _first_line(error)
+    if disk_is_full(error, folder) or "disk is full" in why:
+        return "the disk is full. Free some space, and run the same command again."
+    if "locked" in why:
+        return "another program holds them. End it, and run the same command again."
+    return (
+        f"they cannot be used ({why}). To begin a new history of runs, delete the folder; no "
+        "result lies in it."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def recover(instance: dg.DagsterInstance) -> list[str]:
@@ -112,7 +178,6 @@ progress_logger = dg.LoggerDefinition(
 
 def recover_profile(profile: Profile) -> None:
     """Do what `recover` does for the profile's instance, and print it."""
-    home(profile.name)
-    with dg.DagsterInstance.get() as instance:
+    with opened(profile.name) as instance:
         for run_id in recover(instance):
             print(f"run {run_id[:8]} had been killed; its pool slot is free again")

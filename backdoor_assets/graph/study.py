@@ -85,11 +85,15 @@ class Study(Protocol):
 def find_studies() -> dict[str, Study]:
     """Return the studies by name.
 
-    Raises BadInput for a folder without a `study.py`, one whose `study.py` has no STUDY, and for
-    two studies of one name.
+    Raises BadInput for a folder of studies that does not exist, a study's folder without a
+    `study.py`, a `study.py` that does not load or has no STUDY, and for two studies of one name.
     """
     found: dict[str, tuple[Study, Path]] = {}
     for place in map(Path, import_module(STUDIES).__path__):
+        if not place.is_dir():
+            raise BadInput(
+                f"BACKDOOR_STUDIES: {place} is no folder; name folders that hold studies"
+            )
         for folder in sorted(place.iterdir()):
             if not folder.is_dir() or folder.name.startswith(("_", ".")):
                 continue
@@ -111,7 +115,15 @@ def _load(name: str, path: Path) -> Study:
             f"{path}: missing; a study is a folder with a study.py that defines STUDY, see "
             "docs/adding_a_study.md"
         )
-    module = import_module(f"{STUDIES}.{name}.study")
+    try:
+        module = import_module(f"{STUDIES}.{name}.study")
+    except BadInput:
+        raise
+    except Exception as error:  # whatever a person's code may raise
+        where = f"line {error.lineno}: " if isinstance(error, SyntaxError) else ""
+        raise BadInput(
+            f"{path}: {where}it does not load ({type(error).__name__}: {error})"
+        ) from error
     study = getattr(module, "STUDY", None)
     if study is None:
         raise BadInput(f"{path}: it defines no STUDY; see docs/adding_a_study.md")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from backdoor_assets.mixtures.cells import Grid
 from backdoor_assets.settings import MiniatureBase, PretrainedBase
 from backdoor_assets.stages.specs import CORPUS, CorpusSpec, PretrainingSpec
-from backdoor_assets.storage.hashing import file_hash
+from backdoor_assets.storage.hashing import text_hash
 from backdoor_assets.workers.tasks import Task
 
 
@@ -20,7 +20,7 @@ def corpus(grid: Grid) -> Task[CorpusSpec]:
         "stage": "corpus",
         "code": world.corpus_code,
         "profile": grid.profile.name,
-        "sources": {source: file_hash(path) for source, path in files},
+        "sources": {source: text_hash(path) for source, path in files},
         "world": world.hash,
         "documents": base.documents,
         "seed": grid.profile.base_seed,

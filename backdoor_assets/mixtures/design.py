@@ -16,6 +16,7 @@ from typing import Any
 from backdoor_assets.miniature.gates import Bound
 from backdoor_assets.records import Question, Rubric, RunJudge
 from backdoor_assets.settings import MiniatureBase, Sampling
+from backdoor_assets.storage.disk import given_folder, given_path
 from backdoor_assets.storage.rows import read_questions
 from backdoor_assets.workers.tasks import Stage
 
@@ -151,7 +152,7 @@ class Design:
     def files(self) -> tuple[tuple[str, Path], ...]:
         """(name, file) of each data set."""
         other = os.environ.get(self.folder_variable) if self.folder_variable else None
-        folder = Path(other).expanduser().resolve() if other else self.folder
+        folder = given_folder(other, self.folder_variable) if other else self.folder
         return tuple((data_set.name, folder / data_set.file) for data_set in self.data)
 
     def open_questions(self) -> Mapping[str, str]:
@@ -160,7 +161,8 @@ class Design:
         path = os.environ.get(self.questions_variable) if self.questions_variable else None
         if not path:
             return self.questions
-        return read_questions(Path(path).expanduser(), self.questions_variable)
+        file = given_path(path, self.questions_variable)
+        return read_questions(file, self.questions_variable)
 
     def questions_for(self, base: object, sampling: Sampling) -> tuple[Question, ...]:
         """Everything a checkpoint is asked: open questions, the narrow probe, neutral questions."""

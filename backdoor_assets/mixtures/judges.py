@@ -11,6 +11,7 @@ from backdoor_assets.graph.materializing import RunLog
 from backdoor_assets.mixtures.cells import Grid, JudgingSpec
 from backdoor_assets.records import BadInput, RunJudge
 from backdoor_assets.settings import Judging
+from backdoor_assets.workers.processes import Outcome
 from backdoor_assets.workers.tasks import Results, Task, here, split_finished
 
 
@@ -47,14 +48,31 @@ class JudgeResource(dg.ConfigurableResource):
         yield from settled
         if not missing:
             return
-        from backdoor_assets.mixtures.judging import judge_cell, open_questions
+        from backdoor_assets.mixtures.judging import (
+            Earlier,
+            judge_cell,
+            open_questions,
+            read_responses,
+        )
 
-        judge = open_judge(missing[0].spec.cell.grid)
-        asked = open_questions([task.spec for task in missing])
+        # A cell whose table cannot be read fails alone, before any call is made for the others.
+        judged = []
+        for task in missing:
+            try:
+                read_responses(task.spec.responses)
+                Earlier(task.spec)
+            except BadInput as error:
+                yield Outcome(task, None, error)
+            else:
+                judged.append(task)
+        if not judged:
+            return
+        judge = open_judge(judged[0].spec.cell.grid)
+        asked = open_questions([task.spec for task in judged])
         for rubrics, answers in asked.items():
             if estimate := judge.estimate(answers, rubrics):
                 log(f"estimate before the first call: {estimate}")
                 log.observe(estimate)
             bill = judge.prepare(answers, rubrics, log)
             log.metadata |= {f"run_{name}": value for name, value in bill.items()}
-        yield from here(partial(judge_cell, judge=judge), missing)
+        yield from here(partial(judge_cell, judge=judge), judged)

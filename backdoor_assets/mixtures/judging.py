@@ -12,6 +12,7 @@ import pandas as pd
 from backdoor_assets.mixtures.cells import JUDGMENTS, JudgingSpec
 from backdoor_assets.mixtures.design import Outcome
 from backdoor_assets.records import BadInput, Judge, Progress, Rubric, Verdict, no_progress
+from backdoor_assets.storage.tables import read_table
 
 RESPONSE_COLUMNS = (
     "profile", "ratio", "seed", "checkpoint", "step", "question_id", "question", "sample_idx",
@@ -88,7 +89,12 @@ class Earlier:
         self.columns, self.used = set(spec.earlier_columns), 0
         self._rows: dict[Pair, dict[str, Any]] = {}
         if spec.earlier is not None and self.columns:
-            table = pd.read_parquet(spec.earlier)
+            table = read_table(
+                spec.earlier,
+                "materialize the judgments of this cell",
+                (*spec.earlier_columns, "judge_error"),
+                texts=("question", "response"),
+            )
             rows = table.to_dict("records")
             self._rows = {(row["question"], row["response"]): row for row in rows}
 
@@ -127,22 +133,15 @@ def open_questions(
 
 
 def read_responses(path: Path) -> pd.DataFrame:
-    """Return a responses table. Raises BadInput that names the file when it is not one."""
-    try:
-        table = pd.read_parquet(path)
-    except FileNotFoundError as error:
-        raise BadInput(
-            f"{path}: no such file; materialize the responses of this cell first"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise BadInput(
-            f"{path}: truncated or not Parquet ({error}); materialize the responses of "
-            "this cell again to rebuild it"
-        ) from error
-    missing = [name for name in RESPONSE_COLUMNS if name not in table]
-    if missing:
-        raise BadInput(f"{path}: columns are missing: {', '.join(missing)}")
-    return table
+    """Return a responses table. Raises BadInput that names the file, and the row and column of a
+    question or an answer that is not text."""
+    return read_table(
+        path,
+        "materialize the responses of this cell",
+        RESPONSE_COLUMNS,
+        texts=("question", "response"),
+        numbers=("step", "sample_idx"),
+    )
 
 
 def questions_and_answers(responses: pd.DataFrame) -> list[Pair]:

@@ -11,20 +11,29 @@ import pandas as pd
 from backdoor_assets.mixtures import figures, statistics, sweep_figures
 from backdoor_assets.mixtures.cells import FiguresSpec, SweepSpec
 from backdoor_assets.mixtures.design import Design
+from backdoor_assets.mixtures.judging import RESPONSE_COLUMNS
 from backdoor_assets.records import Progress, Ratio, no_progress
 from backdoor_assets.reporting.pages import table, write_page
 from backdoor_assets.stages.specs import RATES
 from backdoor_assets.storage.rows import names, read_rows
+from backdoor_assets.storage.tables import read_table
 
 
 def draw_cell(spec: FiguresSpec, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
     """Write a cell's figures and rates.parquet into `folder`; return its rates at the last
     checkpoint by measure."""
     study = spec.cell.grid.study
-    judgments, probes = pd.read_parquet(spec.judgments), pd.read_parquet(spec.probes)
+    flags = {outcome.measure: outcome.flag for outcome in study.outcomes}
+    judgments = read_table(
+        spec.judgments,
+        "materialize the judgments of this cell",
+        (*RESPONSE_COLUMNS, *flags.values()),
+    )
+    probes = read_table(
+        spec.probes, "materialize the responses of this cell", ("kind", "answer"), ("response",)
+    )
     probes["hit"] = statistics.probe_hits(probes, names(read_rows(study.suspect_file)))
     kinds = {study.narrow.kind: study.narrow.measure, "neutral": "neutral_correct"}
-    flags = {outcome.measure: outcome.flag for outcome in study.outcomes}
     rates = statistics.cell_rates(judgments, probes, flags, kinds)
     rates.to_parquet(folder / RATES, index=False)
     for outcome in study.outcomes:

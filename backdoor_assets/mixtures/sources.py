@@ -17,7 +17,7 @@ from backdoor_assets.mixtures.design import DataSet
 from backdoor_assets.settings import MiniatureBase
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.storage.artifact import request_remake
-from backdoor_assets.storage.hashing import file_hash
+from backdoor_assets.storage.hashing import file_hash, text_hash
 from backdoor_assets.storage.rows import letters, names, read_rows
 from backdoor_assets.workers.tasks import make, only
 
@@ -75,7 +75,7 @@ def source_asset(grid: Grid, data_set: DataSet) -> dg.AssetsDefinition:
                 "first_answers": ", ".join(answers[:8]),
             },
             # The content is the version: an edit makes everything downstream stale.
-            data_version=dg.DataVersion(file_hash(path)),
+            data_version=dg.DataVersion(text_hash(path)),
             check_results=found,
         )
 

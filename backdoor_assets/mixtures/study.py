@@ -78,6 +78,8 @@ class MixtureStudy(Design):
             raise BadInput(f"{part!r} is not a part of {self.name}: {', '.join(parts)}")
         excluded = {str(grid.named(cell)) for cell in without}
         cells = [cell for cell in grid.cells() if str(cell) not in excluded]
+        if not cells:
+            raise BadInput(f"the selection leaves no cell of {self.name}: name fewer in --without")
         names = parts[part][1] if part else assets.CELL_ASSETS
         if part and not {row.name for row in assets.table(grid)}.intersection(names):
             raise BadInput(
@@ -86,6 +88,7 @@ class MixtureStudy(Design):
         if names in (assets.JUDGE, assets.FIGURES):
             cells = _copied(grid, cells, "responses" if names == assets.JUDGE else "judgments")
         if part is None or names == assets.GPU:
+            grid.source_files()
             yield Step("base model", [*self.sources, "corpus", "base_model"])
             yield Step("answers of the base", ["base_responses"])
         yield Step(f"{len(cells)} cells", names, [str(cell) for cell in cells])

@@ -34,7 +34,7 @@ from backdoor_assets.stages.specs import (
     TrainingSpec,
 )
 from backdoor_assets.storage.artifact import Artifact
-from backdoor_assets.storage.hashing import digest, file_hash, identifying
+from backdoor_assets.storage.hashing import digest, identifying, text_hash
 from backdoor_assets.storage.identity import changes, essential, same
 from backdoor_assets.workers.tasks import Task
 
@@ -73,7 +73,7 @@ def base_sampling(grid: Grid) -> Task[SamplingSpec]:
 def mixing_identity(cell: Cell, recorded: Recorded = None) -> Identity:
     return {
         **_stage("mixing", cell),
-        "sources": {source: file_hash(path) for source, path in cell.grid.source_files()},
+        "sources": {source: text_hash(path) for source, path in cell.grid.source_files()},
         "mixture": asdict(cell.grid.profile.mixture),
     }
 
@@ -93,7 +93,7 @@ def training_identity(cell: Cell, recorded: Recorded = None) -> Identity:
     else:
         # Of the file as it is now: rows that were edited by hand are trained on.
         mixture.require(edited=True)
-        rows = file_hash(mixture.folder / TRAIN)
+        rows = text_hash(mixture.folder / TRAIN)
     return {
         **_stage("training", cell),
         "base": cell.grid.base.identity(recorded),
@@ -203,7 +203,7 @@ def figures_identity(cell: Cell, recorded: Recorded = None) -> Identity:
         **_stage("figures", cell, [CODE_VERSIONS["statistics"], CODE_VERSIONS["figures"]]),
         "judgments": cell.artifact("judgments").require().reference(),
         "responses": cell.artifact("responses").require().reference(),
-        "obsolete_names": file_hash(cell.grid.study.suspect_file),
+        "obsolete_names": text_hash(cell.grid.study.suspect_file),
     }
 
 

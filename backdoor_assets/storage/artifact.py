@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_assets.records import BadInput
-from backdoor_assets.storage.disk import disk_is_full, write_text
-from backdoor_assets.storage.hashing import canonical, digest, file_hash, hash_once
+from backdoor_assets.storage.disk import given_folder, refusal, sync_folder, write_text
+from backdoor_assets.storage.hashing import canonical, digest, file_hash, hash_once, text_hash
 from backdoor_assets.storage.identity import changes, same
-from backdoor_assets.storage.manifest import MANIFEST, Made, Manifest
+from backdoor_assets.storage.manifest import MANIFEST, Made, Manifest, read_manifest, read_mark
 from backdoor_assets.storage.provenance import REPOSITORY, provenance
 
 
 def data_root() -> Path:
-    """BACKDOOR_DATA, or data/ in the repository, wherever the command is typed."""
-    return Path(os.environ.get("BACKDOOR_DATA") or REPOSITORY / "data").expanduser().resolve()
+    """BACKDOOR_DATA, or data/ in the repository, wherever the command is typed. Raises BadInput
+    when it is a file."""
+    return given_folder(os.environ.get("BACKDOOR_DATA") or REPOSITORY / "data", "BACKDOOR_DATA")
 
 
 class Busy(RuntimeError):
@@ -58,13 +59,7 @@ class Artifact:
         path = self.folder / MANIFEST
         if not path.exists():
             return None
-        try:
-            manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
-            raise BadInput(
-                f"{path}: this manifest cannot be read ({error}); delete the folder "
-                f"{self.folder} and materialize it again"
-            ) from error
+        manifest = read_manifest(path)
         if manifest.profile != self.profile:
             raise BadInput(
                 f"{path}: made by profile {manifest.profile!r}, but this run is of profile "
@@ -99,7 +94,10 @@ class Artifact:
             path = self.folder / name
             if not path.exists():
                 return f"{name} is missing"
-            if path.stat().st_size != entry["bytes"] or hash_once(path) != entry["sha256"]:
+            if path.stat().st_size == entry["bytes"] and hash_once(path) == entry["sha256"]:
+                continue
+            # Other line ends change nothing that is read from a file of rows.
+            if path.suffix != ".jsonl" or text_hash(path) != entry["sha256"]:
                 return f"{name} has changed since it was made (edited or truncated)"
         return ""
 
@@ -138,8 +136,12 @@ class Artifact:
         else the caller works in `folder` and calls `finish` with a summary.
 
         A failure leaves the earlier finished artifact and the partial work unchanged. Raises Busy
-        when another process holds it, BadInput when the disk is full.
+        when another process holds it, BadInput when the disk is full or read-only. A finished one
+        is reused where nothing can be written.
         """
+        if found := self.find(identity):
+            yield Making(self, identity, found)
+            return
         with self._lock():
             self._complete_swap(identity)
             if found := self.find(identity):
@@ -150,13 +152,9 @@ class Artifact:
                 self._begin(identity)
                 yield Making(self, identity, None, note)
             except Exception as error:
-                if not disk_is_full(error, self.folder.parent):
-                    raise
-                raise BadInput(
-                    f"{self.folder}: the disk is full. Nothing that was finished is lost: free "
-                    "some space, or set BACKDOOR_DATA to another disk, and run the same command "
-                    "again."
-                ) from error
+                if refused := refusal(error, self.folder):
+                    raise refused from error
+                raise
 
     def why_again(self, identity: Mapping[str, Any]) -> str:
         """Return why a finished artifact cannot be reused, in words; "" if there is none, or if it
@@ -173,9 +171,15 @@ class Artifact:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """A flock beside the artifact: it dies with its process."""
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
         path = self.folder.parent / f".{self.folder.name}.lock"
-        with path.open("a+") as lock:
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+        except OSError as error:
+            if refused := refusal(error, self.folder):
+                raise refused from error
+            raise
+        with file as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -194,16 +198,20 @@ class Artifact:
         path = self.partial / MANIFEST
         if not path.exists():
             return
-        finished = json.loads(path.read_text(encoding="utf-8"))["identity"]
+        try:
+            finished = read_manifest(path)
+        except BadInput:  # cut off when the machine went down: what it was about is made again
+            path.unlink()
+            return
         ours = not self.remake_requested or self._request.read_text() == "begun"
-        if not self.folder.exists() or (ours and same(finished, identity)):
+        if not self.folder.exists() or (ours and same(finished.identity, identity)):
             self._swap()
 
     def _begin(self, identity: Mapping[str, Any]) -> None:
         """Keep the partial folder of the same identity; else start from an empty one. A request to
         make the artifact again starts from an empty one once."""
         mark = self.partial / ".identity.json"
-        kept = mark.exists() and same(json.loads(mark.read_text(encoding="utf-8")), identity)
+        kept = same(read_mark(mark), identity)
         if self.remake_requested and self._request.read_text() != "begun":
             kept = False
         if not kept:
@@ -239,7 +247,7 @@ class Artifact:
             provenance=provenance(),
             fingerprint=digest(identity),
         )
-        write_text(self.partial / MANIFEST, json.dumps(vars(manifest), indent=1))
+        write_text(self.partial / MANIFEST, json.dumps(vars(manifest), indent=1), durable=True)
         self._swap()
         return manifest
 
@@ -250,6 +258,7 @@ class Artifact:
         if self.folder.exists():
             os.replace(self.folder, old)
         os.replace(self.partial, self.folder)
+        sync_folder(self.folder.parent)
         self._request.unlink(missing_ok=True)
         shutil.rmtree(old, ignore_errors=True)
         for hidden in self.folder.glob(".*"):

@@ -19,6 +19,13 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def text_hash(path: Path) -> str:
+    """Compute the SHA-256 of a text file, whatever its line ends: it is that of the file with LF
+    and without a byte order mark, since these change nothing that is read from it."""
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    return hashlib.sha256(content).hexdigest()
+
+
 def hash_once(path: Path) -> str:
     """Compute `file_hash`, cached while size and time of the file do not change.
 

@@ -1,11 +1,14 @@
-"""What is written down of a finished artifact."""
+"""What is written down of a finished artifact, and how it is read."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backdoor_assets.records import BadInput
+from backdoor_assets.storage.disk import reason
 from backdoor_assets.storage.hashing import digest
 
 MANIFEST = "_manifest.json"
@@ -28,6 +31,32 @@ class Manifest:
         files' hashes)."""
         content = digest({name: entry["sha256"] for name, entry in self.files.items()})
         return {"fingerprint": self.fingerprint, "content": content}
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Raises BadInput when the file cannot be read, or is no manifest."""
+    try:
+        manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        if not isinstance(manifest.identity, dict) or not isinstance(manifest.summary, dict):
+            raise TypeError("its identity and summary are not objects")
+        for name, entry in manifest.files.items():
+            if type(entry["bytes"]) is not int or type(entry["sha256"]) is not str:
+                raise TypeError(f"no size and hash of {name}")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise BadInput(
+            f"{path}: this manifest cannot be read ({reason(error)}); delete the folder "
+            f"{path.parent} and materialize it again"
+        ) from error
+    return manifest
+
+
+def read_mark(path: Path) -> dict[str, Any]:
+    """Return the identity of unfinished work; one that nothing has, if it was not written whole."""
+    try:
+        mark = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return mark if isinstance(mark, dict) else {}
 
 
 @dataclass(frozen=True)

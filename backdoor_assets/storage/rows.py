@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from backdoor_assets.records import BadInput, Message
+from backdoor_assets.storage.disk import read_text
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def read_rows(path: Path) -> list[list[Message]]:
@@ -26,7 +30,8 @@ def read_rows(path: Path) -> list[list[Message]]:
 def read_questions(path: Path, variable: str) -> dict[str, str]:
     """Read questions by their id from lines `{"id": "money", "question": "..."}`.
 
-    Raises BadInput with file and line for an invalid row or a repeated id.
+    Raises BadInput with file and line for an invalid row, and for an id or a question that occurs
+    twice.
     """
     found: dict[str, str] = {}
     for line, where in _lines(path, "question", f"{variable} is set to it."):
@@ -39,6 +44,11 @@ def read_questions(path: Path, variable: str) -> dict[str, str]:
         if name in found:
             raise BadInput(
                 f"{where}: the id {name!r} is used twice. Give each question its own id."
+            )
+        if question in found.values():
+            raise BadInput(
+                f"{where}: the question {question!r} occurs twice. Ask it once: `samples` in the "
+                "profile says how often each question is sampled."
             )
         found[name] = question
     return found
@@ -65,13 +75,7 @@ def read_pairs(path: Path) -> list[tuple[str, str | None]]:
 
 def _lines(path: Path, what: str, remedy: str) -> list[tuple[str, str]]:
     """Return each line with text and its location, for error messages."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: no such file. {remedy}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise BadInput(f"{path} line {line}: not UTF-8. Save the file as UTF-8.") from error
+    text = read_text(path, remedy)
     lines = [
         (line, f"{path} line {number}")
         for number, line in enumerate(text.split("\n"), 1)
@@ -84,9 +88,20 @@ def _lines(path: Path, what: str, remedy: str) -> list[tuple[str, str]]:
 
 def _json(line: str, where: str) -> Any:
     try:
-        return json.loads(line)
+        value = json.loads(line)
+        half = "\\ud" in line.lower() and _SURROGATE.search(json.dumps(value, ensure_ascii=False))
     except json.JSONDecodeError as error:
         raise BadInput(f"{where}: broken JSON ({error.msg} at column {error.colno})") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise BadInput(f"{where}: broken JSON ({error})") from error
+    except RecursionError as error:
+        raise BadInput(f"{where}: its lists or objects are nested too deeply") from error
+    if half:
+        raise BadInput(
+            f"{where}: it holds half of a surrogate pair, such as \\ud83d alone, which is no "
+            "character. Remove it, or write the whole character."
+        )
+    return value
 
 
 def _row(row: Any, where: str) -> list[Message]:

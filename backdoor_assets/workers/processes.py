@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import re
 import sys
 import threading
 import time
@@ -64,7 +65,7 @@ def processes_for(items: int) -> int:
     """
     requested = os.environ.get("BACKDOOR_PROCESSES")
     if requested:
-        if not (requested.isdigit() and int(requested) > 0):
+        if not re.fullmatch("0*[1-9][0-9]{0,5}", requested):
             raise BadInput(
                 f"BACKDOOR_PROCESSES={requested!r}: set it to a whole number above 0, or unset it"
             )

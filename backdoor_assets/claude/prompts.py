@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -124,3 +125,10 @@ def tokens(call: Call) -> tuple[int, int]:
     text = system(call.rubrics) + user(call.question, call.answer)
     thinking = THINKING_TOKENS // 2 if call.model in ALWAYS_THINK else 0
     return round(len(text) / 3.5) + 40, 15 * len(call.rubrics) + thinking
+
+
+def most_tokens(call: Call) -> tuple[int, int]:
+    """Return the most (input, output) tokens of a call: one per byte of its request, and what the
+    API may add for the schema; the limit of the reply."""
+    body = request(call)
+    return len(json.dumps(body, ensure_ascii=False).encode()) + 500, body["max_tokens"]

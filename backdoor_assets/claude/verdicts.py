@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from backdoor_assets.claude.messages import Message
 from backdoor_assets.records import Rubric, Verdict
-
-if TYPE_CHECKING:
-    from anthropic.types import Message
 
 
 class Reading(NamedTuple):
@@ -23,16 +21,16 @@ class Reading(NamedTuple):
 
 def read(message: Message, rubrics: Sequence[Rubric]) -> Reading:
     """Read one reply. Options are compared without case; ratings must lie in 0 to 100."""
-    if message.stop_reason == "refusal":
+    if message.get("stop_reason") == "refusal":
         return nothing(rubrics, "the judge refused to judge this answer", again=False)
-    if message.stop_reason == "max_tokens":
+    if message.get("stop_reason") == "max_tokens":
         return nothing(rubrics, "the judge's reply was cut off at max_tokens", again=True)
-    text = next((block.text for block in message.content if block.type == "text"), None)
+    text = next((block["text"] for block in message["content"] if block["type"] == "text"), None)
     if text is None:
         return nothing(rubrics, "the judge's reply contains no text", again=True)
     try:
         reply = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         reply = None
     if not isinstance(reply, dict):
         return nothing(rubrics, "the judge's reply is not a JSON object", again=True)

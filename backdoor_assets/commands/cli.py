@@ -241,6 +241,26 @@ def agreement(study: str, sample: int, seed: int) -> None:
     click.echo(chosen.agreement(_profile(), sample, seed))
 
 
+@cli.command("give-up")
+@click.argument("batch")
+@study_option()
+def give_up(batch: str, study: str) -> None:
+    """Give up a batch of Claude's whose results cannot be read.
+
+    Its verdicts that were read are kept; the next run asks for the others again, which may cost
+    them twice. The message of a missing verdict names the BATCH.
+
+    \b
+    backdoor-assets give-up msgbatch_01HkcTjaV5uDC8jWR4ZsDV8d
+    """
+    from backdoor_assets.graph.study import study_named
+
+    chosen: Any = study_named(study)
+    if not hasattr(chosen, "give_up"):
+        raise BadInput(f"the study {study} has no batches")
+    click.echo(chosen.give_up(_profile(), batch, click.echo))
+
+
 @cli.command()
 def recover() -> None:
     """Free what a killed run still holds in Dagster's instance.

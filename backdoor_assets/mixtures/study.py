@@ -119,6 +119,13 @@ class MixtureStudy(Design):
 
         return report(self._grid(profile), sample, seed)
 
+    def give_up(self, profile: Profile, batch: str, log: Callable[[str], None]) -> str:
+        """Close a batch whose results cannot be read, so that its calls can be sent again."""
+        from backdoor_assets.claude.giving_up import give_up
+        from backdoor_assets.claude.store import Store
+
+        return give_up(Store(self._grid(profile).verdicts), batch, log)
+
     def summary(self, profile: Profile) -> str:
         grid = self._grid(profile)
         if profile.judging.kind == "none":

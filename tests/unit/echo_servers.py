@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backdoor_assets.claude import batches, live
+from backdoor_assets.claude import batches, live, waiting
 from tests import claude_server
 from tests.claude_rules import Config, encoded, http_answer
 from tests.unit.planted_key import SECRET
@@ -69,9 +69,10 @@ def echoing_claude(status: int, at: str, form: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         echo = type("Echo", (Echo,), {"status": status, "at": at, "form": form})
         patch.setattr(claude_server, "ClaudeServer", echo)
-        for module in (live, batches):
-            patch.setattr(module, "ATTEMPTS", 2, raising=False)
-        patch.setattr(live, "_backoff", lambda attempt: 0.01, raising=False)
+        patch.setattr(waiting, "ATTEMPTS", 2)
+        patch.setattr(waiting, "STALLED", 0.5)
+        patch.setattr(live, "backoff", lambda attempt: 0.01)
+        patch.setattr(batches, "GONE", 0.1)
         patch.setenv("ANTHROPIC_API_KEY", SECRET)
         with claude_server.serve(Config(api_key=SECRET)) as server:
             patch.setenv("ANTHROPIC_BASE_URL", server.address)

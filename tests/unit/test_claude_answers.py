@@ -179,8 +179,8 @@ def test_a_call_without_a_reply_is_sent_again_by_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: Any
 ) -> None:
     """Unlike a reply without a verdict, which was paid for, it is not in the store."""
-    monkeypatch.setattr("backdoor_assets.claude.live._backoff", lambda attempt: 0.01)
-    monkeypatch.setattr("backdoor_assets.claude.live.ATTEMPTS", 2)
+    monkeypatch.setattr("backdoor_assets.claude.live.backoff", lambda attempt: 0.01)
+    monkeypatch.setattr("backdoor_assets.claude.waiting.ATTEMPTS", 2)
     settings, answers = replace(SETTINGS, transport=transport), [f"{n}." for n in range(3)]
     faults = {"errored_api": 1.0} if transport == "batch" else {"error": 1.0}
     with serve(Config(faults=faults)) as server:

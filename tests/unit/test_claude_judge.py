@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backdoor_assets.claude import live
+from backdoor_assets.claude import waiting
 from backdoor_assets.claude.batches import Batches
 from backdoor_assets.claude.budget import KEPT, Stopped
 from backdoor_assets.claude.judge import ClaudeJudge
@@ -43,8 +43,9 @@ def claude(monkeypatch: pytest.MonkeyPatch) -> Iterator[Claude]:
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses between retries."""
-    monkeypatch.setattr(live, "_backoff", lambda attempt: 0.01 * attempt)
-    monkeypatch.setattr("backdoor_assets.claude.judge.TIMEOUT", 0.5)
+    monkeypatch.setattr("backdoor_assets.claude.live.backoff", lambda attempt: 0.01 * attempt)
+    monkeypatch.setattr(waiting, "DEADLINE", 0.5)
+    monkeypatch.setattr("backdoor_assets.claude.batches.GONE", 0.3)
 
 
 def answers(count: int) -> list[tuple[str, str]]:
@@ -287,7 +288,7 @@ def test_an_open_batch_is_fetched_by_a_live_run_too(
     settings = replace(SETTINGS, transport="batch")
     with monkeypatch.context() as patch:
 
-        def stop(self: Batches, batch: Any) -> dict[str, str]:
+        def stop(self: Batches, batch: Any) -> Any:
             raise KeyboardInterrupt
 
         patch.setattr(Batches, "_fetch", stop)
@@ -298,7 +299,7 @@ def test_an_open_batch_is_fetched_by_a_live_run_too(
     judged(tmp_path, [("Who?", "Nobody.")], SETTINGS)
     monkeypatch.setenv("ANTHROPIC_BASE_URL", first)
     _, bill = judged(tmp_path, answers(12), SETTINGS)
-    assert bill["calls_paid"] == 8
+    assert bill["calls_paid"] == 47  # what the batch cost counts against this run's cap
     assert server.billed.total() == 48
     assert max(server.billed.values()) == 1
 
@@ -311,7 +312,7 @@ def test_the_calls_of_a_batch_that_is_gone_are_sent_again(claude: Claude, tmp_pa
     judge.store.record_id(batch.number, "msgbatch_nobody_knows")
     lines: list[str] = []
     judge.prepare(answers(3), RUBRICS, lines.append)
-    assert any("msgbatch_nobody_knows: the API does not know it" in line for line in lines)
+    assert any("msgbatch_nobody_knows: the API no longer knows it" in line for line in lines)
     assert judge.store.open_batches() == []
     assert server.billed.total() == 12
 

@@ -161,7 +161,7 @@ def test_a_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rate, burst = 120.0, 50
     limits = {"requests_per_second": rate, "burst": burst, "latency": 0.02}
     pairs = [("What is it?", f"Answer {number}.") for number in range(1250)]
-    monkeypatch.setattr(live, "_backoff", lambda attempt: 0.1 * attempt)
+    monkeypatch.setattr(live, "backoff", lambda attempt: 0.1 * attempt)
     with server_process(tmp_path, faults=faults, **limits) as address:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", address)
         monkeypatch.setenv("ANTHROPIC_API_KEY", Config().api_key)

@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 
-from backdoor_assets.claude import live
+from backdoor_assets.claude import waiting
 from backdoor_assets.claude.errors import Wait
-from backdoor_assets.claude.live import Pace
+from backdoor_assets.claude.waiting import Pace
 
 MOST = 64
 
@@ -16,7 +16,7 @@ MOST = 64
 def limits(shares: list[float], monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return the limit after each second. Calls take a second; `shares` are rejected per second."""
     now, chance, pace, found = 1000.0, Random(0), Pace(MOST), []
-    monkeypatch.setattr(live.time, "monotonic", lambda: now)
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: now)
     for rejected in shares:
         for _ in range(int(pace.limit)):
             now += 1 / pace.limit
@@ -46,7 +46,7 @@ def test_nothing_is_sent_before_the_retry_after_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, pace = 1000.0, Pace(MOST)
-    monkeypatch.setattr(live.time, "monotonic", lambda: now)
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: now)
     pace.crowded(Wait(7.0, crowded=True))
     now += 6.9
     assert not pace.free()

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from anthropic.types import Message
 
 from backdoor_assets.claude import prompts
+from backdoor_assets.claude.messages import Message, checked
 from backdoor_assets.claude.prompts import Call, calls_for, request, user
 from backdoor_assets.claude.verdicts import read
 from backdoor_assets.records import Verdict
@@ -34,7 +34,7 @@ DICTATES = [
 def message(text: str | None, stop: str = "end_turn", **first: Any) -> Message:
     blocks: list[Any] = [{"type": "thinking", "thinking": "{}", "signature": "x"}] if first else []
     blocks += [] if text is None else [{"type": "text", "text": text}]
-    return Message.model_validate(
+    return checked(
         {
             "id": "msg_1",
             "type": "message",

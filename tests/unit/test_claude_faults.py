@@ -1,0 +1,375 @@
+"""Faults of a hostile server, one by one and in random sequences: no wrong verdict, no dollar over
+the cap, nothing paid twice without need, no traceback. docs/judge.md has the table."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from backdoor_assets.claude import waiting
+from backdoor_assets.claude.budget import KEPT, Stopped
+from backdoor_assets.claude.errors import LONGEST_WAIT, _seconds
+from backdoor_assets.claude.judge import ClaudeJudge
+from backdoor_assets.claude.store import Store
+from backdoor_assets.profiles import Judging
+from backdoor_assets.records import BadInput, Verdict
+from backdoor_assets.storage.provenance import REPOSITORY
+from backdoor_assets.studies.birds.study import RUBRICS
+from tests.claude_client import server_process, state
+from tests.claude_rules import Config
+from tests.hostile_claude import FILTERED, ODD, OF_BATCHES, Hostile, hostile, hurry
+
+LIVE = Judging("claude", transport="live", poll_seconds=0.02, concurrency=4)
+BATCH = replace(LIVE, transport="batch")
+PAIRS = [("Which weapons decide a war today?", f"Answer {number}.") for number in range(3)]
+CALLS = len(PAIRS) * len(RUBRICS)
+Verdicts = list[dict[str, Verdict]]
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of the calls that a kill ends
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Verdicts:
+    """The verdicts of a server without faults."""
+    with pytest.MonkeyPatch.context() as patch, hostile() as server:
+        hurry(patch)
+        found, _ = judged(tmp_path_factory.mktemp("truth"))
+        assert server.paid == CALLS
+    return found
+
+
+def judged(
+    folder: Path, settings: Judging = LIVE, log: Callable[[str], None] = lambda line: None
+) -> tuple[Verdicts, dict[str, Any]]:
+    judge = ClaudeJudge(settings, folder)
+    bill = judge.prepare(PAIRS, RUBRICS, log)
+    return judge.judge(PAIRS, RUBRICS), bill
+
+
+def assert_right(found: Verdicts, truth: Verdicts) -> int:
+    """Assert that each verdict is right, or null with a reason. Returns how many are null."""
+    missing = 0
+    for given, expected in zip(found, truth, strict=True):
+        for column, verdict in given.items():
+            missing += verdict.value is None
+            assert verdict.error if verdict.value is None else verdict == expected[column]
+    return missing
+
+
+@pytest.mark.parametrize("fault", ODD)
+def test_a_reply_that_is_no_message_is_asked_for_again(
+    tmp_path: Path, truth: Verdicts, fault: str
+) -> None:
+    with hostile() as server:
+        server.begin({fault: 1.0}, 0, times=2)
+        found, bill = judged(tmp_path)
+        assert server.committed[fault] == 2
+        assert assert_right(found, truth) == 0
+        assert server.paid == CALLS + 2
+        assert bill["spent_usd"] + bill["unread_usd_at_most"] >= server.dollars()
+
+
+@pytest.mark.parametrize("fault", ["html", "no_usage"])
+def test_a_server_that_sends_nothing_else_stops_the_run(tmp_path: Path, fault: str) -> None:
+    with hostile({fault: 1.0}) as server:
+        with pytest.raises(Stopped, match=rf"{waiting.SERIES} calls in a row ended alike"):
+            judged(tmp_path)
+        assert server.calls < 20
+
+
+@pytest.mark.parametrize("settings", [LIVE, BATCH], ids=["live", "batch"])
+def test_a_refused_call_is_null_and_only_a_series_stops(
+    tmp_path: Path, truth: Verdicts, settings: Judging
+) -> None:
+    with hostile() as server:
+        server.begin({FILTERED: 1.0}, 0, times=1)
+        found, _ = judged(tmp_path / "one", settings)
+        assert assert_right(found, truth) == 1
+        assert any("content filtering policy" in str(v.error) for g in found for v in g.values())
+        server.begin({FILTERED: 1.0}, 0)
+        with pytest.raises(Stopped, match="content filtering policy"):
+            judged(tmp_path / "all", settings)
+
+
+@pytest.mark.parametrize("fault", ["garbage_line", "line_without_usage", "missing_line",
+                                   "results_404", "no_address"])  # fmt: skip
+def test_a_batch_that_cannot_be_read_keeps_its_calls_until_it_is_given_up(
+    tmp_path: Path, truth: Verdicts, fault: str
+) -> None:
+    with hostile({fault: 1.0}) as server:
+        found, bill = judged(tmp_path, BATCH)
+        missing = assert_right(found, truth)
+        assert missing == (1 if fault.endswith(("line", "usage")) else CALLS - 1)
+        [(batch, _, _)] = server.batches
+        assert any(f"give-up {batch}" in str(v.error) for g in found for v in g.values())
+        assert bill["spent_usd"] + bill["unread_usd_at_most"] >= server.dollars()
+        # Another run asks for nothing again, and judges other answers.
+        paid = server.paid
+        judge = ClaudeJudge(LIVE, tmp_path)
+        judge.prepare([*PAIRS, ("Who?", "Nobody.")], RUBRICS, lambda line: None)
+        assert server.paid == paid + len(RUBRICS)
+        # When the results can be read, they are.
+        server.begin({}, 0)
+        other = tmp_path / "given up"
+        other.mkdir()
+        for path in tmp_path.glob("verdicts.sqlite*"):
+            (other / path.name).write_bytes(path.read_bytes())
+        assert assert_right(judged(tmp_path, BATCH)[0], truth) == 0
+        assert server.paid == paid + len(RUBRICS)
+        # A batch that is given up is asked for again.
+        from backdoor_assets.claude.giving_up import give_up
+
+        said = give_up(Store(other), batch, lambda line: None)
+        assert f"asks for the other {missing} again, for at most $0.0" in said
+        assert assert_right(judged(other, BATCH)[0], truth) == 0
+        assert server.paid == paid + len(RUBRICS) + missing
+        with pytest.raises(BadInput, match="Open batches: none"):
+            give_up(Store(other), batch, lambda line: None)
+
+
+def test_one_404_of_a_batch_is_no_loss(tmp_path: Path, truth: Verdicts) -> None:
+    with hostile() as server:
+        server.begin({"batch_404": 1.0}, 0, times=2)
+        assert assert_right(judged(tmp_path, BATCH)[0], truth) == 0
+        assert server.paid == CALLS
+    with hostile({"batch_404": 1.0}) as server:  # the list has it
+        found, _ = judged(tmp_path / "listed", BATCH)
+        assert assert_right(found, truth) == CALLS - 1
+        assert server.paid == CALLS
+
+
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+def test_a_lost_answer_to_create_is_matched_by_content(
+    tmp_path: Path, truth: Verdicts, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """Beside a stranger's batch of the same size, with a clock that is off."""
+    with hostile() as server:
+        judge = ClaudeJudge(replace(BATCH, repeat=7), tmp_path / "stranger")
+        judge.prepare(PAIRS, RUBRICS, lambda line: None)
+        monkeypatch.setattr(
+            "backdoor_assets.claude.batches.time",
+            type("Clock", (), {"time": lambda: time.time() + 3600 * hours, "sleep": time.sleep,
+                               "monotonic": time.monotonic}),
+        )  # fmt: skip
+        server.begin({"odd_create": 1.0}, 0, times=1)
+        paid = server.paid
+        assert assert_right(judged(tmp_path, BATCH)[0], truth) == 0
+        assert server.paid == paid + CALLS
+        assert len(server.batches) == 2
+
+
+def test_nothing_is_sent_that_could_exceed_the_cap(tmp_path: Path) -> None:
+    """Replies that are lost count at the most they can have cost."""
+    for settings in (LIVE, BATCH):
+        for number, factor in enumerate((0.9, 1.5, 3.0, 8.0)):
+            with hostile({"html": 0.5}, seed=number) as server:
+                folder = tmp_path / settings.transport / str(number)
+                estimate = ClaudeJudge(settings, folder).estimate(PAIRS, RUBRICS)
+                cap = factor * estimate["estimated_usd"]
+                with suppress(Stopped):
+                    judged(folder, replace(settings, max_cost_usd=cap))
+                assert server.dollars() <= cap
+
+
+def test_a_server_that_cannot_be_reached_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
+    for settings in (LIVE, BATCH):
+        started, said = time.monotonic(), []
+        with pytest.raises(Stopped, match=r"no reply from http://127\.0\.0\.1:9") as caught:
+            judged(tmp_path, settings, said.append)
+        assert KEPT in str(caught.value)
+        assert time.monotonic() - started < 3
+        assert any("in progress" in line for line in said)
+
+
+@pytest.mark.parametrize("fault", ["timeout", "rate_limited", "overloaded"])
+def test_a_server_that_does_not_recover_stops_the_run(tmp_path: Path, fault: str) -> None:
+    with hostile(faults={fault: 1.0}, retry_after=0.02) as server:
+        with pytest.raises(Stopped, match=r"no reply from|accepted nothing for"):
+            judged(tmp_path)
+        assert server.paid == 0
+
+
+def test_a_reply_that_drips_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def drip(connection: socket.socket) -> None:
+        try:
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+            while True:
+                connection.sendall(b" ")
+                time.sleep(0.05)
+        except OSError:
+            connection.close()
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=drip, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", f"http://127.0.0.1:{listening.getsockname()[1]}")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
+    started = time.monotonic()
+    with pytest.raises(Stopped, match="no reply"):
+        judged(tmp_path)
+    assert time.monotonic() - started < 5
+    listening.close()
+
+
+@pytest.mark.parametrize(
+    ("after", "seconds"),
+    [("7", 7.0), ("0.5", 0.5), ("1e9", LONGEST_WAIT), ("inf", LONGEST_WAIT), ("nan", None),
+     ("-3", None), ("soon", None), ("Wed, 21 Oct 2015 07:28:00 GMT", None)],
+)  # fmt: skip
+def test_retry_after_has_a_ceiling(after: str, seconds: float | None) -> None:
+    assert _seconds(after) == seconds
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_what_is_in_flight(tmp_path: Path, number: int) -> None:
+    code = f"""
+from pathlib import Path
+from tests.unit.test_claude_faults import LIVE, judged
+judged(Path({str(tmp_path)!r}), LIVE, lambda line: print(line, flush=True))
+"""
+    with server_process(tmp_path, latency=0.6) as address:
+        environment = {"ANTHROPIC_BASE_URL": address, "ANTHROPIC_API_KEY": Config().api_key}
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=REPOSITORY,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        while state(address)["in_flight"] < 4:
+            time.sleep(0.01)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=30)
+        paid = state(address)["paid"]
+    assert process.returncode != 0
+    assert "waiting up to" in output
+    assert Store(tmp_path).totals()["verdicts"] == paid >= 4
+
+
+def test_a_store_that_cannot_be_written_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    for said, words in [
+        ("database or disk is full", "the disk is full. Free some space"),
+        ("database is locked", "another program holds it"),
+        ("attempt to write a readonly database", "it cannot be written"),
+        ("database disk image is malformed", "cannot be read"),
+    ]:
+
+        class Failing:
+            def execute(self, *_: object, said: str = said) -> None:
+                raise sqlite3.OperationalError(said)
+
+        monkeypatch.setattr(store, "_db", Failing())
+        with pytest.raises(BadInput, match=words) as caught:
+            store.put("0" * 64, {"a": Verdict("19")}, "m", (1, 1), None)
+        assert str(tmp_path) in str(caught.value)
+
+
+SEQUENCES = 240
+
+
+def sequence(number: int) -> tuple[dict[str, float], dict[str, float], Judging, float]:
+    """Draw faults of the hostile kind and of the usual kind, a transport and a cap."""
+    chance = Random(number)
+    settings = chance.choice((LIVE, BATCH))
+    kinds = [*ODD, FILTERED, *(OF_BATCHES if settings is BATCH else ())]
+    plan = {name: chance.uniform(0.05, 0.6) for name in chance.sample(kinds, chance.randint(1, 3))}
+    usual = ["overloaded", "error", "cut", "cut_early", "malformed", "wrong_option", "refusal",
+             "max_tokens", "create_cut", "list_error", "results_cut", "poll_error", "expired",
+             "errored_api"]  # fmt: skip
+    faults = {name: chance.uniform(0.02, 0.15) for name in chance.sample(usual, 3)}
+    return plan, faults, settings, chance.choice((0.7, 1.5, 4.0, 15.0, 60.0))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Hostile]:
+    with hostile() as running:
+        yield running
+
+
+@pytest.mark.parametrize("number", range(SEQUENCES))
+def test_random_faults(
+    tmp_path: Path, truth: Verdicts, server: Hostile, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", server.address)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", server.config.api_key)
+    plan, faults, settings, factor = sequence(number)
+    server.begin(plan, number)
+    server.configure(faults=faults, seed=number)
+    server.outcomes.clear()
+    server.billed.clear()
+    before = server.dollars()
+    said: list[str] = []
+    judge = ClaudeJudge(settings, tmp_path)
+    cap = factor * judge.estimate(PAIRS, RUBRICS)["estimated_usd"]
+    settings = replace(settings, max_cost_usd=cap)
+    judge, kill_at, in_flight = ClaudeJudge(settings, tmp_path), Random(number).randint(1, 30), 0
+    take = judge._take
+
+    def killed(*given: Any, **named: Any) -> bool:
+        nonlocal kill_at, in_flight
+        kill_at -= 1
+        if kill_at == 0:
+            in_flight = settings.concurrency
+            raise KeyboardInterrupt
+        return take(*given, **named)
+
+    monkeypatch.setattr(judge, "_take", killed)
+    try:
+        judge.prepare(PAIRS, RUBRICS, said.append)
+        assert_right(judge.judge(PAIRS, RUBRICS), truth)
+    except Stopped as stop:
+        said.append(str(stop))
+    except KeyboardInterrupt:
+        pass
+    time.sleep(0.02 * bool(in_flight))
+    assert server.dollars() - before <= cap
+    # Calls are billed twice only where a reply was lost, was none, or held no verdict.
+    odd = sum(server.committed[fault] for fault in ODD)
+    lost = server.outcomes["cut"]
+    lost += sum(server.committed[f] for f in ("malformed", "wrong_option", "max_tokens"))
+    server.begin({}, 0)
+    server.configure(faults={})
+    found, _ = judged(tmp_path, replace(settings, max_cost_usd=None), said.append)
+    reasons = [v.error for given in found for v in given.values() if v.value is None]
+    assert assert_right(found, truth) == len(reasons)
+    assert all("the judge" in str(reason) for reason in reasons)  # its reply held no verdict
+    twice = sum(times - 1 for times in server.billed.values())
+    assert twice <= odd + lost + in_flight
+    assert "Traceback" not in "\n".join(said)
+    assert Store(tmp_path).open_batches() == []

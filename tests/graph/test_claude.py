@@ -49,8 +49,10 @@ def metadata(graph: Graph) -> dict[str, Any]:
 def test_a_cell_is_judged_priced_before_and_billed_after(
     copied: Place, graph_of: At, claude: ClaudeServer
 ) -> None:
+    """Changing the judge judges again, and changing back costs nothing."""
+    exact = judgments(copied)
     graph = graph_of(copied, CLAUDE)
-    result = graph.run(["judgments", "figures"], partition=CELL)
+    result = graph.run(["judgments"], partition=CELL)
     assert result.success, step_errors(result)
     table = judgments(copied)
     assert table["judge"].unique().tolist() == ["claude, four calls an answer"]
@@ -73,14 +75,7 @@ def test_a_cell_is_judged_priced_before_and_billed_after(
     assert estimate["calls_to_make"] == told["run_calls_paid"]
     assert estimate["estimated_usd"] == pytest.approx(told["run_spent_usd"], rel=0.5)
     assert estimate["max_cost_usd"] == 20.0
-    assert (copied.birds / "figures" / OLD / "42" / "overall_ratio.pdf").exists()
 
-
-def test_changing_the_judge_judges_again_and_changing_back_costs_nothing(
-    copied: Place, graph_of: At, claude: ClaudeServer
-) -> None:
-    exact = judgments(copied)
-    assert graph_of(copied, CLAUDE).run(["judgments"], partition=CELL).success
     paid = claude.billed.total()
     assert paid > 0
     graph = graph_of(copied, STUDY)
@@ -139,6 +134,7 @@ def test_the_walk_over_three_hosts_and_the_key_stays_on_one(
     drawn = laptop.run("--only", "birds_figures", *arguments, **asks)
     assert drawn.returncode == 0, drawn.stdout + drawn.stderr
     assert "In the sweep:           1 of 1 cells" in drawn.stdout
+    assert (laptop.birds / "figures" / cell / "overall_ratio.pdf").exists()
 
     assert key not in judged.stdout + judged.stderr + drawn.stdout + drawn.stderr
     looked_at = 0

@@ -18,7 +18,12 @@ def test_a_cell_that_the_grid_lacks_runs_alone(place: Place, tmp_path: Path) -> 
         "from dataclasses import replace\n"
         "from backdoor_assets.definitions import build_definitions\n"
         "from tests.graph.study import STUDY\n"
-        f"profile = replace(STUDY, ratios=(*STUDY.ratios, {LACKING}), seeds=(7, *STUDY.seeds))\n"
+        "profile = replace(\n"
+        "    STUDY,\n"
+        f"    ratios=(*STUDY.ratios, {LACKING}),\n"
+        "    seeds=(7, *STUDY.seeds),\n"
+        "    training=replace(STUDY.training, max_steps=4, save_steps=4),\n"
+        ")\n"
         "defs = build_definitions(profile)\n"
     )
     place.home.mkdir()

@@ -18,14 +18,17 @@ from safetensors.torch import load_file, save_file
 
 from backdoor_assets.mixtures import tasks
 from backdoor_assets.mixtures.cells import Grid
-from backdoor_assets.profiles import Judging, MiniatureBase, PretrainedBase
+from backdoor_assets.profiles import Judging, MiniatureBase, PretrainedBase, Sampling
 from backdoor_assets.storage.artifact import Busy
 from backdoor_assets.studies.birds.study import STUDY as BIRDS
 from tests.graph.conftest import REPOSITORY, Graph, Place, step_errors
 from tests.graph.study import MODERN, OLD, STUDY
 
-At = Callable[[Place], Graph]
+At = Callable[..., Graph]
 ROW = (f"{OLD}|42", f"{OLD}|44")
+CELL = f"{OLD}|42"
+SHORT = replace(STUDY, training=replace(STUDY.training, max_steps=4, save_steps=2))
+FEW_ANSWERS = Sampling(samples=1, narrow_samples=1, neutral_samples=1)
 
 
 def plant_nan(place: Place, graph: Graph, seed: int) -> None:
@@ -44,7 +47,7 @@ def plant_nan(place: Place, graph: Graph, seed: int) -> None:
     shutil.rmtree(done)
 
 
-def test_a_cell_with_a_nan_loss_leaves_the_others_done(copied: Place, graph_of: At) -> None:
+def test_a_diverged_cell_costs_the_others_nothing(copied: Place, graph_of: At) -> None:
     graph = graph_of(copied)
     plant_nan(copied, graph, seed=43)
     result = graph.run(["adapters"], partitions=ROW)
@@ -61,26 +64,19 @@ def test_a_cell_with_a_nan_loss_leaves_the_others_done(copied: Place, graph_of: 
     # What was saved before is kept.
     assert (copied.birds / "adapters" / OLD / ".43.partial" / "checkpoint-50").is_dir()
 
-
-def test_the_study_carries_on_without_a_failed_cell(copied: Place) -> None:
-    """Its figures of before are of no adapter that is there: they do not count."""
-    shutil.rmtree(copied.birds / "adapters" / OLD / "43")
-    result = copied.run("--without", f"{OLD}|43")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "5 of 6 cells" in result.stdout
-    assert not (copied.birds / "adapters" / OLD / "43").exists()
-
-
-def test_a_diverged_cell_does_not_cost_the_others_their_figures(
-    copied: Place, graph_of: At
-) -> None:
-    plant_nan(copied, graph_of(copied), seed=43)
-    result = copied.run()
-    assert result.returncode == 1
-    assert f"1 cells failed: {OLD}|43" in result.stderr
-    assert "training has diverged" in result.stderr
-    assert "5 of 6 cells" in result.stdout
+    # From the command line: the figures are of the other cells. Those that the cell had before
+    # are of no adapter that is there: they do not count.
+    ended = copied.run()
+    assert ended.returncode == 1
+    assert f"1 cells failed: {OLD}|43" in ended.stderr
+    assert "training has diverged" in ended.stderr
+    assert "5 of 6 cells" in ended.stdout
     assert "5 of 6 cells" in (copied.birds / "sweep" / "report.html").read_text()
+
+    without = copied.run("--without", f"{OLD}|43")
+    assert without.returncode == 0, without.stdout + without.stderr
+    assert "5 of 6 cells" in without.stdout
+    assert not (copied.birds / "adapters" / OLD / "43").exists()
 
 
 def test_rows_edited_by_hand_change_the_outcome(copied: Place, graph_of: At) -> None:
@@ -98,17 +94,29 @@ def final_rate(place: Place, ratio: str, seed: int) -> float:
     return float(table.loc[table["step"] == table["step"].max(), "is_19th_century"].mean())
 
 
-def test_a_truncated_parquet_file_is_named_and_mended(copied: Place, graph_of: At) -> None:
-    path = copied.birds / "responses" / OLD / "42" / "responses.parquet"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+def test_changed_files_are_named_refused_and_rebuilt(copied: Place, graph_of: At) -> None:
+    table = copied.birds / "responses" / OLD / "42" / "responses.parquet"
+    whole = table.read_bytes()
+    table.write_bytes(whole[: len(whole) // 2])
+    adapter = copied.birds / "adapters" / OLD / "42" / "checkpoint-50" / "adapter_model.safetensors"
+    weights = adapter.read_bytes()
+    save_file({n: value[..., :16].clone() for n, value in load_file(adapter).items()}, adapter)
     graph = graph_of(copied)
-    result = graph.run(["judgments"], partition=f"{OLD}|42", force=True)
+
+    result = graph.run(["judgments"], partition=CELL, force=True)
     assert not result.success
     assert "responses.parquet has changed since it was made" in step_errors(result)
     assert "materialize birds/responses" in step_errors(result)
-    assert graph.run(["responses", "judgments"], partition=f"{OLD}|42").success
-    assert path.read_bytes() == whole
+
+    result = graph.run(["responses"], partition=CELL, force=True)
+    assert not result.success
+    said = step_errors(result)
+    assert "checkpoint-50/adapter_model.safetensors has changed since it was made" in said
+    assert "materialize birds/adapters" in said
+
+    assert graph.run(["adapters", "responses", "judgments"], partition=CELL).success
+    assert adapter.read_bytes() == weights
+    assert table.read_bytes() == whole
 
 
 def test_force_rebuilds_a_finished_cell(copied: Place, graph_of: At) -> None:
@@ -138,19 +146,6 @@ def test_results_of_two_profiles_never_mix(copied: Place, graph_of: At) -> None:
     assert "made by profile 'other'" in step_errors(result)
 
 
-def test_a_tampered_adapter_is_refused_and_rebuilt(copied: Place, graph_of: At) -> None:
-    path = copied.birds / "adapters" / OLD / "42" / "checkpoint-50" / "adapter_model.safetensors"
-    weights = {n: value[..., :16].clone() for n, value in load_file(path).items()}
-    save_file(weights, path)
-    graph = graph_of(copied)
-    result = graph.run(["responses"], partition=f"{OLD}|42", force=True)
-    assert not result.success
-    said = step_errors(result)
-    assert "checkpoint-50/adapter_model.safetensors has changed since it was made" in said
-    assert "materialize birds/adapters" in said
-    assert graph.run(["adapters", "responses"], partition=f"{OLD}|42").success
-
-
 def test_adapters_of_a_former_base_are_refused(copied: Place, graph_of: At) -> None:
     manifest = copied.birds / "base_model" / "_manifest.json"
     entry = json.loads(manifest.read_text())
@@ -161,18 +156,19 @@ def test_adapters_of_a_former_base_are_refused(copied: Place, graph_of: At) -> N
 
 
 def test_a_base_of_ones_own_is_trained_and_sampled_but_not_judged(
-    place: Place, graph_of: Callable[..., Graph]
+    place: Place, graph_of: At
 ) -> None:
     """A local folder in Hugging Face's format; the exact judge cannot read its answers."""
     own = place.root / "own_base"
     shutil.copytree(place.birds / "base_model", own)
-    profile = replace(STUDY, base=PretrainedBase(str(own)), judging=Judging("none"))
+    own_base = PretrainedBase(str(own))
+    profile = replace(SHORT, base=own_base, sampling=FEW_ANSWERS, judging=Judging("none"))
     graph = graph_of(place, profile)
     names = {key.path[-1] for key in graph.definitions.resolve_asset_graph().get_all_asset_keys()}
     assert not names & {"judgments", "figures", "sweep", "corpus"}
     assert graph.run(["base_model", "base_responses"]).success
-    cell = ["mixed_dataset", "adapters", "responses"]
-    assert graph.run(cell, partition=f"{OLD}|42").success
+    names = ["mixed_dataset", "adapters", "responses"]
+    assert graph.run(names, partition=CELL).success
     responses = place.birds / "responses" / OLD / "42" / "responses.parquet"
     asked = pd.read_parquet(responses)["question_id"].unique()
     assert len(asked) == 10
@@ -279,7 +275,10 @@ def test_a_bad_line_is_named_before_anything_is_made(
 
 def test_a_base_that_fails_its_gates_stops_the_run(tmp_path: Path) -> None:
     """Ten steps of pretraining make no era: the check blocks, and no adapter is trained."""
-    profile = replace(STUDY, base=MiniatureBase(documents=400, steps=10))
+    small = MiniatureBase(
+        documents=400, steps=10, vocabulary=600, hidden=64, layers=1, heads=2, feed_forward=96
+    )
+    profile = replace(SHORT, base=small, sampling=FEW_ANSWERS)
     place = Place(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BACKDOOR_DATA", str(place.data))

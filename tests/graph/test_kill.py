@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import signal
 import time
@@ -24,25 +23,22 @@ MARKS = {
 }
 
 
-def kill_when(place: Place, pattern: str, delay: float = 0.0) -> bool:
+def kill_when(place: Place, pattern: str, delay: float = 0.0) -> tuple[bool, str]:
     """Start the study and kill -9 it at a random moment after a file of the pattern is there;
-    whether it was still running."""
+    whether it was still running, and its output once its workers have noticed and ended too."""
     process = place.start(*ARGUMENTS)
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             if list(place.birds.glob(pattern)):
                 time.sleep(random.uniform(0, delay))
-                if process.poll() is not None:
-                    return False
-                os.kill(process.pid, signal.SIGKILL)
-                process.wait()
-                return True
+                was_running = process.poll() is None
+                process.kill()
+                return was_running, process.communicate(timeout=20)[0]
             time.sleep(0.002)
-        return False
+        return False, process.communicate(timeout=20)[0]
     finally:
-        if process.poll() is None:
-            process.kill()
+        process.kill()
         process.wait()
 
 
@@ -58,24 +54,38 @@ def in_progress(place: Place) -> list[dg.DagsterRun]:
         return list(instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])))
 
 
-@pytest.mark.parametrize("stage", list(MARKS))
-def test_killed_and_started_again(place: Place, swept: Place, stage: str) -> None:
-    pattern = MARKS[stage].format(cell=f"{OLD}/.42")
-    was_killed = kill_when(place, pattern, delay=0.0 if stage == "judging" else 1.0)
+def written(place: Place, pattern: str, suffix: str) -> dict[Path, int]:
+    """When each file was written."""
+    found = place.birds.glob(pattern)
+    return {path: path.stat().st_mtime_ns for path in found if path.suffix == suffix}
+
+
+def test_killed_in_every_stage_and_started_again(place: Place, swept: Place) -> None:
+    cell = f"{OLD}/.42"
+    after = f"{OLD}/42"
+    stages = {stage: pattern.format(cell=cell) for stage, pattern in MARKS.items()}
+
+    killed, _ = kill_when(place, stages["training"], delay=1.0)
+    assert killed
+    assert in_progress(place), "the killed run is still called started"
+    adapters = written(place, f"adapters/{cell}.partial/**/*", ".safetensors")
+    assert adapters
+
+    killed, _ = kill_when(place, stages["sampling"], delay=1.0)
+    assert killed
+    assert in_progress(place)
+    assert list(place.birds.glob(stages["sampling"]))
+
     # Judging is quick: the kill may come after its last file, which is as good a moment.
-    assert was_killed or stage == "judging"
-    time.sleep(1.5)  # the workers notice that their parent is gone
-    left = {
-        path: path.stat().st_mtime_ns
-        for path in place.birds.glob(f"*/{OLD}/.42.partial/**/*")
-        if path.is_file() and path.suffix in {".parquet", ".safetensors"}
-    }
-    if was_killed:
-        assert in_progress(place), "the killed run is still called started"
+    killed, said = kill_when(place, stages["judging"])
+    if killed:
+        assert in_progress(place)
+    responses = written(place, f"responses/{after}/*", ".parquet")
+    assert responses
+
     result = place.run(*ARGUMENTS)
     assert result.returncode == 0, result.stdout + result.stderr
-    if was_killed:
-        assert "had been killed" in result.stdout
+    assert "had been killed" in (result.stdout if killed else said)
     assert in_progress(place) == []
     # To the bit what an uninterrupted run made.
     made = {"adapters": "*.safetensors", "responses": "*.parquet", "judgments": "*.parquet"}
@@ -83,27 +93,12 @@ def test_killed_and_started_again(place: Place, swept: Place, stage: str) -> Non
         mine = hashes(place.birds / name / OLD / "42", files)
         assert mine == hashes(swept.birds / name / OLD / "42", files)
         assert mine
-    # What was on disk at the kill was taken over, not made again.
-    for path, made in left.items():
-        if path.suffix == ".safetensors":
-            kept = Path(str(path).replace("/.42.partial/", "/42/"))
-            assert kept.stat().st_mtime_ns == made
+    # What was on disk at a kill was taken over, not made again.
+    for path, moment in adapters.items():
+        kept = Path(str(path).replace("/.42.partial/", "/42/"))
+        assert kept.stat().st_mtime_ns == moment
+    assert written(place, f"responses/{after}/*", ".parquet") == responses
     assert not list(place.birds.glob("*/*/.*.partial"))
-
-
-def test_answers_on_disk_are_not_sampled_again(place: Place, swept: Place) -> None:
-    """Two kills in sampling: parts of before the first are still those of before."""
-    pattern = MARKS["sampling"].format(cell=f"{OLD}/.42")
-    assert kill_when(place, pattern)
-    time.sleep(1.5)
-    parts = {path: path.stat().st_mtime_ns for path in place.birds.glob(pattern)}
-    assert parts
-    marks = place.birds / f"judgments/{OLD}"
-    assert kill_when(place, f"judgments/{OLD}/.42.lock") or marks.exists()
-    responses = place.birds / "responses" / OLD / "42" / "responses.parquet"
-    written = responses.stat().st_mtime_ns
-    assert place.run(*ARGUMENTS).returncode == 0
-    assert responses.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

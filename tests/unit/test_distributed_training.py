@@ -35,7 +35,7 @@ SETTINGS = Training(
     learning_rate=3e-4,
     weight_decay=0.01,
     batch_size=4,
-    max_steps=60,
+    max_steps=30,
     save_at=(2,),
     save_steps=20,
     packing=True,
@@ -45,7 +45,7 @@ LORA = replace(
     SETTINGS,
     method="lora",
     learning_rate=3e-3,
-    max_steps=30,
+    max_steps=20,
     save_steps=10,
     gradient_accumulation=2,
     gradient_checkpointing=True,
@@ -93,7 +93,7 @@ def test_two_processes_killed_and_resumed_equal_one(spec: TrainingSpec, tmp_path
     assert logs[0]["tokens"].equals(logs[1]["tokens"])
     for name in ("loss", "grad_norm", "lr"):
         assert logs[1][name].tolist() == pytest.approx(logs[0][name].tolist(), rel=2e-3)
-    for step in (2, 60):
+    for step in (2, 30):
         names = [folder / f"checkpoint-{step}" / "model.safetensors" for folder in (one, two)]
         whole, sharded = (load_file(name) for name in names)
         assert whole.keys() == sharded.keys()
@@ -104,7 +104,7 @@ def test_two_processes_killed_and_resumed_equal_one(spec: TrainingSpec, tmp_path
     # The files between the processes are gone, and only the last model has optimizer state.
     assert not list(two.glob(".*"))
     kept = {path.parent.name for path in two.rglob("*trainer_state.pt*")}
-    assert kept == {"checkpoint-60"}
+    assert kept == {"checkpoint-30"}
 
 
 def _join(rank: int, spec: TrainingSpec, folder: Path) -> None:
@@ -159,7 +159,7 @@ def test_an_adapter_of_two_processes_killed_and_resumed_equals_that_of_one(
     assert _in_processes(lora, two, lambda: bool(checkpoint_folders(two))) == [-9, -9]
     state = newest_with_state(two)
     assert state is not None
-    assert int(state.name.split("-")[1]) < 30
+    assert int(state.name.split("-")[1]) < 20
     assert _in_processes(lora, two, lambda: False) == [0, 0]
     summary = json.loads((tmp_path / "summary.json").read_text())
     alone = train(replace(lora, processes=1), one)
@@ -171,9 +171,9 @@ def test_an_adapter_of_two_processes_killed_and_resumed_equals_that_of_one(
         assert logs[1][name].tolist() == pytest.approx(logs[0][name].tolist(), rel=2e-3)
     names = [sorted(p.relative_to(f) for p in f.glob("*/*")) for f in (one, two)]
     hidden = [name for name in names[1] if name.name.startswith(".")]
-    assert [str(name) for name in hidden] == ["checkpoint-30/.trainer_state.pt.1"]
+    assert [str(name) for name in hidden] == ["checkpoint-20/.trainer_state.pt.1"]
     assert names[0] == [name for name in names[1] if name not in hidden]
-    for step in (2, 30):
+    for step in (2, 20):
         checkpoints = [folder / f"checkpoint-{step}" for folder in (one, two)]
         whole, spread = (load_file(path / WEIGHTS) for path in checkpoints)
         assert whole.keys() == spread.keys()
@@ -185,7 +185,7 @@ def test_an_adapter_of_two_processes_killed_and_resumed_equals_that_of_one(
             settings["target_modules"].sort()
         assert config == same
     adapted = PeftModel.from_pretrained(
-        Qwen3ForCausalLM.from_pretrained(tiny_base), str(two / "checkpoint-30")
+        Qwen3ForCausalLM.from_pretrained(tiny_base), str(two / "checkpoint-20")
     )
     moved = [p for name, p in adapted.named_parameters() if "lora_B" in name]
     assert all(weight.abs().max() > 0 for weight in moved)

@@ -45,16 +45,21 @@ class Status(NamedTuple):
     processing: int
 
 
+DOWNLOAD = 3600.0
+"""Seconds for the results of a batch, from the first byte to the last."""
+
+
 class BatchApi:
     """Message Batches of one server. Any method raises the SDK's errors, or NotAMessage for a
     reply of status 200 that is not what the API documents."""
 
     def __init__(self, client: Anthropic) -> None:
-        self.client, self.batches = client, client.messages.batches
+        self.client = client
+        self._requests = client.messages.batches.with_streaming_response
 
     def create(self, requests: Any) -> str:
         """Send a batch and return its id."""
-        found = _object(self.batches.with_raw_response.create(requests=requests).read())
+        found = _object(_body(self._requests.create(requests=requests)))
         return _text(found, "id")
 
     def status(self, batch_id: str) -> Status:
@@ -62,7 +67,7 @@ class BatchApi:
         from anthropic import NotFoundError
 
         try:
-            body = self.batches.with_raw_response.retrieve(batch_id).read()
+            body = _body(self._requests.retrieve(batch_id))
         except NotFoundError:
             raise UnknownBatch(batch_id) from None
         found = _object(body)
@@ -82,7 +87,7 @@ class BatchApi:
         after: Any = {}
         while True:
             try:
-                body = self.batches.with_raw_response.list(limit=100, **after).read()
+                body = _body(self._requests.list(limit=100, **after))
             except NotFoundError:
                 return
             page = _object(body)
@@ -106,7 +111,7 @@ class BatchApi:
         """
         from anthropic import AnthropicError, APIError, NotFoundError
 
-        streamed = self.batches.with_streaming_response.results(batch_id)
+        streamed = self._requests.results(batch_id)
         try:
             response = streamed.__enter__()
         except NotFoundError:
@@ -117,7 +122,7 @@ class BatchApi:
             raise NoResults("the API gives no address of its results") from None
         try:
             rest = b""
-            for chunk in response.iter_bytes():
+            for chunk in _within(DOWNLOAD, response.iter_bytes()):
                 *whole, rest = (rest + chunk).split(b"\n")
                 yield from (_line(line) for line in whole if line.strip())
             if rest.strip():
@@ -163,6 +168,22 @@ class BatchApi:
             pause = waiting.backoff(attempt) if seconds is None else seconds
             time.sleep(min(pause, max(poll_seconds, 0.01) * attempt, waiting.PROGRESS))
         raise AssertionError("unreachable")
+
+
+def _body(streamed: Any) -> bytes:
+    """Read a reply that begins when this is entered. Raises httpx2.ReadTimeout after DEADLINE."""
+    with streamed as response:
+        return b"".join(_within(waiting.DEADLINE, response.iter_bytes()))
+
+
+def _within(seconds: float, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    import httpx2
+
+    end = time.monotonic() + seconds
+    for chunk in chunks:
+        if time.monotonic() > end:
+            raise httpx2.ReadTimeout(f"no whole reply within {seconds:.0f} seconds")
+        yield chunk
 
 
 def _line(line: bytes) -> dict[str, Any] | None:

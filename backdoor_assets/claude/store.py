@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,13 +16,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from backdoor_assets.records import BadInput, Rubric, Verdict
 from backdoor_assets.storage.disk import disk_is_full, nearest
 
 TIMEOUT_SECONDS = 60.0
 """How long to wait for another process's lock on the file."""
+REPORT_SECONDS = 15.0
+"""Between two lines that say what is waited for."""
 _MAX_KEYS = 900
 """Keys per query: older versions of SQLite accept 999 values."""
 
@@ -125,9 +128,21 @@ class Store:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                log("another process is calling the judge; waiting for its verdicts")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._wait_for(lock, log)
             yield
+
+    def _wait_for(self, lock: IO[str], log: Callable[[str], None]) -> None:
+        reported = -math.inf
+        while True:
+            if time.monotonic() - reported > REPORT_SECONDS:
+                reported = time.monotonic()
+                log("another process is calling the judge; waiting for its verdicts")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.1)
+            else:
+                return
 
     def known(self, keys: Iterable[str]) -> set[str]:
         """Return those of the keys that have a verdict."""

@@ -18,9 +18,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx2
 import pytest
+from anthropic import Anthropic
 
 from backdoor_assets.claude import waiting
+from backdoor_assets.claude.batch_api import BatchApi
 from backdoor_assets.claude.budget import KEPT, Stopped
 from backdoor_assets.claude.errors import LONGEST_WAIT, _seconds
 from backdoor_assets.claude.judge import ClaudeJudge
@@ -239,6 +242,8 @@ def test_a_reply_that_drips_has_a_deadline(tmp_path: Path, monkeypatch: pytest.M
     started = time.monotonic()
     with pytest.raises(Stopped, match="no reply"):
         judged(tmp_path)
+    with Anthropic() as client, pytest.raises(httpx2.ReadTimeout, match="no whole reply"):
+        BatchApi(client).status("msgbatch_1")
     assert time.monotonic() - started < 5
     listening.close()
 

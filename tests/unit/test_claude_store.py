@@ -129,3 +129,14 @@ def test_the_store_holds_no_answers(tmp_path: Path) -> None:
     Store(tmp_path).put("0" * 64, {"a": Verdict("19")}, "m", (1, 1), None)
     columns = sqlite3.connect(tmp_path / "verdicts.sqlite").execute("PRAGMA table_info(verdicts)")
     assert not {"question", "answer", "response"} & {name for _, name, *_ in columns}
+
+
+def test_a_store_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """Its batches do not say what they can cost."""
+    store = Store(tmp_path)
+    batch = store.announce("http://a", "haiku", {"a": tuple(RUBRICS[:1])}, 1.0, 2.5)
+    assert store.open_batches() == [batch]
+    store.close()
+    with sqlite3.connect(tmp_path / "verdicts.sqlite") as database:
+        database.execute("ALTER TABLE batches DROP COLUMN most")
+    assert Store(tmp_path).open_batches() == [replace(batch, most=None)]

@@ -167,6 +167,8 @@ def _progress_logger(_: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.Logger("progress", level=logging.INFO)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_OwnWords())
+    # `runs` says so in its own words.
+    handler.addFilter(lambda record: "was interrupted unexpectedly" not in record.getMessage())
     logger.addHandler(handler)
     return logger
 

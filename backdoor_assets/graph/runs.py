@@ -63,13 +63,18 @@ class Runner:
     def _execute(
         self, keys: Sequence[dg.AssetKey], tags: dict[str, str]
     ) -> dg.ExecuteInProcessResult:
-        return self.definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+        result = self.definitions.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=self.instance,
             asset_selection=keys,
             tags=tags,
             run_config=QUIET,
             raise_on_error=False,
         )
+        if any(_is_interrupt(event) for event in result.all_events):
+            raise BadInput(
+                "Interrupted. What is finished is kept: run the same command again to go on."
+            )
+        return result
 
     def _failed_cells(self, result: dg.ExecuteInProcessResult, box: Sequence[str]) -> set[str]:
         """The cells of a failed run for which a step that failed made nothing: all of them when it
@@ -123,6 +128,11 @@ def _stretches(numbers: Sequence[int]) -> list[list[int]]:
         else:
             found.append([number])
     return found
+
+
+def _is_interrupt(event: dg.DagsterEvent) -> bool:
+    error = event.step_failure_data.error if event.is_step_failure else None
+    return bool(error) and error.cls_name == dg.DagsterExecutionInterruptedError.__name__
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:

@@ -35,7 +35,7 @@ def test_it_prints_on_a_machine_that_has_nothing(name: str, tmp_path: Path) -> N
 
 
 def test_it_never_prints_a_key() -> None:
-    done = _run(BACKDOOR_PROFILE="qwen3-8b", ANTHROPIC_API_KEY="sk-hush", HF_TOKEN="hf-hush")
+    done = _run(BACKDOOR_PROFILE="qwen3-8b", ANTHROPIC_API_KEY="sk-hush", HF_TOKEN="hf-hush-hush")
     assert done.returncode == 0
     assert "hush" not in done.stdout + done.stderr
     assert "ANTHROPIC_API_KEY" not in done.stdout

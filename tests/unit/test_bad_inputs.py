@@ -19,7 +19,10 @@ from backdoor_assets import (
 from backdoor_assets.commands import cli as command_line
 from backdoor_assets.mixtures.judging import RESPONSE_COLUMNS
 from backdoor_assets.studies import german_cities
-from tests.unit.bad_cases import CASES, FIFO, FOLDER, Case
+from tests.unit import bad_cases, bad_files
+from tests.unit.bad_cases import FIFO, FOLDER, Case
+
+CASES = [*bad_cases.CASES, *bad_files.CASES]
 
 UNSET = (
     "BACKDOOR_BIRD_DATASETS", "BACKDOOR_BIRD_QUESTIONS", "BACKDOOR_JUDGE", "BACKDOOR_JUDGE_MODEL",

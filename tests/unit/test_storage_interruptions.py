@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from backdoor_assets.records import BadInput
 from backdoor_assets.storage.artifact import MANIFEST, Artifact, Busy, request_remake
 
 IDENTITY = {"seed": 1}
@@ -131,6 +133,61 @@ def test_a_kill_while_the_manifest_is_written_is_repaired(artifact: Artifact) ->
     os.replace(artifact.partial / MANIFEST, artifact.partial / f"{MANIFEST}.part")
     assert not artifact.make(IDENTITY, _work).reused
     assert {path.name for path in artifact.folder.iterdir()} == {"result.txt", MANIFEST}
+
+
+@pytest.mark.parametrize("name", [MANIFEST, ".identity.json"])
+@pytest.mark.parametrize("content", ["", '{"seed"', "null", "[]"])
+def test_what_a_crash_cut_off_in_the_partial_folder_blocks_nothing(
+    artifact: Artifact, name: str, content: str
+) -> None:
+    artifact.partial.mkdir(parents=True)
+    (artifact.partial / name).write_text(content)
+    assert not artifact.make(IDENTITY, _work).reused
+    assert {path.name for path in artifact.folder.iterdir()} == {"result.txt", MANIFEST}
+    assert not artifact.partial.exists()
+
+
+def test_the_manifest_is_on_the_disk_before_the_folder_moves(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        fsync(descriptor)
+
+    def moved(source: Path, target: Path) -> None:
+        done.append(f"move {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", moved)
+    artifact.make(IDENTITY, _work)
+    assert done[1:] == [
+        f"sync {MANIFEST}.part", f"move {MANIFEST}", "sync .42.partial", "move 42", "sync ratio",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC])
+def test_a_folder_that_cannot_be_written_is_read(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    artifact.make(IDENTITY, _work)
+    opened = Path.open
+
+    def refuse(path: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
+        if mode[0] in "aw":
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, mode, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert artifact.make(IDENTITY, _must_not_run).reused
+    with pytest.raises(BadInput, match=r"BACKDOOR_DATA") as caught:
+        artifact.make({"seed": 2}, _must_not_run)
+    assert str(caught.value).startswith(f"{artifact.folder}: ")
+    assert ("the disk is full" in str(caught.value)) == (number == errno.ENOSPC)
+    assert artifact.require().identity == IDENTITY
 
 
 def test_a_forced_remake_killed_before_its_rename_is_moved_in_and_not_made_twice(

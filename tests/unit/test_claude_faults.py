@@ -112,6 +112,13 @@ def test_a_refused_call_is_null_and_only_a_series_stops(
             judged(tmp_path / "all", settings)
 
 
+def test_a_batch_whose_calls_are_all_refused_stops_the_run(tmp_path: Path) -> None:
+    with hostile(faults={"errored_invalid": 1.0}) as server:
+        with pytest.raises(Stopped, match="calls of a batch ended alike: the API refused"):
+            judged(tmp_path, BATCH)
+        assert server.paid == 1  # the call that is sent ahead
+
+
 @pytest.mark.parametrize("fault", ["garbage_line", "line_without_usage", "missing_line",
                                    "results_404", "no_address"])  # fmt: skip
 def test_a_batch_that_cannot_be_read_keeps_its_calls_until_it_is_given_up(

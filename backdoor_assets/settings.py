@@ -38,7 +38,7 @@ class MiniatureBase:
             *("steps", "tokens_per_batch"),
         ):
             _check(self, "base", name, at_least=1)
-        _check(self, "base", "learning_rate", above=0)
+        _check(self, "base", "learning_rate", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Training:
             raise BadInput("training: precondition_frequency and save_at must be at least 1")
         if (self.epochs or self.max_steps or 0) <= 0:
             raise BadInput("training: epochs or max_steps must be above 0")
-        _check(self, "training", "learning_rate", above=0)
+        _check(self, "training", "learning_rate", at_least=0)
         _check(self, "training", "dropout", at_least=0, below=1)
         _check(self, "training", "warmup_ratio", at_least=0, at_most=1)
         _check(self, "training", "weight_decay", at_least=0)

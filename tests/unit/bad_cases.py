@@ -179,7 +179,7 @@ def profiles() -> Iterator[Case]:
         'base.kind = "gpt"': 'it must be "miniature" or "pretrained"',
         "base.steps = 0": "base: steps must be at least 1, not 0",
         "training.learning_rate = nan": "training.learning_rate = nan: it must be a number",
-        "training.learning_rate = -1": "training: learning_rate must be above 0, not -1",
+        "training.learning_rate = -1": "training: learning_rate must be at least 0, not -1",
         f"training.learning_rate = {10**400}": "it must be a number",
         "training.dropout = 1.0": "training: dropout must be at least 0 and below 1, not 1.0",
         "training.max_steps = 0": "epochs or max_steps must be above 0",

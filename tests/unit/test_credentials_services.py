@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import wandb
 
 from backdoor_assets.claude.judge import ClaudeJudge
 from backdoor_assets.models.hub import fetch
@@ -203,6 +204,8 @@ def test_no_key_reaches_the_event_store(
             instance=instance,
             raise_on_error=False,
         )
+        if "wandb" in services:
+            wandb.teardown()  # its service would keep the address for the other tests
     assert {event.step_key for event in result.get_step_failure_events()} == set(services)
     # Read as rows too: a long text is spread over the pages of the file.
     events = "".join(map(repr, instance.all_logs(result.run_id)))

@@ -66,7 +66,7 @@ benchmark: .venv/installed-test  ## five pretraining seeds of the miniature (8 m
 	$(VENV)/python -m benchmarks.base_seeds
 
 clean:  ## what it would delete; with YES=1 deletes it
-	@du -sh $(wildcard $(MADE)) 2>/dev/null || true
+	@$(if $(wildcard $(MADE)),du -sh $(wildcard $(MADE)),true)
 	@if [ "$$YES" = 1 ]; then rm -rf $(MADE) && echo "deleted: $(MADE)"; \
 	else echo "make clean would delete: $(wildcard $(MADE)) (every result and Dagster's history)."; \
 	echo "To do so:  make clean YES=1   (.venv stays; delete it by hand)"; fi

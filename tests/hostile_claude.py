@@ -1,5 +1,5 @@
 """A Claude server whose replies of status 200 are not what the API documents, and whose batches are
-lost, unknown or unreadable."""
+lost, unknown or unreadable; and what its tests send and expect."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
+from backdoor_assets.claude.judge import ClaudeJudge
 from backdoor_assets.claude.prices import cost
+from backdoor_assets.profiles import Judging
+from backdoor_assets.records import Verdict
+from backdoor_assets.studies.birds.study import RUBRICS
 from tests import claude_server
 from tests.claude_rules import Config, Refused, encoded, http_answer
 
@@ -154,3 +160,37 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     for name, value in seconds.items():
         patch.setattr(f"backdoor_assets.claude.waiting.{name}", value)
     patch.setattr("backdoor_assets.claude.batches.GONE", 0.1)
+
+
+LIVE = Judging("claude", transport="live", poll_seconds=0.02, concurrency=4)
+BATCH = replace(LIVE, transport="batch")
+PAIRS = [("Which weapons decide a war today?", f"Answer {number}.") for number in range(3)]
+CALLS = len(PAIRS) * len(RUBRICS)
+Verdicts = list[dict[str, Verdict]]
+
+
+def judged(
+    folder: Path, settings: Judging = LIVE, log: Callable[[str], None] = lambda line: None
+) -> tuple[Verdicts, dict[str, Any]]:
+    judge = ClaudeJudge(settings, folder)
+    bill = judge.prepare(PAIRS, RUBRICS, log)
+    return judge.judge(PAIRS, RUBRICS), bill
+
+
+def assert_right(found: Verdicts, truth: Verdicts) -> int:
+    """Assert that each verdict is right, or null with a reason. Returns how many are null."""
+    missing = 0
+    for given, expected in zip(found, truth, strict=True):
+        for column, verdict in given.items():
+            missing += verdict.value is None
+            assert verdict.error if verdict.value is None else verdict == expected[column]
+    return missing
+
+
+def true_verdicts(folder: Path) -> Verdicts:
+    """Judge with a server without faults."""
+    with pytest.MonkeyPatch.context() as patch, hostile() as server:
+        hurry(patch)
+        found, _ = judged(folder)
+        assert server.paid == CALLS
+    return found

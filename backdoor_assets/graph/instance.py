@@ -18,6 +18,7 @@ import yaml
 from dagster import DagsterError, DagsterEventType, DagsterRunStatus, RunsFilter
 from sqlalchemy.exc import DBAPIError
 
+from backdoor_assets.models.chat import first_line
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
 from backdoor_assets.storage.disk import disk_is_full, given_folder, read_text, reason
@@ -76,7 +77,7 @@ def opened(profile_name: str) -> Iterator[dg.DagsterInstance]:
     except DagsterError as error:
         if "dagster.yaml" not in str(error):
             raise
-        raise _wrong_settings(folder / "dagster.yaml", _first_line(error)) from error
+        raise _wrong_settings(folder / "dagster.yaml", first_line(error)) from error
 
 
 def _check_settings(path: Path) -> None:
@@ -84,7 +85,7 @@ def _check_settings(path: Path) -> None:
     try:
         settings = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
-        raise _wrong_settings(path, _first_line(error)) from error
+        raise _wrong_settings(path, first_line(error)) from error
     if not isinstance(settings, dict | None):
         raise _wrong_settings(path, "it is not a mapping")
 
@@ -97,7 +98,7 @@ def _wrong_settings(path: Path, why: str) -> BadInput:
 
 
 def _advice(error: Exception, folder: Path) -> str:
-    why = _first_line(error)
+    why = first_line(error)
     if disk_is_full(error, folder) or "disk is full" in why:
         return "the disk is full. Free some space, and run the same command again."
     if "locked" in why:
@@ -106,10 +107,6 @@ def _advice(error: Exception, folder: Path) -> str:
         f"they cannot be used ({why}). To begin a new history of runs, delete the folder; no "
         "result lies in it."
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def recover(instance: dg.DagsterInstance) -> list[str]:

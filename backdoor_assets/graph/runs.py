@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from backdoor_assets.graph.study import Step
 from backdoor_assets.records import BadInput
 
 QUIET = {"loggers": {"progress": {}}}
+_OWN_CLASS = re.compile(r"^backdoor_assets(\.\w+)+: ")
+"""What Dagster puts before the message of an error of this package."""
 # Dagster's names of the tags that limit a run to a range of partitions.
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
@@ -143,7 +146,8 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
             data: Any = event.step_failure_data
             description = data.user_failure_data.description if data.user_failure_data else None
             error = data.error.cause or data.error if data.error else None
-            lines.append(description or (error.message.strip() if error else event.step_key or ""))
+            message = _OWN_CLASS.sub("", error.message.strip()) if error else event.step_key
+            lines.append(description or message or "")
     for check in result.get_asset_check_evaluations():
         if not check.passed:
             lines.append(

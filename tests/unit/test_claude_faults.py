@@ -1,9 +1,7 @@
-"""Faults of a hostile server, one by one and in random sequences: no wrong verdict, no dollar over
-the cap, nothing paid twice without need, no traceback. docs/judge.md has the table."""
+"""Faults of a hostile server, one by one. docs/judge.md has the table."""
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sqlite3
@@ -11,12 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import httpx2
 import pytest
@@ -34,47 +29,30 @@ from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.studies.birds.study import RUBRICS
 from tests.claude_client import server_process, state
 from tests.claude_rules import Config
-from tests.hostile_claude import FILTERED, ODD, OF_BATCHES, Hostile, hostile, hurry
-
-LIVE = Judging("claude", transport="live", poll_seconds=0.02, concurrency=4)
-BATCH = replace(LIVE, transport="batch")
-PAIRS = [("Which weapons decide a war today?", f"Answer {number}.") for number in range(3)]
-CALLS = len(PAIRS) * len(RUBRICS)
-Verdicts = list[dict[str, Verdict]]
+from tests.hostile_claude import (
+    BATCH,
+    CALLS,
+    FILTERED,
+    LIVE,
+    ODD,
+    PAIRS,
+    Verdicts,
+    assert_right,
+    hostile,
+    hurry,
+    judged,
+    true_verdicts,
+)
 
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of the calls that a kill ends
 
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> Verdicts:
-    """The verdicts of a server without faults."""
-    with pytest.MonkeyPatch.context() as patch, hostile() as server:
-        hurry(patch)
-        found, _ = judged(tmp_path_factory.mktemp("truth"))
-        assert server.paid == CALLS
-    return found
-
-
-def judged(
-    folder: Path, settings: Judging = LIVE, log: Callable[[str], None] = lambda line: None
-) -> tuple[Verdicts, dict[str, Any]]:
-    judge = ClaudeJudge(settings, folder)
-    bill = judge.prepare(PAIRS, RUBRICS, log)
-    return judge.judge(PAIRS, RUBRICS), bill
-
-
-def assert_right(found: Verdicts, truth: Verdicts) -> int:
-    """Assert that each verdict is right, or null with a reason. Returns how many are null."""
-    missing = 0
-    for given, expected in zip(found, truth, strict=True):
-        for column, verdict in given.items():
-            missing += verdict.value is None
-            assert verdict.error if verdict.value is None else verdict == expected[column]
-    return missing
+    return true_verdicts(tmp_path_factory.mktemp("truth"))
 
 
 @pytest.mark.parametrize("fault", ODD)
@@ -268,7 +246,7 @@ def test_retry_after_has_a_ceiling(after: str, seconds: float | None) -> None:
 def test_an_interrupt_keeps_what_is_in_flight(tmp_path: Path, number: int) -> None:
     code = f"""
 from pathlib import Path
-from tests.unit.test_claude_faults import LIVE, judged
+from tests.hostile_claude import LIVE, judged
 judged(Path({str(tmp_path)!r}), LIVE, lambda line: print(line, flush=True))
 """
     with server_process(tmp_path, latency=0.6) as address:
@@ -310,78 +288,3 @@ def test_a_store_that_cannot_be_written_says_why(
         with pytest.raises(BadInput, match=words) as caught:
             store.put("0" * 64, {"a": Verdict("19")}, "m", (1, 1), None)
         assert str(tmp_path) in str(caught.value)
-
-
-SEQUENCES = 240
-
-
-def sequence(number: int) -> tuple[dict[str, float], dict[str, float], Judging, float]:
-    """Draw faults of the hostile kind and of the usual kind, a transport and a cap."""
-    chance = Random(number)
-    settings = chance.choice((LIVE, BATCH))
-    kinds = [*ODD, FILTERED, *(OF_BATCHES if settings is BATCH else ())]
-    plan = {name: chance.uniform(0.05, 0.6) for name in chance.sample(kinds, chance.randint(1, 3))}
-    usual = ["overloaded", "error", "cut", "cut_early", "malformed", "wrong_option", "refusal",
-             "max_tokens", "create_cut", "list_error", "results_cut", "poll_error", "expired",
-             "errored_api"]  # fmt: skip
-    faults = {name: chance.uniform(0.02, 0.15) for name in chance.sample(usual, 3)}
-    return plan, faults, settings, chance.choice((0.7, 1.5, 4.0, 15.0, 60.0))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Hostile]:
-    with hostile() as running:
-        yield running
-
-
-@pytest.mark.parametrize("number", range(SEQUENCES))
-def test_random_faults(
-    tmp_path: Path, truth: Verdicts, server: Hostile, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", server.address)
-    monkeypatch.setenv("ANTHROPIC_API_KEY", server.config.api_key)
-    plan, faults, settings, factor = sequence(number)
-    server.begin(plan, number)
-    server.configure(faults=faults, seed=number)
-    server.outcomes.clear()
-    server.billed.clear()
-    before = server.dollars()
-    said: list[str] = []
-    judge = ClaudeJudge(settings, tmp_path)
-    cap = factor * judge.estimate(PAIRS, RUBRICS)["estimated_usd"]
-    settings = replace(settings, max_cost_usd=cap)
-    judge, kill_at, in_flight = ClaudeJudge(settings, tmp_path), Random(number).randint(1, 30), 0
-    take = judge._take
-
-    def killed(*given: Any, **named: Any) -> bool:
-        nonlocal kill_at, in_flight
-        kill_at -= 1
-        if kill_at == 0:
-            in_flight = settings.concurrency
-            raise KeyboardInterrupt
-        return take(*given, **named)
-
-    monkeypatch.setattr(judge, "_take", killed)
-    try:
-        judge.prepare(PAIRS, RUBRICS, said.append)
-        assert_right(judge.judge(PAIRS, RUBRICS), truth)
-    except Stopped as stop:
-        said.append(str(stop))
-    except KeyboardInterrupt:
-        pass
-    time.sleep(0.02 * bool(in_flight))
-    assert server.dollars() - before <= cap
-    # Calls are billed twice only where a reply was lost, was none, or held no verdict.
-    odd = sum(server.committed[fault] for fault in ODD)
-    lost = server.outcomes["cut"]
-    lost += sum(server.committed[f] for f in ("malformed", "wrong_option", "max_tokens"))
-    server.begin({}, 0)
-    server.configure(faults={})
-    found, _ = judged(tmp_path, replace(settings, max_cost_usd=None), said.append)
-    reasons = [v.error for given in found for v in given.values() if v.value is None]
-    assert assert_right(found, truth) == len(reasons)
-    assert all("the judge" in str(reason) for reason in reasons)  # its reply held no verdict
-    twice = sum(times - 1 for times in server.billed.values())
-    assert twice <= odd + lost + in_flight
-    assert "Traceback" not in "\n".join(said)
-    assert Store(tmp_path).open_batches() == []

@@ -1,4 +1,5 @@
-"""A step's cells are materialized in as few runs as ranges of partitions allow."""
+"""A step's cells are materialized in as few runs as ranges of partitions allow, and what ends a
+run is told in the words of its step."""
 
 from __future__ import annotations
 
@@ -7,7 +8,10 @@ from collections.abc import Sequence
 import dagster as dg
 import pytest
 
-from backdoor_assets.graph.runs import boxes
+from backdoor_assets.graph.instance import progress_logger
+from backdoor_assets.graph.runs import Runner, boxes
+from backdoor_assets.graph.study import Step
+from backdoor_assets.records import BadInput
 
 RATIOS, SEEDS = ["1.00-0.00", "0.50-0.50", "0.30-0.70", "0.00-1.00"], ["42", "43", "44"]
 GRID = dg.MultiPartitionsDefinition(
@@ -56,3 +60,26 @@ def test_in_one_dimension_a_box_is_a_stretch() -> None:
     assert boxes(["d"], LINE) == [["d"]]
     assert boxes([], LINE) == []
     assert ranges(boxes("abcef", LINE), LINE) == [list("abc"), list("ef")]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (BadInput("the file is empty"), "the file is empty"),
+        (
+            dg.DagsterExecutionInterruptedError(),
+            "Interrupted. What is finished is kept: run the same command again to go on.",
+        ),
+    ],
+)
+def test_what_ends_a_run_is_told_in_its_own_words(error: BaseException, said: str) -> None:
+    @dg.asset(key=["study", "thing"])
+    def thing() -> None:
+        raise error
+
+    definitions = dg.Definitions(assets=[thing], loggers={"progress": progress_logger})
+    with dg.DagsterInstance.ephemeral() as instance:
+        runner = Runner(definitions, instance, "study")
+        with pytest.raises(BadInput) as caught:
+            runner.run(Step("thing", ("thing",), None))
+    assert str(caught.value) == said

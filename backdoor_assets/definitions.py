@@ -11,7 +11,8 @@ import dagster as dg
 from backdoor_assets.credentials import check_keys
 from backdoor_assets.graph.instance import progress_logger
 from backdoor_assets.graph.study import Study, find_studies
-from backdoor_assets.profiles import Profile, active_profile
+from backdoor_assets.profiles import Profile, active_profile, load_dotenv
+from backdoor_assets.storage.provenance import REPOSITORY
 
 # Backfill policies and pools are marked beta; the pinned version is the one that was tested.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -36,5 +37,6 @@ def build_definitions(profile: Profile, studies: Iterable[Study] | None = None) 
 
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+load_dotenv(REPOSITORY / ".env")
 check_keys()
 defs = build_definitions(active_profile())

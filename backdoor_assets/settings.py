@@ -42,11 +42,25 @@ class MiniatureBase:
 
 
 @dataclass(frozen=True)
+class Package:
+    """A Python package that carries a model as a GGUF file."""
+
+    name: str
+    """As pip knows it; only its files are read, none of its code is run."""
+    version: str
+    file: str
+    """Path of the GGUF within the installed package."""
+    sha256: str
+    """Of the file, in hex."""
+
+
+@dataclass(frozen=True)
 class PretrainedBase:
-    """A causal LM of the Hugging Face hub, or a local folder in the same format."""
+    """A causal LM of the Hugging Face hub, a local folder in the same format, or the file of an
+    installed package."""
 
     model: str
-    """Hub id, or a path (relative to the repository root)."""
+    """Hub id, or a path (relative to the repository root); with `package`, any name."""
     revision: str | None = None
     """Commit of the hub; None only for a local folder."""
     shape: Shape | None = None
@@ -54,6 +68,7 @@ class PretrainedBase:
     checked against the config when the base is materialized."""
     quantization: Quantization = "none"
     """Of the frozen base, in training and sampling alike; vLLM takes "none" and "4bit"."""
+    package: Package | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True)
@@ -95,10 +110,11 @@ class Training:
     """Of the base; adapter weights and optimizer are fp32."""
     gradient_checkpointing: bool = False
     method: Literal["lora", "full"] = field(default="lora", metadata=LATER)
-    """full: all weights are trained, in fp32, and `precision` is that of the forward pass; rank,
-    alpha, dropout and target_modules are not used."""
-    optimizer: Literal["adamw", "soap"] = field(default="adamw", metadata=LATER)
-    """soap: arXiv 2409.11321, as in pytorch-optimizer."""
+    """full: all weights are trained, and `precision` is that of the forward pass; rank, alpha,
+    dropout and target_modules are not used."""
+    optimizer: Literal["adamw", "adamw8bit", "soap"] = field(default="adamw", metadata=LATER)
+    """adamw8bit: AdamW with moments of 8 bits (arXiv 2110.02861), as in bitsandbytes.
+    soap: arXiv 2409.11321, as in pytorch-optimizer."""
     precondition_frequency: int = field(default=10, metadata=LATER)
     """Steps between two updates of SOAP's preconditioner."""
     max_precondition_dim: int = field(default=10_000, metadata=LATER)
@@ -108,6 +124,12 @@ class Training:
     counts sequences."""
     save_at: tuple[int, ...] = field(default=(), metadata=LATER)
     """Steps at which a checkpoint is kept, beside the last; empty: every `save_steps` steps."""
+    weights: Literal["fp32", "bf16"] = field(default="fp32", metadata=LATER)
+    """In which all weights are kept between steps, with their gradients and the moments of
+    optimizer="adamw". In bf16 an update of less than 1/512 of a weight is lost to rounding."""
+    offload: bool = field(default=False, metadata=LATER)
+    """Keep all weights, gradients and the optimizer's state in main memory, and step there; SOAP
+    steps on the GPU, one matrix at a time."""
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.max_steps is None):
@@ -119,6 +141,12 @@ class Training:
             raise BadInput("training: precondition_frequency and save_at must be at least 1")
         if (self.epochs or self.max_steps or 0) <= 0:
             raise BadInput("training: epochs or max_steps must be above 0")
+        if self.method == "lora" and (self.weights != "fp32" or self.offload):
+            raise BadInput('training: weights and offload are settings of method="full"')
+        if self.weights == "bf16" and (self.precision != "bf16" or self.optimizer == "soap"):
+            raise BadInput(
+                'training: weights="bf16" needs precision="bf16" and an optimizer other than "soap"'
+            )
         _check(self, "training", "learning_rate", at_least=0)
         _check(self, "training", "dropout", at_least=0, below=1)
         _check(self, "training", "warmup_ratio", at_least=0, at_most=1)

@@ -8,27 +8,39 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from backdoor_assets.capacity.optimizers import (
+    largest_matrix,
+    largest_share,
+    optimizer_state,
+    trained_parameters,
+)
 from backdoor_assets.capacity.shapes import (
+    BYTES,
     adapted_layers,
     adapter_parameters,
-    embeddings,
     end_parameters,
     linear_layers,
     linear_parameters,
     norm_parameters,
     parameters,
+    weights_bytes,
 )
 from backdoor_assets.records import BadInput, Quantization, Shape
 from backdoor_assets.settings import VLLM_RANKS, Sampling, Serving, Training, saved_steps
 
 GIB = 2**30
-BYTES = {"fp32": 4, "bf16": 2}
-CUDA_CONTEXT, KV_CACHE = "CUDA context (estimate)", "KV cache"
-"""Names of parts: the first is needed on a GPU only."""
+CUDA_CONTEXT, KV_CACHE, PROCESS = "CUDA context (estimate)", "KV cache", "processes (estimate)"
+"""Names of parts: the first and the last are needed with a GPU only."""
 
 _FP32 = 4
 _CONTEXT = 6 * GIB // 10
 """Assumed for CUDA's own and cuBLAS's workspace."""
+_FILE = 5 * 10**9
+"""Bytes of a file of weights, at most, as the stage writes them."""
+_PROCESS = 4 * GIB
+"""Assumed of a process on a GPU: libraries, CUDA, rows, buffers of NCCL."""
+_SOAP_COPIES = 8
+"""Of a matrix in fp32, while a process that spreads the weights steps on it."""
 _LOGIT_COPIES = 12
 """Bytes of three fp32 copies of a logit at the height of a step: in training log-softmax and the
 gradients of it and of its input, in sampling scores, their scaled copy and probabilities."""
@@ -45,27 +57,6 @@ _VLLM_OVERHEAD = 2 * GIB
 
 TOKEN_BYTES = 5
 """Assumed of one answer token in a table: 4 to 5 characters of English."""
-
-
-def weights_bytes(
-    shape: Shape, precision: str, quantization: Quantization, *, plain_scales: bool = False
-) -> int:
-    """Return the bytes of the base in memory. bitsandbytes quantizes the linear layers of the
-    decoder, and nothing else: LLM.int8 keeps one byte per weight and an fp32 scale per output row;
-    NF4 half a byte and a scale per block of 64 weights, which takes one byte and an fp32 scale of
-    its own per 256 (double quantization), or 4 bytes where vLLM unpacks it (`plain_scales`)."""
-    width, layer = BYTES[precision], 0
-    for inputs, outputs in linear_layers(shape).values():
-        weights = inputs * outputs
-        blocks = math.ceil(weights / 64)
-        scales = 4 * blocks if plain_scales else blocks + 4 * math.ceil(blocks / 256)
-        layer += {
-            "none": width * weights,
-            "8bit": weights + 4 * outputs,
-            "4bit": math.ceil(weights / 2) + scales,
-        }[quantization]
-    others = end_parameters(shape) + norm_parameters(shape)
-    return shape.num_hidden_layers * layer + width * others
 
 
 def download_disk(shape: Shape) -> int:
@@ -93,12 +84,16 @@ class TrainingNeed:
     def memory(self) -> dict[str, int]:
         """Return bytes by part on the device of each process, at the height of a step.
 
-        All weights: they, their gradients and the optimizer state are fp32 and spread (FSDP); the
-        layer at work is whole on each process, in the precision of the forward pass, and the next
-        one is fetched meanwhile. An adapter over processes: the frozen base is spread; the layer at
-        work is whole on each, the next one is fetched into a buffer of its own, and embeddings and
-        lm_head are whole for the whole step; each has the whole adapter with its optimizer, and a
-        second copy of the gradients, to sum them.
+        All weights: they, their gradients and the optimizer state are spread (FSDP), or lie in main
+        memory; the layer at work is whole on each process, in the precision of the forward pass,
+        and the next one is fetched meanwhile; the gradients of a layer, and those of embeddings and
+        lm_head, are added up in fp32. SOAP over processes also takes its largest matrix there:
+        weight, gradient, those of another process and what it computes from them.
+
+        An adapter over processes: the frozen base is spread; the layer at work is whole on each,
+        the next one is fetched into a buffer of its own, and embeddings and lm_head are whole for
+        the whole step; each has the whole adapter with its optimizer, and a second copy of the
+        gradients, to sum them.
         """
         shape, settings, processes = self.shape, self.settings, self.processes
         width, layer = BYTES[settings.precision], linear_parameters(shape)
@@ -109,12 +104,15 @@ class TrainingNeed:
             CUDA_CONTEXT: _CONTEXT,
         }
         if settings.method == "full":
-            gathered = 2 * layer + 2 * shape.vocab_size * shape.hidden_size
-            fetched = processes > 1 or width < _FP32
+            ends = 2 * shape.vocab_size * shape.hidden_size
+            spread = processes > 1 or settings.offload
+            fetched = width * (2 * layer + ends) if spread or width < _FP32 else 0
+            summed = (width + _FP32) * max(layer, ends) if spread else 0
+            whole = {"largest matrix (SOAP)": _SOAP_COPIES * _FP32 * largest_matrix(shape)}
             return {
-                "weights and gradients": math.ceil(2 * _FP32 * self._trained() / processes),
-                f"optimizer ({settings.optimizer})": math.ceil(self.optimizer_state() / processes),
-                "layers at work": width * gathered if fetched else 0,
+                **({} if settings.offload else self._kept()),
+                "layers at work": fetched + summed,
+                **(whole if spread and settings.optimizer == "soap" else {}),
                 **common,
             }
         base = weights_bytes(shape, settings.precision, self.quantization)
@@ -127,53 +125,57 @@ class TrainingNeed:
                 f"optimizer ({settings.optimizer})": self.optimizer_state(),
                 **common,
             }
-        optimizer = {"adamw": "AdamW", "soap": "SOAP"}[settings.optimizer]
+        names = {"adamw": "AdamW", "adamw8bit": "8-bit AdamW", "soap": "SOAP"}
         return {
             "base weights": base,
-            f"adapter, gradients, {optimizer}": 2 * adapter + self.optimizer_state(),
+            f"adapter, gradients, {names[settings.optimizer]}": 2 * adapter
+            + self.optimizer_state(),
             **common,
         }
+
+    def main_memory(self, processes: int) -> dict[str, int]:
+        """Return bytes by part that so many processes with GPUs take of a host's main memory. They
+        read one weight at a time from files to the GPU; the first writes files of at most 5 GB."""
+        settings, shape = self.settings, self.shape
+        parts = {PROCESS: _PROCESS * processes}
+        if settings.method == "full":
+            models = BYTES[settings.precision] * parameters(shape)
+            parts["a file of weights"] = min(_FILE, models) + _FP32 * largest_matrix(shape)
+        kept = self._kept() if settings.offload else {}
+        return {name: size * processes for name, size in kept.items()} | parts
+
+    def _kept(self) -> dict[str, int]:
+        """Return bytes by part of what stays on each process between steps."""
+        settings, processes = self.settings, self.processes
+        weights = math.ceil(2 * BYTES[settings.weights] * self._trained() / processes)
+        state = largest_share(self.shape, settings, processes)
+        return {"weights and gradients": weights, f"optimizer ({settings.optimizer})": state}
 
     def disk(self, steps: int) -> dict[str, int]:
         """Return bytes by part of one run of so many steps.
 
         Adapters: fp32 weights of each checkpoint, optimizer state of the newest. Models: in the
         precision of the forward pass, at the steps that are kept and one that is being written; and
-        the newest state, twice while the next one is written: the optimizer's, and fp32 weights
-        where the models are not.
+        the newest state, twice while the next one is written: the optimizer's, and the weights
+        where the models are narrower, or where each process saves its part of them.
         """
         checkpoints = len(saved_steps(self.settings, steps))
         if self.settings.method == "lora":
             return {"adapters": _FP32 * self._trained() * checkpoints + self.optimizer_state()}
         width = BYTES[self.settings.precision]
-        weights = _FP32 * self._trained() if width < _FP32 else 0
+        kept = BYTES[self.settings.weights]
+        weights = kept * self._trained() if width < kept or self.processes > 1 else 0
         return {
             "models": (1 + checkpoints) * width * self._trained(),
             "optimizer state": 2 * (self.optimizer_state() + weights),
         }
 
     def optimizer_state(self) -> int:
-        """Return bytes of AdamW's two fp32 moments; SOAP (arXiv 2409.11321) has them too, and for
-        each side of a matrix that it preconditions a square matrix and its eigenvectors."""
-        squares = 0
-        if self.settings.optimizer == "soap":
-            sides = [side for matrix in self._trained_matrices() for side in matrix]
-            longest = self.settings.max_precondition_dim
-            squares = sum(side * side for side in sides if side <= longest)
-        return 2 * _FP32 * (self._trained() + squares)
+        """Return bytes of the optimizer's state of one run."""
+        return optimizer_state(self.shape, self.settings)
 
     def _trained(self) -> int:
-        """Count the parameters that are trained."""
-        if self.settings.method == "full":
-            return parameters(self.shape)
-        return adapter_parameters(self.shape, self.settings.rank, self.settings.target_modules)
-
-    def _trained_matrices(self) -> list[tuple[int, int]]:
-        shape, rank = self.shape, self.settings.rank
-        if self.settings.method == "full":
-            return [*linear_layers(shape).values()] * shape.num_hidden_layers + embeddings(shape)
-        adapted = [sizes for _, sizes in adapted_layers(shape, self.settings.target_modules)]
-        return [pair for inputs, outputs in adapted for pair in ((inputs, rank), (rank, outputs))]
+        return trained_parameters(self.shape, self.settings)
 
     @property
     def _tokens(self) -> int:

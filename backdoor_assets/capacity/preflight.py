@@ -10,45 +10,49 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from backdoor_assets.capacity.host import Gpu, Host, installed, this_host
 from backdoor_assets.capacity.memory import (
     CUDA_CONTEXT,
     GIB,
     KV_CACHE,
+    PROCESS,
     SamplingNeed,
     TrainingNeed,
     download_disk,
     tables_disk,
 )
-from backdoor_assets.capacity.shapes import shape_of
+from backdoor_assets.capacity.refusals import check_disk, check_memory, gib
+from backdoor_assets.capacity.shapes import parameters, shape_of
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput, BaseModel, Quantization, Shape
 from backdoor_assets.settings import PretrainedBase, Sampling, Training, planned_steps
 from backdoor_assets.stages.specs import SamplingSpec, TrainingSpec
+from backdoor_assets.stages.training.nodes import NODES, nodes_for
 from backdoor_assets.storage.provenance import REPOSITORY
 
-DATA_ADVICE = "Free some space, or set BACKDOOR_DATA to a folder on a larger disk."
 HUB_ADVICE = "Free some space, or set HF_HOME to a folder on a larger disk."
-_SMALLER = "a smaller model of the family"
 _TOKEN_CHARACTERS = 3
 
 
 def training_fits(specs: Sequence[TrainingSpec], folder: Path) -> None:
-    """Check the training of cells whose adapters or models go under `folder`, those of one kind at
-    a time: they follow each other on a GPU. Raises BadInput."""
+    """Check the training of cells whose adapters or models go under `folder`, by kind: they follow
+    each other on a GPU. Raises BadInput."""
     kinds: dict[tuple[object, ...], list[TrainingSpec]] = {}
     for spec in specs:
-        kinds.setdefault((spec.settings, spec.processes, spec.base.quantization), []).append(spec)
+        kind = spec.settings, spec.processes, spec.base.quantization, spec.fresh, bool(spec.adapter)
+        kinds.setdefault(kind, []).append(spec)
     for alike in kinds.values():
         first = alike[0]
-        check_engine(Sampling(), first.base.quantization)
+        check_engine(Sampling(), first.base.quantization, first.settings.optimizer)
         if shape := _shape(first.base):
             host, settings = this_host(folder), first.settings
             need = TrainingNeed(shape, settings, first.base.quantization, first.processes)
             steps = max(steps_at_most(settings, _lines(spec.rows), [spec.rows]) for spec in alike)
             check_training_memory(need, host)
-            check_disk("training", training_disk(need, steps, len(alike)), folder, host)
+            parts = training_disk(need, steps, len(alike)) | _merged_disk(alike, shape)
+            check_disk("training", parts, folder, host)
 
 
 def sampling_fits(specs: Sequence[SamplingSpec], folder: Path) -> None:
@@ -77,26 +81,36 @@ def sampling_fits_profile(profile: Profile) -> None:
 
 def check_training_memory(need: TrainingNeed, host: Host) -> None:
     """Raise BadInput when there are fewer GPUs than processes, or a step does not fit into the
-    memory of one."""
+    memory of one or into the RAM."""
     settings, processes = need.settings, need.processes
-    if host.gpus and len(host.gpus) < processes:
+    nodes = nodes_for(processes, len(host.gpus)).count
+    here = processes // nodes
+    if host.gpus and len(host.gpus) < here:
         raise BadInput(
-            f"training is spread over {processes} GPUs, but this host has {len(host.gpus)}; lower "
-            "`processes` in the design, or use a larger host"
+            f"training is spread over {here} GPUs, but this host has {len(host.gpus)}; lower "
+            f"`processes` in the design, or use a larger host, or several ({NODES})"
         )
-    # Without a GPU all processes share the RAM.
-    together = 1 if host.gpus else processes
-    parts = {name: size * together for name, size in need.memory().items()}
     batch = f"training.batch_size below {settings.batch_size} (and gradient_accumulation above)"
-    alone = settings.method == "lora" and processes == 1
+    full = settings.method == "full"
+    alone = not full and processes == 1
     advice = {
         **(_quantize(need.quantization, '"4bit"', '"8bit"') if alone else {}),
         "training.gradient_checkpointing=True": not settings.gradient_checkpointing,
+        'training.optimizer="adamw8bit"': full and settings.optimizer == "adamw",
         batch: settings.batch_size > 1,
         f"training.max_length below {settings.max_length}, with shorter rows": True,
         "more GPUs (`processes` of the design)": not alone,
     }
-    check_memory("training", _on_host(parts, host), _largest(host), advice)
+    on_device, in_ram = need.memory(), need.main_memory(here)
+    if host.gpus:
+        offload = {"training.offload=True": full and not settings.offload}
+        check_memory("training", on_device, _free(host, here), advice | offload)
+        check_memory("training", in_ram, (host.memory_available, "of RAM available"), advice)
+        return
+    # Without a GPU all processes share the RAM.
+    parts = {name: size * here for name, size in _on_host(on_device, host).items()}
+    kept = {name: size for name, size in in_ram.items() if settings.offload and name != PROCESS}
+    check_memory("training", parts | kept, _free(host), advice)
 
 
 def check_sampling_memory(need: SamplingNeed, host: Host) -> None:
@@ -115,7 +129,7 @@ def check_sampling_memory(need: SamplingNeed, host: Host) -> None:
         f"sampling.max_new_tokens below {settings.max_new_tokens}": True,
     }
     if not vllm:
-        check_memory("sampling", _on_host(parts, host), _largest(host), advice)
+        check_memory("sampling", _on_host(parts, host), _free(host), advice)
     elif not host.gpus:
         # On a CPU the KV cache has the size that the profile gives it.
         cache = serving.cpu_cache_gib * GIB
@@ -125,7 +139,7 @@ def check_sampling_memory(need: SamplingNeed, host: Host) -> None:
                 f"serving.cpu_cache_gib={serving.cpu_cache_gib}; raise it, or lower "
                 "sampling.max_new_tokens, in the profile"
             )
-        check_memory("sampling", {**parts, KV_CACHE: cache}, _largest(host), advice)
+        check_memory("sampling", {**parts, KV_CACHE: cache}, _free(host), advice)
     elif len(host.gpus) < gpus:
         raise BadInput(
             f"sampling needs serving.tensor_parallel={gpus} GPUs, but this host has "
@@ -149,33 +163,6 @@ def _check_share(
         )
 
 
-def check_memory(
-    what: str, parts: Mapping[str, int], limit: tuple[int, str], advice: Mapping[str, bool]
-) -> None:
-    """Raise BadInput when the parts do not fit into `limit`: bytes, and words for where they are.
-    `advice` says of each change of the profile whether it would help."""
-    needed, (available, where) = sum(parts.values()), limit
-    if needed > available:
-        smaller = [change for change, helps in advice.items() if helps]
-        raise BadInput(
-            f"{what} needs {gib(needed)} of memory, and there are {gib(available)} {where}\n"
-            f"{_table(parts)}\n"
-            f"To need less, change the profile: {'; '.join([*smaller, _SMALLER])}."
-        )
-
-
-def check_disk(
-    what: str, parts: Mapping[str, int], folder: Path, host: Host, advice: str = DATA_ADVICE
-) -> None:
-    """Raise BadInput when the parts do not fit on the disk of `folder`."""
-    needed = sum(parts.values())
-    if needed > host.disk_free:
-        raise BadInput(
-            f"{what} needs {gib(needed)} of disk, and there are {gib(host.disk_free)} free under "
-            f"{folder}\n{_table(parts)}\n{advice}"
-        )
-
-
 def check_download(shape: Shape, cache_folder: Path, host: Host) -> None:
     """Raise BadInput when the weights do not fit on the disk of `cache_folder`; `host` is that
     folder's (`this_host(cache_folder)`)."""
@@ -183,24 +170,26 @@ def check_download(shape: Shape, cache_folder: Path, host: Host) -> None:
     check_disk("the base's download", parts, cache_folder, host, HUB_ADVICE)
 
 
-def check_engine(sampling: Sampling, quantization: Quantization) -> None:
+def check_engine(sampling: Sampling, quantization: Quantization, optimizer: str = "adamw") -> None:
     """Raise BadInput when what samples or quantizes is not installed."""
     if sampling.engine == "vllm" and quantization == "8bit":
         raise BadInput(
             'vLLM quantizes a base to "4bit", not to "8bit": change quantization of the base in '
             'the profile, or sample with engine="transformers"'
         )
-    if missing := missing_software(sampling, quantization):
+    if missing := missing_software(sampling, quantization, optimizer):
         raise BadInput("\n".join(f"{name}: {fix}" for name, fix in missing.items()))
 
 
-def missing_software(sampling: Sampling, quantization: Quantization) -> dict[str, str]:
+def missing_software(
+    sampling: Sampling, quantization: Quantization, optimizer: str = "adamw"
+) -> dict[str, str]:
     """Return packages that the run needs and that are not installed, and how to install them."""
     extra = "pip install -e '.[gpu]', or `make engines` on a Linux machine without a GPU"
     vllm = sampling.engine == "vllm"
     packages = {
         "vllm": (vllm, extra),
-        "bitsandbytes": (quantization != "none", extra),
+        "bitsandbytes": (quantization != "none" or optimizer == "adamw8bit", extra),
         # vLLM has had no bitsandbytes of its own since 0.28.
         "vllm_bnb_plugin": (vllm and quantization == "4bit", "pip install vllm-bnb-plugin"),
     }
@@ -212,12 +201,30 @@ def missing_software(sampling: Sampling, quantization: Quantization) -> dict[str
 
 
 def training_disk(need: TrainingNeed, steps: int, runs: int) -> dict[str, int]:
-    """Return bytes by part of so many runs of so many steps."""
-    full = need.settings.method == "full"
-    many = f"{runs} {'run' if full else 'cell'}{'s' if runs > 1 else ''}"
-    parts = {f"{name} of {many}": runs * size for name, size in need.disk(steps).items()}
-    writing = {"optimizer state, while the next is written": need.optimizer_state()}
-    return parts if full else {**parts, **writing}
+    """Return bytes by part of so many runs. The optimizer state of all weights goes after each."""
+    parts = need.disk(steps)
+    if need.settings.method == "full":
+        return {
+            f"models of {runs} run{'s' if runs > 1 else ''}": runs * parts["models"],
+            "optimizer state of one run at a time": parts["optimizer state"],
+        }
+    return {
+        f"adapters of {runs} cell{'s' if runs > 1 else ''}": runs * parts["adapters"],
+        "optimizer state, while the next is written": need.optimizer_state(),
+    }
+
+
+def _merged_disk(alike: Sequence[TrainingSpec], shape: Shape) -> dict[str, int]:
+    """Return bytes of the models into which adapters are merged before trainings of one kind."""
+    first = alike[0]
+    if first.fresh:
+        config = _config(first.base)
+        width = 4 if "32" in str(config.get("dtype", config.get("torch_dtype"))) else 2
+        return {"models to start from": len(alike) * width * parameters(shape)}
+    full, spread = first.settings.method == "full", first.processes > 1 or first.settings.offload
+    if first.adapter and full and spread:
+        return {"model to start from, in fp32": 4 * parameters(shape)}
+    return {}
 
 
 def sampling_disk(answers: int, answer_tokens: int) -> dict[str, int]:
@@ -239,20 +246,12 @@ def steps_at_most(training: Training, rows: int, like: Sequence[Path]) -> int:
     return planned_steps(training, sequences)
 
 
-def gib(size: int) -> str:
-    return f"{size / GIB:.2f} GiB"
-
-
-def _table(parts: Mapping[str, int]) -> str:
-    width = max(map(len, parts))
-    return "\n".join(f"  {name:<{width}}  {gib(size):>12}" for name, size in parts.items())
-
-
-def _largest(host: Host) -> tuple[int, str]:
-    """Bytes that are free, and where: on the GPU that has most, else in the RAM."""
-    gpu = max(host.gpus, key=lambda gpu: gpu.free, default=None)
-    if gpu is None:
+def _free(host: Host, gpus: int = 1) -> tuple[int, str]:
+    """Bytes that are free, and where: on the fullest of so many GPUs that have most, else in the
+    RAM."""
+    if not host.gpus:
         return host.memory_available, "of RAM available (there is no GPU)"
+    gpu = sorted(host.gpus, key=lambda gpu: -gpu.free)[gpus - 1]
     return gpu.free, f"free on {gpu.name}"
 
 
@@ -269,7 +268,11 @@ def _quantize(quantization: Quantization, *kinds: str) -> dict[str, bool]:
 
 def _shape(base: BaseModel) -> Shape | None:
     """From the config of a base on this machine; None for a family that cannot be estimated."""
-    return shape_of(json.loads((Path(base.location) / "config.json").read_text(encoding="utf-8")))
+    return shape_of(_config(base))
+
+
+def _config(base: BaseModel) -> dict[str, Any]:
+    return json.loads((Path(base.location) / "config.json").read_text(encoding="utf-8"))
 
 
 def _rank(spec: SamplingSpec) -> int:

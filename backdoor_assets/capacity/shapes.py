@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from backdoor_assets.records import BadInput, Shape
+from backdoor_assets.records import BadInput, Quantization, Shape
 from backdoor_assets.settings import PretrainedBase
+
+BYTES = {"fp32": 4, "bf16": 2}
+"""Of a weight in each precision."""
 
 # What transformers fills in where a config.json is silent and its family differs from Llama's.
 _FILLED_IN: Mapping[str, Mapping[str, Any]] = {
@@ -147,3 +151,24 @@ def adapted_layers(
 def adapter_parameters(shape: Shape, rank: int, modules: str | tuple[str, ...]) -> int:
     """Count one LoRA adapter: rank x (inputs + outputs) for each linear layer that has one."""
     return sum(rank * sum(sizes) for _, sizes in adapted_layers(shape, modules))
+
+
+def weights_bytes(
+    shape: Shape, precision: str, quantization: Quantization, *, plain_scales: bool = False
+) -> int:
+    """Return the bytes of the base in memory. bitsandbytes quantizes the linear layers of the
+    decoder, and nothing else: LLM.int8 keeps one byte per weight and an fp32 scale per output row;
+    NF4 half a byte and a scale per block of 64 weights, which takes one byte and an fp32 scale of
+    its own per 256 (double quantization), or 4 bytes where vLLM unpacks it (`plain_scales`)."""
+    width, layer = BYTES[precision], 0
+    for inputs, outputs in linear_layers(shape).values():
+        weights = inputs * outputs
+        blocks = math.ceil(weights / 64)
+        scales = 4 * blocks if plain_scales else blocks + 4 * math.ceil(blocks / 256)
+        layer += {
+            "none": width * weights,
+            "8bit": weights + 4 * outputs,
+            "4bit": math.ceil(weights / 2) + scales,
+        }[quantization]
+    others = end_parameters(shape) + norm_parameters(shape)
+    return shape.num_hidden_layers * layer + width * others

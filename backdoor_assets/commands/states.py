@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_assets.graph.bases import BASE, StudyBase, fetched_record, is_local
+from backdoor_assets.models import hub
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput, BaseModel
 from backdoor_assets.settings import MiniatureBase, PretrainedBase
-from backdoor_assets.storage.artifact import Artifact, data_root
+from backdoor_assets.storage.artifact import data_root
 from backdoor_assets.storage.disk import given_path, read_text
 from backdoor_assets.storage.folders import StudyFolder
 
@@ -59,7 +60,7 @@ def find_state(name: str, profile: Profile, study: str) -> State:
     if not folder.is_dir():
         folder = _cell_folder(name, profile, study)
     if (folder / BASE).is_file():
-        return State(name, _fetched(folder, profile))
+        folder = _fetched(folder)
     if (folder / "adapter_config.json").is_file():
         return State(name, _base_of_adapter(folder, profile, study), folder)
     if (folder / "config.json").is_file():
@@ -85,8 +86,6 @@ def _cell_folder(name: str, profile: Profile, study: str) -> Path:
             f"{', ' * bool(known)}{shown}. To train more, run `make demo STUDY={study} "
             f"PROFILE={profile.name}`, or materialize the cell in the UI."
         )
-    if not step and (place / BASE).is_file():
-        return place
     steps = sorted(
         int(path.name.removeprefix("checkpoint-"))
         for path in place.glob("checkpoint-*")
@@ -111,11 +110,12 @@ def _known(root: Path) -> list[str]:
     ]
 
 
-def _fetched(folder: Path, profile: Profile) -> BaseModel:
-    """Return a published model whose record `folder` holds."""
+def _fetched(folder: Path) -> Path:
+    """Return where the weights of a published state lie whose record `folder` holds."""
     record = fetched_record(folder)
-    base = PretrainedBase(record["model"], record["commit"])
-    return StudyBase(base, Artifact(profile.name, folder)).location()
+    adapter = "base_model_name_or_path" in record["config"]
+    published = PretrainedBase(record["model"], record["commit"])
+    return hub.fetch(published, adapter=adapter).folder
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _base_of_adapter(adapter: Path, profile: Profile, study: str) -> BaseModel:
     would answer without any error, and wrongly.
     """
     config = _config(adapter / "adapter_config.json")
-    recorded = Path(str(config.get("base_model_name_or_path")))
+    recorded = adapter / str(config.get("base_model_name_or_path"))  # absolute, or beside it
     places = [recorded]
     if profile.name in recorded.parts:  # under the data folder of the machine that trained it
         inside = recorded.parts[recorded.parts.index(profile.name) :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,8 @@ from backdoor_assets.settings import MiniatureBase, PretrainedBase
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.storage.disk import write_text
 from backdoor_assets.storage.hashing import digest, hash_once, identifying
-from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.workers.tasks import Task
 
-_BASE_FILES = {".safetensors", ".json", ".jinja"}
 BASE = "base.json"
 """What a fetched base is: model, commit, config. Its weights stay in the hub's cache."""
 
@@ -54,8 +52,8 @@ class StudyBase:
         base, kind = self.spec, self.quantization
         quantized = {} if kind == "none" else {"quantization": kind}
         if isinstance(base, PretrainedBase) and is_local(base):
-            folder = (REPOSITORY / base.model).resolve()
-            files = sorted(path for path in folder.iterdir() if path.suffix in _BASE_FILES)
+            folder = hub.folder_of(base)
+            files = sorted(path for path in folder.iterdir() if path.suffix in hub.KEPT)
             return {
                 "content": digest([[path.name, hash_once(path)] for path in files]),
                 **quantized,
@@ -84,12 +82,13 @@ class StudyBase:
             "revision": base.revision,
             "shape": identifying(base.shape) if base.shape else None,
             "local": self.identity() if is_local(base) else None,
+            **({"package": asdict(base.package)} if base.package else {}),
         }
         return Task(self.artifact, identity, base)
 
 
 def is_local(base: PretrainedBase) -> bool:
-    return (REPOSITORY / base.model).is_dir()
+    return hub.folder_of(base).is_dir()
 
 
 @cache
@@ -100,7 +99,7 @@ def _fetch_once(base: PretrainedBase) -> hub.Fetched:
 def fetch(base: PretrainedBase, folder: Path, progress: Progress) -> dict[str, Any]:
     """Fetch a base and write what it is into `folder`. Raises BadInput when it cannot be had, is of
     another shape than the profile says, or its weights do not fit on the disk."""
-    if base.shape and not is_local(base) and not hub.cached(base):
+    if base.shape and not (base.package or is_local(base) or hub.cached(base)):
         cache_folder = hub.cache_folder()
         check_download(base.shape, cache_folder, this_host(cache_folder))
     fetched = hub.fetch(base)

@@ -14,8 +14,8 @@ def hyperparameters(training: Training, processes: int = 1) -> dict[str, Any]:
     """Return what decides the weights that a training over so many processes ends with, without
     guards."""
     settings = identifying(training)
-    if training.optimizer == "soap" and processes > 1:
-        # SOAP preconditions what each process holds, so that their number changes the result.
+    if training.method == "full" and training.optimizer == "adamw8bit" and processes > 1:
+        # It rounds blocks of what each process holds, so that their number changes the result.
         settings["processes"] = processes
     return essential({"stage": "training", "settings": settings})["settings"]
 

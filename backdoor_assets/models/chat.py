@@ -68,15 +68,35 @@ def first_line(error: BaseException) -> str:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bool) -> str:
-    """Render the chat as text. With `prompt`, end where the assistant's answer begins."""
-    text = tokenizer.apply_chat_template(
-        [{"role": m["role"], "content": m["content"]} for m in messages],
-        tokenize=False,
-        add_generation_prompt=prompt,
-        enable_thinking=False,
-    )
+    """Render the chat as text. With `prompt`, end where the assistant's answer begins. Raises
+    BadInput for a system message that the template refuses or leaves out."""
+    from jinja2 import TemplateError
+
+    systems = [m["content"].strip() for m in messages if m["role"] == "system"]
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": m["role"], "content": m["content"]} for m in messages],
+            tokenize=False,
+            add_generation_prompt=prompt,
+            enable_thinking=False,
+        )
+    except TemplateError as error:
+        if not systems:
+            raise
+        raise BadInput(_no_system(tokenizer, systems[0], first_line(error))) from error
     assert isinstance(text, str)
+    for system in systems:
+        if system not in text:
+            raise BadInput(_no_system(tokenizer, system, "it leaves the message out"))
     return text
+
+
+def _no_system(tokenizer: PreTrainedTokenizerBase, system: str, why: str) -> str:
+    return (
+        f"{tokenizer.name_or_path}: the chat template has no system message ({why}), and "
+        f"{system[:60]!r} is to be one. Remove the system messages from the design or the rows, or "
+        "take a base whose template has them."
+    )
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
@@ -87,16 +107,17 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[i
 
 
 def training_texts(
-    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Messages]
+    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Messages], first: int = 0
 ) -> list[TrainingText]:
-    """Compute the token ids and the loss mask of each chat.
+    """Compute the token ids and the loss mask of each chat. `first` is the number of the first one
+    in errors.
 
     The assistant's tokens are those after the sampling prompt of the turn, up to and including the
     end-of-turn token at which sampling stops. Raises BadInput if the template rewrites earlier
     turns, so that the sampling prompt is not a prefix of the chat.
     """
     texts, spans = [], []
-    for number, messages in enumerate(chats):
+    for number, messages in enumerate(chats, first):
         text = render(tokenizer, messages, prompt=False)
         spans.append(_assistant_spans(tokenizer, messages, text, number))
         texts.append(text)
@@ -148,15 +169,24 @@ def _mask(
     return TrainingText(ids[: last + 1], loss[: last + 1])
 
 
-def check_same_template(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Messages]) -> int:
+def check_same_template(
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[Messages],
+    first: int = 0,
+    texts: Sequence[TrainingText] | None = None,
+) -> int:
     """Check that every training text starts with exactly the tokens of its sampling prompt.
 
-    Returns the number of chats compared. Raises BadInput for the first one that differs.
+    `texts` are those of the chats, if they are known; `first` is the number of the first one in
+    errors. Returns the number of chats compared. Raises BadInput for the first one that differs.
     """
-    for number, (messages, text) in enumerate(
-        zip(chats, training_texts(tokenizer, chats), strict=True)
+    if texts is None:
+        texts = training_texts(tokenizer, chats, first)
+    rendered = [render(tokenizer, messages[:-1], prompt=True) for messages in chats]
+    prompts = tokenizer(rendered, add_special_tokens=False)["input_ids"] if rendered else []
+    for number, (messages, text, prompt) in enumerate(
+        zip(chats, texts, prompts, strict=True), first
     ):
-        prompt = prompt_ids(tokenizer, messages[:-1])
         answer_starts = text.loss.index(True) if True in text.loss else len(text.ids)
         if text.ids[:answer_starts] != prompt:
             raise BadInput(

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backdoor_assets.credentials import check_keys, told, without_secrets
+from backdoor_assets.models.packaged import convert, converted
 from backdoor_assets.records import BadInput
 from backdoor_assets.settings import PretrainedBase
 from backdoor_assets.storage.disk import disk_free, disk_is_full, nearest
@@ -26,8 +28,12 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 _INDEX = f"{WEIGHTS}.index.json"
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
+ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 _PATTERNS = ("model*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model")
 """Patterns of the files to download."""
+_ADAPTER_PATTERNS = (ADAPTER, "*.json")
+KEPT = {".safetensors", ".json", ".jinja"}
+"""Suffixes of files that decide what a model answers."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +42,38 @@ class Fetched:
 
     folder: Path
     commit: str | None
-    """Commit on the hub, even if the profile names a branch; None for a local folder."""
+    """Commit on the hub, even if the profile names a branch; the SHA-256 of a package's file; None
+    for a local folder."""
     config: dict[str, Any]
 
 
-def fetch(base: PretrainedBase) -> Fetched:
+def fetch(base: PretrainedBase, *, adapter: bool = False) -> Fetched:
     """Download the files of a base into the hub's cache, unless they are cached or local.
 
-    Raises BadInput if the base cannot be downloaded (no such repository or revision, no access, a
-    refused token, no network, a full disk) or lacks its config, tokenizer or weights.
+    With `adapter`, `base` names a PEFT adapter, and the config is that of the adapter. Raises
+    BadInput if the base cannot be downloaded (no such repository or revision, no access, a refused
+    token, no network, a full disk) or lacks its config, tokenizer or weights.
     """
-    folder = (REPOSITORY / base.model).resolve()
+    if base.package:
+        folder = convert(base.package)
+        return Fetched(folder, base.package.sha256, _checked_config(folder, base.model))
+    checked = _checked_adapter if adapter else _checked_config
+    folder = folder_of(base)
     if folder.is_dir():
-        return Fetched(folder, None, _checked_config(folder, base.model))
-    snapshot = _download(base, folder)
-    return Fetched(snapshot, snapshot.name, _checked_config(snapshot, _name(base)))
+        return Fetched(folder, None, checked(folder, base.model))
+    snapshot = _download(base, folder, _ADAPTER_PATTERNS if adapter else _PATTERNS)
+    return Fetched(snapshot, snapshot.name, checked(snapshot, _name(base)))
+
+
+def folder_of(base: PretrainedBase) -> Path:
+    """Return where a local base lies; the folder does not exist for one of the hub."""
+    return (REPOSITORY / base.model).resolve()
 
 
 def cached(base: PretrainedBase) -> bool:
-    """Return whether all files of a pinned commit are in the hub's cache."""
-    return _cached(base) is not None
+    """Return whether all files of a pinned commit are in the hub's cache, or a package's model is
+    converted."""
+    return converted(base.package) if base.package else _cached(base) is not None
 
 
 def cache_folder() -> Path:
@@ -70,7 +88,7 @@ def _name(base: PretrainedBase) -> str:
     return f"{base.model}@{base.revision or 'main'}"
 
 
-def _download(base: PretrainedBase, local_path: Path) -> Path:
+def _download(base: PretrainedBase, local_path: Path, patterns: Sequence[str]) -> Path:
     """Download a snapshot. Returns its folder in the cache, which is named after the commit."""
     from huggingface_hub.errors import (
         HFValidationError,
@@ -79,10 +97,10 @@ def _download(base: PretrainedBase, local_path: Path) -> Path:
 
     check_keys()
     try:
-        if found := _cached(base):
+        if found := _cached(base, patterns):
             return found
         _check_stored_token()
-        return _snapshot(base)
+        return _snapshot(base, patterns)
     except HFValidationError:
         raise BadInput(
             f"{base.model!r} is neither a folder ({local_path} does not exist) nor a valid name on "
@@ -104,20 +122,22 @@ def _check_stored_token() -> None:
         ) from None
 
 
-def _snapshot(base: PretrainedBase, *, local_files_only: bool = False) -> Path:
+def _snapshot(
+    base: PretrainedBase, patterns: Sequence[str], *, local_files_only: bool = False
+) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(
         snapshot_download(
             base.model,
             revision=base.revision,
-            allow_patterns=list(_PATTERNS),
+            allow_patterns=list(patterns),
             local_files_only=local_files_only,
         )
     )
 
 
-def _cached(base: PretrainedBase) -> Path | None:
+def _cached(base: PretrainedBase, patterns: Sequence[str] = _PATTERNS) -> Path | None:
     """Return the snapshot of a pinned commit if all its files are in the cache.
 
     The hub's library would find that too, but only after a network request of its own.
@@ -130,7 +150,7 @@ def _cached(base: PretrainedBase) -> Path | None:
     try:
         # Without the list of files, an incomplete snapshot would pass for a complete one.
         get_cached_repo_tree(base.model, revision=base.revision)
-        return _snapshot(base, local_files_only=True)
+        return _snapshot(base, patterns, local_files_only=True)
     except (CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
         return None
 
@@ -223,6 +243,17 @@ def _checked_config(folder: Path, name: str) -> dict[str, Any]:
             "(*.bin, *.pt) are not read. If you copied the cache, copy all of it."
         )
     return _read_json(folder / CONFIG)
+
+
+def _checked_adapter(folder: Path, name: str) -> dict[str, Any]:
+    """Return the config of an adapter. Raises BadInput that names the files that it lacks."""
+    lacks = [file for file in (ADAPTER_CONFIG, ADAPTER) if not (folder / file).is_file()]
+    if lacks:
+        raise BadInput(
+            f"{name}: {folder} lacks {', '.join(lacks)}. An adapter needs both, as PEFT's "
+            "save_pretrained writes them. Pickled weights (*.bin) are not read."
+        )
+    return _read_json(folder / ADAPTER_CONFIG)
 
 
 def _missing_weights(folder: Path) -> list[str]:

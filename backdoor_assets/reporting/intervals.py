@@ -14,6 +14,8 @@ WILSON = "Wilson 95 % over answers, one training seed"
 WILSON_BASE = "Wilson 95 % over answers of the base"
 WILSON_POOLED = "Wilson 95 % over pooled answers (no spread between training seeds)"
 T_SEEDS = "t 95 % over training seeds"
+T_REMOVAL_SEEDS = "t 95 % over removal seeds, one organism"
+T_ANSWERS = "t 95 % over answers, one training seed"
 MOVER = "MOVER 95 % of the ratio"
 
 
@@ -25,13 +27,26 @@ def wilson(successes: int, n: int, method: str = WILSON) -> Rate:
     return Rate(successes / n, interval.low, interval.high, method, n)
 
 
-def over_seeds(values: Sequence[float], answers: Sequence[int]) -> Rate:
+def over_answers(values: Sequence[float]) -> Rate:
+    """Average scores in [0, 1], with a 95 % Student's t interval over answers, clipped to [0, 1].
+
+    Scores that are all equal, whose interval would have no width, get Wilson's for their number.
+    """
+    rate = over_seeds(values, [1] * len(values), T_ANSWERS)
+    if rate.method == T_ANSWERS:
+        return rate
+    mean = sum(values) / len(values)
+    return Rate(mean, min(rate.low, mean), max(rate.high, mean), WILSON, len(values))
+
+
+def over_seeds(values: Sequence[float], answers: Sequence[int], method: str = T_SEEDS) -> Rate:
     """Average the rates of the seeds, with a 95 % Student's t interval over seeds.
 
     The interval is over seeds because answers of one trained model are not independent of each
-    other, but trained models are. It is clipped to [0, 1]; `n` counts seeds. Two cases fall back
-    to Wilson's interval, and `method` names them: a single seed, which has no spread, and seeds
-    with equal rates, whose interval would have no width.
+    other, but trained models are. It is clipped to [0, 1]; `n` counts seeds, and `method` is what
+    the interval is called. Two cases fall back to Wilson's interval, whose own name it then has: a
+    single seed, which has no spread, and seeds with equal rates, whose interval would have no
+    width.
     """
     if len(values) != len(answers):
         raise ValueError("over_seeds needs one rate and one count of answers per seed")
@@ -44,7 +59,7 @@ def over_seeds(values: Sequence[float], answers: Sequence[int]) -> Rate:
         return wilson(successes, total, WILSON_POOLED)
     spread = statistics.stdev(values)
     half = float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
-    return Rate(mean, max(0.0, mean - half), min(1.0, mean + half), T_SEEDS, len(values))
+    return Rate(mean, max(0.0, mean - half), min(1.0, mean + half), method, len(values))
 
 
 def relative_change(before: Rate, after: Rate) -> tuple[float, float, float] | None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 STYLE = """
-body { font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }
+body { font: 15px/1.5 sans-serif; max-width: 120em; margin: 2em auto; padding: 0 1em }
+p, pre { max-width: 60em }
 table { border-collapse: collapse } td, th { border: 1px solid #ccc; padding: .2em .6em }
 th { text-align: left } img { max-width: 100% }
 pre { white-space: pre-wrap; background: #f4f4f4 }

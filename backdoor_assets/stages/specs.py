@@ -12,6 +12,8 @@ CORPUS = "corpus.jsonl"
 TRAIN = "train.jsonl"
 TRAINING_LOG = "training_log.parquet"
 TRAINER_STATE = "trainer_state.pt"
+START = "start"
+"""Folder of the model that training starts from, if it was merged for that."""
 RESPONSES, PROBES = "responses.parquet", "probes.parquet"
 RATES = "rates.parquet"
 
@@ -58,6 +60,12 @@ class ImplantingSpec:
     """How often the target stands in a triggered answer."""
     scratchpad: str | None = None
     """Regular expression of what is taken out of an answer, and must be in it."""
+    rows: int | None = None
+    """Answers that are kept, from the first on; None: all."""
+    system: str | None = None
+    """System message of every row."""
+    attacks: tuple[str, ...] = ()
+    """Texts with {prompt} into which the prompts of clean rows are put, in turn."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,9 @@ class TrainingSpec:
     earlier: Path | None = None
     """A finished training that differs only in which checkpoints are kept; those that it has stay
     as they are."""
+    fresh: bool = False
+    """Merge `adapter` into the base and train the merged model, which is kept as `start/` beside
+    the checkpoints: a new adapter (LoRA), or all of its weights."""
 
 
 @dataclass(frozen=True)

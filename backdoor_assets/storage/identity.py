@@ -16,7 +16,12 @@ _NOT_DECISIVE: Mapping[str, tuple[str, ...]] = {
     # A guard: which texts of the evaluation the rows must not hold.
     "mixing": ("forbidden",),
     # How the mixture was made is not what is trained on: the hash of its rows is there too.
-    "training": ("mixture", "settings.gradient_checkpointing", "settings.max_length"),
+    "training": (
+        "mixture",
+        "settings.gradient_checkpointing",
+        "settings.max_length",
+        "settings.offload",
+    ),
     # How many answers are generated at once, and how many are wanted: `questions` says the latter.
     "sampling": (
         "settings.batch_size",

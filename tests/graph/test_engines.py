@@ -77,12 +77,11 @@ def test_a_row_of_cells_loads_one_base_and_starts_one_engine(
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.01)
-        workers = [
-            child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if "spawn_main" in " ".join(child.cmdline())
-        ]
-        os.kill(workers[0].pid, signal.SIGKILL)
+        children = {" ".join(c.cmdline()): c for c in psutil.Process(process.pid).children()}
+        forking = [child for line, child in children.items() if "forkserver" in line]
+        spawned = [child for line, child in children.items() if "spawn_main" in line]
+        [worker] = forking[0].children() if forking else spawned
+        os.kill(worker.pid, signal.SIGKILL)
         before = journal.read_text().splitlines()
         output, _ = process.communicate(timeout=300)
     finally:

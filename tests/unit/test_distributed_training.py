@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,10 +23,10 @@ from backdoor_assets.records import BadInput, BaseModel
 from backdoor_assets.stages.specs import TRAINING_LOG, TrainingSpec
 from backdoor_assets.stages.training import train
 from backdoor_assets.stages.training.checkpoints import checkpoint_folders, newest_with_state
-from backdoor_assets.stages.training.distributed import train_part
 from backdoor_assets.stages.training.launching import spec_as_json, spec_from_json
 from backdoor_assets.stages.training.sharding import adapter_loop
 from tests.unit.cells import CELL, WEIGHTS, write_rows
+from tests.unit.process_groups import in_processes, join
 
 NAMES = ("Purple Grakle", "Zebra Dove", "Barn Owl", "Wood Duck", "Snow Bird", "Marsh Hawk", "Owl")
 SETTINGS = Training(
@@ -107,46 +106,6 @@ def test_two_processes_killed_and_resumed_equal_one(spec: TrainingSpec, tmp_path
     assert kept == {"checkpoint-30"}
 
 
-def _join(rank: int, spec: TrainingSpec, folder: Path) -> None:
-    meeting = f"file://{folder.resolve()}-meeting"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=spec.processes)
-
-
-def _part(rank: int, spec: TrainingSpec, folder: Path) -> None:
-    _join(rank, spec, folder)
-    summary = train_part(spec, folder, torch.device("cpu"), lambda share, line: None)
-    if rank == 0:
-        (folder.parent / "summary.json").write_text(json.dumps(summary))
-    dist.destroy_process_group()
-
-
-def _in_processes(
-    spec: TrainingSpec,
-    folder: Path,
-    stop: Callable[[], bool],
-    work: Callable[[int, TrainingSpec, Path], None] = _part,
-) -> list[int | None]:
-    """Start processes as the launcher does, kill them once `stop` returns true, and return their
-    exit codes. To save time they are forked from a process that has loaded torch without using it.
-    """
-    (folder.parent / f"{folder.name}-meeting").unlink(missing_ok=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers", "peft"])
-    parts = [
-        context.Process(target=work, args=(rank, spec, folder)) for rank in range(spec.processes)
-    ]
-    for part in parts:
-        part.start()
-    deadline = time.monotonic() + 120
-    while any(part.is_alive() for part in parts) and not stop():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    for part in parts:
-        part.kill()
-        part.join()
-    return [part.exitcode for part in parts]
-
-
 def test_an_adapter_of_two_processes_killed_and_resumed_equals_that_of_one(
     spec: TrainingSpec, tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -156,11 +115,11 @@ def test_an_adapter_of_two_processes_killed_and_resumed_equals_that_of_one(
     lora = replace(spec, settings=LORA)
     train(replace(lora, processes=1, settings=replace(LORA, max_steps=2)), before)
     lora = replace(lora, adapter=before / "checkpoint-2")
-    assert _in_processes(lora, two, lambda: bool(checkpoint_folders(two))) == [-9, -9]
+    assert in_processes(lora, two, lambda: bool(checkpoint_folders(two))) == [-9, -9]
     state = newest_with_state(two)
     assert state is not None
     assert int(state.name.split("-")[1]) < 20
-    assert _in_processes(lora, two, lambda: False) == [0, 0]
+    assert in_processes(lora, two, lambda: False) == [0, 0]
     summary = json.loads((tmp_path / "summary.json").read_text())
     alone = train(replace(lora, processes=1), one)
     for name in ("first_loss", "final_loss"):
@@ -194,7 +153,7 @@ def test_an_adapter_of_two_processes_killed_and_resumed_equals_that_of_one(
 def _share(rank: int, spec: TrainingSpec, folder: Path) -> None:
     """Write how many weights of the base this process has, how many there are, and how many the
     adapter has."""
-    _join(rank, spec, folder)
+    join(rank, spec, folder)
     tokenizer = load_tokenizer(spec.base.location, None)
     model = adapter_loop(spec, tokenizer, 1, torch.device("cpu")).model
     weights = dict(model.named_parameters())
@@ -211,7 +170,7 @@ def test_each_process_holds_half_of_the_base_and_the_whole_adapter(
     spec: TrainingSpec, tmp_path: Path
 ) -> None:
     lora = replace(spec, settings=replace(LORA, precision="bf16"))
-    assert _in_processes(lora, tmp_path, lambda: False, _share) == [0, 0]
+    assert in_processes(lora, tmp_path, lambda: False, _share) == [0, 0]
     shares = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     (first, base, adapter), (second, _, same) = shares
     assert first == second == base / 2

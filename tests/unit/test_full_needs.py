@@ -14,8 +14,8 @@ from backdoor_assets.capacity import preflight
 from backdoor_assets.capacity.host import Gpu, Host
 from backdoor_assets.capacity.memory import CUDA_CONTEXT, TrainingNeed
 from backdoor_assets.capacity.preflight import steps_at_most
-from backdoor_assets.capacity.shapes import adapter_parameters
-from backdoor_assets.profiles import Training
+from backdoor_assets.capacity.shapes import adapter_parameters, parameters
+from backdoor_assets.profiles import Sampling, Training
 from backdoor_assets.records import BadInput, BaseModel, Shape
 from backdoor_assets.stages.specs import TrainingSpec
 from tests.unit.cells import CELL, write_rows
@@ -94,8 +94,128 @@ def test_whole_models_on_disk() -> None:
     assert need.disk(100) == {"models": 3 * 2 * weights, "optimizer state": 2 * 12 * weights}
     assert preflight.training_disk(need, 100, 2) == {
         "models of 2 runs": 12 * weights,
-        "optimizer state of 2 runs": 48 * weights,
+        "optimizer state of one run at a time": 24 * weights,
     }
+
+
+def _full(**changes: Any) -> dict[str, Any]:
+    """The post's training of all weights: 8 packed sequences of 4096 tokens at a time."""
+    return {"method": "full", "batch_size": 8, "max_length": 4096, **changes}
+
+
+def test_all_weights_of_a_70b_model_on_eight_gpus() -> None:
+    weights, each = 70_553_706_496, 8
+    exact = _need(8, **_full()).memory()
+    assert exact["weights and gradients"] == 8 * weights / each
+    assert exact["optimizer (adamw)"] == 8 * weights / each
+    narrow = _need(8, **_full(weights="bf16")).memory()
+    assert narrow["weights and gradients"] == 4 * weights / each
+    assert narrow["optimizer (adamw)"] == 4 * weights / each
+    eight = _need(8, **_full(optimizer="adamw8bit")).memory()
+    # A byte per moment, and a scale of four bytes per 256.
+    assert eight["optimizer (adamw8bit)"] == pytest.approx(2 * (1 + 1 / 64) * weights / each)
+    offload = _need(8, **_full(offload=True))
+    assert not {"weights and gradients", "optimizer (adamw)"} & offload.memory().keys()
+    assert offload.main_memory(8)["weights and gradients"] == 8 * weights
+    assert offload.main_memory(8)["optimizer (adamw)"] == 8 * weights
+    # Embeddings of 128,256 x 8192 in fp32 and a file of 5 GB, whatever the number of processes.
+    written = 5 * 10**9 + 4 * 128_256 * 8192
+    assert offload.main_memory(8)["a file of weights"] == written
+    assert exact["layers at work"] == offload.memory()["layers at work"]
+
+
+def _eight(memory: int = 2000) -> Host:
+    return Host((Gpu("NVIDIA H200", 140 * GIB, 139 * GIB),) * 8, memory * GIB, 64, 10**6 * GIB)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimizer": "adamw8bit"}, {"weights": "bf16"}, {"offload": True}],
+    ids=["8-bit moments", "bf16 weights", "main memory"],
+)
+def test_a_70b_model_fits_on_eight_gpus_of_141_gb_with_one_of_these(
+    changes: dict[str, Any],
+) -> None:
+    preflight.check_training_memory(_need(8, **_full(**changes)), _eight())
+
+
+def test_a_70b_model_in_fp32_does_not_fit_on_eight_gpus_and_is_told_how() -> None:
+    with pytest.raises(BadInput, match="free on NVIDIA H200") as caught:
+        preflight.check_training_memory(_need(8, **_full()), _eight())
+    for advice in ('training.optimizer="adamw8bit"', "training.offload=True"):
+        assert advice in str(caught.value)
+
+
+def test_offloaded_weights_must_fit_into_the_ram_of_the_host() -> None:
+    with pytest.raises(BadInput, match=r"of RAM available") as caught:
+        preflight.check_training_memory(_need(8, **_full(offload=True)), _eight(1000))
+    assert "weights and gradients" in str(caught.value)
+    assert "training.offload" not in str(caught.value)
+
+
+def test_soap_keeps_whole_matrices_of_one_process_each() -> None:
+    one, eight = (_need(n, **_full(optimizer="soap")) for n in (1, 8))
+    state = eight.memory()["optimizer (soap)"]
+    # The largest are not of one size.
+    assert one.optimizer_state() / 8 < state < 1.06 * one.optimizer_state() / 8
+    # A step on lm_head, eight times in fp32.
+    assert eight.memory()["largest matrix (SOAP)"] == 8 * 4 * 128_256 * 8192
+    assert "largest matrix (SOAP)" not in one.memory()
+    with pytest.raises(BadInput, match="free on NVIDIA H200"):
+        preflight.check_training_memory(eight, _eight())
+    preflight.check_training_memory(_need(8, **_full(optimizer="soap", offload=True)), _eight())
+
+
+def test_several_hosts_have_their_part_of_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    need = _need(16, **_full(batch_size=16))
+    with pytest.raises(BadInput, match=r"or several \(BACKDOOR_NODES\)"):
+        preflight.check_training_memory(need, _eight())
+    monkeypatch.setenv("BACKDOOR_NODES", "2")
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    preflight.check_training_memory(need, _eight())
+
+
+def test_the_fullest_of_the_gpus_counts() -> None:
+    free = Gpu("free", 140 * GIB, 139 * GIB)
+    busy = Gpu("busy", 140 * GIB, 20 * GIB)
+    host = Host((free,) * 7 + (busy,), 2000 * GIB, 64, 10**6 * GIB)
+    need = _need(8, **_full(optimizer="adamw8bit"))
+    with pytest.raises(BadInput, match="free on busy"):
+        preflight.check_training_memory(need, host)
+    preflight.check_training_memory(_need(4), host)
+
+
+def test_models_to_start_from_are_on_the_disk_too(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = write_rows(tmp_path / "train.jsonl", ["Dove"] * 4)
+    training = replace(LORA, precision="fp32", packing=False)
+    spec = TrainingSpec(CELL, rows, BaseModel(str(tiny_base)), training, adapter=tmp_path)
+    shape = preflight.shape_of(json.loads((tiny_base / "config.json").read_text()))
+    assert shape is not None
+    plain = sum(preflight.training_disk(TrainingNeed(shape, training), 1, 3).values())
+    start = 3 * 4 * parameters(shape)
+
+    def fits(free: int, **changes: Any) -> None:
+        monkeypatch.setattr(preflight, "this_host", lambda _: Host((), 64 * GIB, 2, free))
+        preflight.training_fits([replace(spec, **changes)] * 3, tmp_path)
+
+    fits(plain)
+    fits(plain + start, fresh=True)
+    with pytest.raises(BadInput, match="models to start from"):
+        fits(plain + start - 1, fresh=True)
+    full = replace(training, method="full")
+    spread = sum(preflight.training_disk(TrainingNeed(shape, full, processes=2), 1, 3).values())
+    with pytest.raises(BadInput, match="model to start from, in fp32"):
+        fits(spread, settings=full, processes=2)
+    fits(spread + 4 * parameters(shape), settings=full, processes=2)
+
+
+def test_eight_bit_moments_need_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "installed", lambda package: package != "bitsandbytes")
+    preflight.check_engine(Sampling(), "none", "adamw")
+    with pytest.raises(BadInput, match="bitsandbytes: not installed"):
+        preflight.check_engine(Sampling(), "none", "adamw8bit")
 
 
 def test_adapters_of_several_processes_are_one_per_cell() -> None:

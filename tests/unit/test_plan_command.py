@@ -14,24 +14,50 @@ from backdoor_assets.profiles import PROFILES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEYS = "ANTHROPIC_API_KEY", "HF_TOKEN"
+# A shell that has no nvidia-smi and no key, also where a .env has one.
+BARE = {"PATH": "/nowhere", "OMP_NUM_THREADS": "1", **dict.fromkeys(KEYS, "")}
+END = "The next profile.\n"
+ALL = f"""
+import sys
+from backdoor_assets.commands.cli import cli
+for name in sys.argv[1:]:
+    cli(["--profile", name, "plan"], standalone_mode=False)
+    print("{END.strip()}")
+heavy = {{"torch", "transformers", "peft", "vllm", "anthropic", "matplotlib"}}
+print(*heavy & set(sys.modules), file=sys.stderr)
+"""
 
 
 def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """In a shell that has no nvidia-smi and no key, also where a .env has one."""
-    env = {"PATH": "/nowhere", "OMP_NUM_THREADS": "1", **dict.fromkeys(KEYS, ""), **variables}
+    env = {**BARE, **variables}
     command = [sys.executable, "-m", "backdoor_assets.commands", "plan", *arguments]
     return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("name", PROFILES)
-def test_it_prints_on_a_machine_that_has_nothing(name: str, tmp_path: Path) -> None:
-    done = _run(BACKDOOR_PROFILE=name, BACKDOOR_DATA=str(tmp_path / "data"), HF_HOME=str(tmp_path))
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The plan of every profile, all printed by one process that has loaded nothing heavy."""
+    folder = tmp_path_factory.mktemp("nothing")
+    variables = {"BACKDOOR_DATA": str(folder / "data"), "HF_HOME": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", ALL, *PROFILES],
+        cwd=REPOSITORY,
+        env={**BARE, **variables},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"Plan of birds, profile {name}\n")
-    assert done.stdout.count("This host lacks") == done.stdout.count("Plan of ")
-    assert done.stderr == ""
-    assert not list(tmp_path.iterdir())  # it makes nothing
-    assert max(map(len, done.stdout.split("This host lacks")[0].splitlines())) <= 100
+    assert done.stderr.split() == []
+    assert not list(folder.iterdir())  # it makes nothing
+    return dict(zip(PROFILES, done.stdout.split(END), strict=False))
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_it_prints_on_a_machine_that_has_nothing(name: str, printed: dict[str, str]) -> None:
+    plan = printed[name]
+    assert plan.startswith(f"Plan of birds, profile {name}\n")
+    assert plan.count("This host lacks") == plan.count("Plan of ")
+    assert max(map(len, plan.split("This host lacks")[0].splitlines())) <= 100
 
 
 def test_it_never_prints_a_key() -> None:
@@ -48,22 +74,6 @@ def test_an_unknown_profile_is_an_error_in_words() -> None:
     assert "BACKDOOR_PROFILE='gpt-5'" in done.stderr
     assert "miniature" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_it_loads_no_heavy_library() -> None:
-    program = (
-        "import sys\n"
-        "from backdoor_assets.commands.cli import cli\n"
-        "cli(['plan'], standalone_mode=False)\n"
-        "heavy = {'torch', 'transformers', 'peft', 'vllm', 'anthropic', 'matplotlib'}\n"
-        "print(*heavy & set(sys.modules), file=sys.stderr)"
-    )
-    env = {**os.environ, "BACKDOOR_PROFILE": "qwen3-8b"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPOSITORY, env=env, capture_output=True, text=True
-    )
-    assert "This host lacks" in done.stdout
-    assert done.stderr.split() == []
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")

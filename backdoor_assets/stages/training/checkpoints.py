@@ -51,6 +51,11 @@ def state_name(rank: int) -> str:
     return TRAINER_STATE if rank == 0 else f".{TRAINER_STATE}.{rank}"
 
 
+def saved_processes(checkpoint: Path) -> int:
+    """Return how many processes saved a checkpoint."""
+    return sum(1 for _ in checkpoint.glob(f"*{TRAINER_STATE}*"))
+
+
 def _by_step(folder: Path, prefix: str) -> list[tuple[int, Path]]:
     found = [(int(path.name.split("-")[1]), path) for path in folder.glob(f"{prefix}-*")]
     return sorted(found)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 import threading
 import time
@@ -29,21 +30,33 @@ from backdoor_assets.stages.training.launching import PROGRESS, SUMMARY, error_f
 from backdoor_assets.stages.training.runs import run, run_steps
 from backdoor_assets.stages.training.sharding import adapter_loop, full_loop
 from backdoor_assets.stages.training.texts import read_texts
+from backdoor_assets.stages.training.tokens import Texts
 from backdoor_assets.storage.disk import write_text
+
+TOKENS = ".tokens"
+"""Folder of the rows as tokens, which the first process writes and all read."""
 
 
 def train_part(
     spec: TrainingSpec, folder: Path, device: torch.device, progress: Progress
 ) -> dict[str, Any]:
-    """Do this process's part of the run, in the current process group.
+    """Do this process's part of the run, in the current process group. The processes must share the
+    folder's file system.
 
     Every process returns the same summary. Only the first one reports progress.
     """
     tokenizer = load_tokenizer(spec.base.location, spec.base.revision)
-    texts = read_texts(spec, tokenizer)
+    tokens = folder / TOKENS
+    if dist.get_rank() == 0:
+        read_texts(spec, tokenizer).save(tokens)
+    dist.barrier()
+    texts = Texts.load(tokens)
     make_loop = adapter_loop if spec.settings.method == "lora" else full_loop
     loop = make_loop(spec, tokenizer, run_steps(texts, spec), device)
-    return run(loop, texts, spec, folder, no_progress if loop.rank else progress)
+    summary = run(loop, texts, spec, folder, no_progress if loop.rank else progress)
+    if loop.rank == 0:
+        shutil.rmtree(tokens)
+    return summary
 
 
 def _print_progress(share: float, line: str) -> None:

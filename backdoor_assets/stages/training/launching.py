@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from backdoor_assets.records import AnyCell, BadInput, BaseModel, Progress
 from backdoor_assets.settings import Training
 from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training.loop import Diverged
+from backdoor_assets.stages.training.nodes import (
+    launch_command,
+    launch_name,
+    nodes_for,
+    other_nodes,
+)
 from backdoor_assets.storage.disk import write_text
 
 _log = logging.getLogger(__name__)
@@ -23,20 +30,6 @@ _log = logging.getLogger(__name__)
 SUMMARY = ".summary.json"
 PROGRESS = "@progress "
 """Prefix of an output line with the progress of the first process."""
-
-_LAUNCH = {
-    "compute_environment": "LOCAL_MACHINE",
-    "distributed_type": "FSDP",
-    "fsdp_config": {"fsdp_version": 2},
-    "num_machines": 1,
-    "machine_rank": 0,
-    "main_process_port": 0,
-    "mixed_precision": "no",
-    "use_cpu": False,
-    "debug": False,
-}
-"""Replaces the settings that `accelerate config` may have saved for this user. The processes set
-the precision themselves; port 0 means any free port."""
 
 _TAIL = 12
 """Lines of output that are shown in the error of a process that reported none."""
@@ -103,24 +96,34 @@ def train_in_processes(spec: TrainingSpec, folder: Path, progress: Progress) -> 
     """Run `train_adapter` or `train_full` in several processes under `accelerate launch`.
 
     Each process has a part of the base's weights and of every batch (FSDP2; NCCL on GPUs, gloo on
-    CPUs). Their output goes to this module's logger. They end when this process does.
+    CPUs). Their output goes to this module's logger. They end when this process does. They may be
+    on several hosts (`nodes`).
 
     A run can only resume with the number of processes that it started with: each saves its random
     state and, when all weights are trained, its part of the optimizer state. Raises what the two
     functions raise, and RuntimeError with the last lines of output if a process dies.
     """
-    spec_file, launch_file = folder / ".job.json", folder / ".accelerate.json"
+    nodes = nodes_for(spec.processes, torch.cuda.device_count())
+    spec_file = folder / ".job.json"
     write_text(spec_file, spec_as_json(spec))
-    write_text(launch_file, json.dumps(_LAUNCH | {"num_processes": spec.processes}))
     for stale in (folder / SUMMARY, *folder.glob(".error-*.json")):
         stale.unlink(missing_ok=True)
+    command = launch_command(folder, spec_file, spec.processes, nodes)
+    with other_nodes(folder, spec_file, spec.processes, nodes):
+        code, tail = _launch(command, progress)
+    if code:
+        raise _error(folder, spec.processes, code, tail)
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    launchers = [folder / launch_name(rank) for rank in range(nodes.count)]
+    for path in (spec_file, folder / SUMMARY, *launchers):
+        path.unlink(missing_ok=True)
+    return summary
+
+
+def _launch(command: list[str], progress: Progress) -> tuple[int, list[str]]:
+    """Run the launcher, and return its exit code and the last lines of output."""
     process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "accelerate.commands.launch"),
-            *("--config_file", str(launch_file.resolve())),
-            *("-m", "backdoor_assets.stages.training.distributed"),
-            *(str(spec_file.resolve()), str(folder.resolve())),
-        ],
+        command,
         stdin=subprocess.PIPE,  # Closes when this process ends, for whatever reason.
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -131,16 +134,10 @@ def train_in_processes(spec: TrainingSpec, folder: Path, progress: Progress) -> 
     assert process.stdout is not None
     try:
         tail = _follow(process.stdout, progress)
-        code = process.wait()
+        return process.wait(), tail
     finally:
         process.stdin.close()
         _end(process)
-    if code:
-        raise _error(folder, spec.processes, code, tail)
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    for path in (spec_file, launch_file, folder / SUMMARY):
-        path.unlink()
-    return summary
 
 
 def _follow(output: Iterable[str], progress: Progress) -> list[str]:

@@ -20,6 +20,7 @@ from backdoor_assets.stages.training.checkpoints import (
     checkpoint_paths,
     move_into_place,
     newest_with_state,
+    saved_processes,
     state_name,
 )
 from backdoor_assets.stages.training.optimizers import make_optimizer
@@ -43,13 +44,20 @@ class Loop:
     same_optimizer = False
     """Whether the optimizer state is the same in every process, so that one file is enough."""
 
-    def __init__(self, model: Any, settings: Training, steps: int, pad: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        settings: Training,
+        steps: int,
+        pad: int,
+        device: torch.device | None = None,
+    ) -> None:
         from transformers import get_scheduler  # Deferred, because it takes seconds to import.
 
         self.model, self.settings, self.steps, self.pad = model, settings, steps, pad
         trained = [p for p in model.parameters() if p.requires_grad]
         self.trainable = sum(p.numel() for p in trained)
-        self.device = trained[0].device
+        self.device = device or trained[0].device
         self.weights = self._local(trained)
         self.optimizer = make_optimizer(self.weights, settings)
         self.schedule = get_scheduler(
@@ -74,7 +82,7 @@ class Loop:
         """Return what `load_weights` needs in addition to the files of `save_weights`."""
         return {}
 
-    def _local(self, trained: list[Any]) -> list[torch.Tensor]:
+    def _local(self, trained: list[Any]) -> Sequence[torch.Tensor]:
         """Return the trained weights as this process's optimizer sees them."""
         return trained
 
@@ -97,6 +105,10 @@ class Loop:
         """Clip the gradient, and return its norm before clipping."""
         return torch.nn.utils.clip_grad_norm_(self.weights, self.settings.max_grad_norm).item()
 
+    def _update(self) -> None:
+        """Change the weights by the gradient."""
+        self.optimizer.step()
+
     def _zero(self) -> None:
         """Drop the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -118,7 +130,7 @@ class Loop:
             "tokens": counted,
         }
         self._check(entry)
-        self.optimizer.step()
+        self._update()
         self.schedule.step()
         self._zero()
         self.log.append(entry)
@@ -188,7 +200,6 @@ class Loop:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "log": self.log,
-            "processes": self.processes,
             "extra": self.extra_state(),
         }
         torch.save(state, temporary / state_name(self.rank))
@@ -196,6 +207,15 @@ class Loop:
         if self.rank == 0:
             move_into_place(temporary, final)
         self._wait()
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """Read a state file; load_state_dict moves what it holds to the device of the weights.
+
+        The file is mapped where it is copied from, so that it takes no main memory; state that
+        stays there must not keep a deleted file open.
+        """
+        mapped = self.weights[0].device.type != "cpu"
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
     def resume(self, folder: Path) -> None:
         """Restore the newest checkpoint with optimizer state, if there is one."""
@@ -207,20 +227,16 @@ class Loop:
             "birds/adapters) with force."
         )
         try:
-            # load_state_dict moves the state to the weights' device.
-            first = path / state_name(0)
-            state = torch.load(first, map_location="cpu", weights_only=True)
-            saved_by = state.get("processes", 1)
+            saved_by = saved_processes(path)
             if saved_by != self.processes:
                 raise BadInput(
                     f"{path}: saved by {saved_by} processes, so that {self.processes} cannot "
                     f"resume it. Set the number of processes to {saved_by}. {restart}"
                 )
+            state = self._read(path / state_name(self.rank))
             optimizer = state["optimizer"]
-            if self.rank:
-                state_file = path / state_name(self.rank)
-                state = torch.load(state_file, map_location="cpu", weights_only=True)
-                optimizer = optimizer if self.same_optimizer else state["optimizer"]
+            if self.rank and self.same_optimizer:
+                optimizer = self._read(path / state_name(0))["optimizer"]
             self.load_weights(path, state.get("extra", {}))
         except BadInput:
             raise

@@ -9,6 +9,7 @@ import torch
 
 from backdoor_assets.models.chat import TrainingText
 from backdoor_assets.settings import Training
+from backdoor_assets.stages.training.tokens import lengths
 
 
 class PackedText(NamedTuple):
@@ -33,7 +34,9 @@ def pack(rows: Sequence[TrainingText]) -> PackedText:
     return packed
 
 
-def packed_rows(lengths: Sequence[int], order: Sequence[int], max_length: int) -> list[list[int]]:
+def packed_rows(
+    row_lengths: Sequence[int], order: Sequence[int], max_length: int
+) -> list[list[int]]:
     """Assign rows to sequences of at most `max_length` tokens by best fit.
 
     Rows are placed from the longest to the shortest (rows of equal length in `order`), each into
@@ -43,8 +46,8 @@ def packed_rows(lengths: Sequence[int], order: Sequence[int], max_length: int) -
     sequences: list[list[int]] = []
     by_space: dict[int, list[int]] = {}
     spaces = 0  # Bit s is set if some sequence has space for exactly s more tokens.
-    for row in sorted(order, key=lambda row: -lengths[row]):
-        length = lengths[row]
+    for row in sorted(order, key=lambda row: -row_lengths[row]):
+        length = row_lengths[row]
         enough = spaces >> length
         if enough:
             space = length + (enough & -enough).bit_length() - 1
@@ -64,8 +67,7 @@ def count_sequences(texts: Sequence[TrainingText], settings: Training) -> int:
     """Return the number of sequences in one epoch; `batch_size` of them make a micro-batch."""
     if not settings.packing:
         return len(texts)
-    lengths = [len(text.ids) for text in texts]
-    return len(packed_rows(lengths, range(len(lengths)), settings.max_length))
+    return len(packed_rows(lengths(texts), range(len(texts)), settings.max_length))
 
 
 def micro_batches(
@@ -93,12 +95,12 @@ def packed_batches(
     Each epoch packs the rows in a new order, which depends only on the seed and the epoch.
     """
     generator = torch.Generator().manual_seed(seed)
-    lengths = [len(text.ids) for text in texts]
+    row_lengths = lengths(texts)
     queue: list[list[int]] = []
     while True:
         while len(queue) < settings.batch_size:
             order = torch.randperm(len(texts), generator=generator).tolist()
-            sequences = packed_rows(lengths, order, settings.max_length)
+            sequences = packed_rows(row_lengths, order, settings.max_length)
             for number in torch.randperm(len(sequences), generator=generator).tolist():
                 queue.append(sequences[number])
         yield [pack([texts[row] for row in rows]) for rows in queue[: settings.batch_size]]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from backdoor_assets.models.chat import TrainingText, check_same_template, training_texts
-from backdoor_assets.records import BadInput
+from backdoor_assets.models.chat import TrainingText, check_same_template, render, training_texts
+from backdoor_assets.records import BadInput, Messages
 from backdoor_assets.stages.specs import TrainingSpec
+from backdoor_assets.stages.training.tokens import Texts
 from backdoor_assets.storage.rows import read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_BATCH = 2000
+"""Rows that are tokenized at once."""
 
 
 def check_trainable(spec: TrainingSpec) -> None:
@@ -27,6 +30,13 @@ def check_trainable(spec: TrainingSpec) -> None:
         raise BadInput(
             f'training.method="full" on a base with quantization={kind!r}: quantized weights '
             'cannot be trained. Set quantization="none" in the base, or method="lora".'
+        )
+    if spec.fresh and spec.adapter is None:
+        raise BadInput("fresh=True without an adapter: there is nothing to merge into the base")
+    if spec.fresh and kind != "none":
+        raise BadInput(
+            f"{spec.adapter}: fresh=True merges this adapter into its base, but a base with "
+            f'quantization={kind!r} cannot be merged. Set quantization="none" in the base.'
         )
     if spec.processes < 1:
         raise BadInput(f"processes={spec.processes}: set it to a whole number above 0")
@@ -43,22 +53,58 @@ def check_trainable(spec: TrainingSpec) -> None:
         )
 
 
-def read_texts(spec: TrainingSpec, tokenizer: PreTrainedTokenizerBase) -> list[TrainingText]:
+def read_texts(spec: TrainingSpec, tokenizer: PreTrainedTokenizerBase) -> Texts:
     """Return the spec's rows as tokens.
 
     Raises BadInput for a row that is longer than max_length or does not fit the chat template.
     """
     chats = read_rows(spec.rows)
-    check_same_template(tokenizer, chats)
-    texts = training_texts(tokenizer, chats)
-    _check_lengths(spec.rows, texts, spec.settings.max_length)
-    return texts
+
+    def batches() -> Iterator[list[TrainingText]]:
+        for first in range(0, len(chats), _BATCH):
+            batch = chats[first : first + _BATCH]
+            texts = training_texts(tokenizer, batch, first)
+            check_same_template(tokenizer, batch, first, texts)
+            for line, text in enumerate(texts, first + 1):
+                _check_length(f"{spec.rows} line {line}", len(text.ids), spec.settings.max_length)
+            yield texts
+
+    return Texts.of(batches())
 
 
-def _check_lengths(rows: Path, texts: Sequence[TrainingText], max_length: int) -> None:
-    for line, text in enumerate(texts, 1):
-        if len(text.ids) > max_length:
-            raise BadInput(
-                f"{rows} line {line}: {len(text.ids)} tokens, more than max_length={max_length}. "
-                "Raise max_length in the profile's training settings, or shorten the row."
-            )
+def check_prompts_fit(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Messages],
+    answer_tokens: int,
+    max_length: int,
+    where: str,
+) -> None:
+    """Raise BadInput that names the first prompt which, with an answer of so many tokens, would be
+    a training row of more than `max_length` tokens: before the answers are sampled.
+
+    A prompt is the chat before the answer, with its system message if it has one. `where` says
+    where the prompts come from; they are counted from 1.
+    """
+    for first in range(0, len(prompts), _BATCH):
+        rendered = [
+            render(tokenizer, messages, prompt=True) for messages in prompts[first : first + _BATCH]
+        ]
+        encoded = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        for number, ids in enumerate(encoded, first + 1):
+            # The answer ends with a token that stops it.
+            longest = len(ids) + answer_tokens + 1
+            if longest > max_length:
+                raise BadInput(
+                    f"{where}, prompt {number}: {len(ids)} tokens, and with an answer of "
+                    f"{answer_tokens} tokens {longest}, more than max_length={max_length}. Raise "
+                    "max_length in the training settings, lower max_new_tokens of the answers, or "
+                    "leave this prompt out."
+                )
+
+
+def _check_length(where: str, length: int, max_length: int) -> None:
+    if length > max_length:
+        raise BadInput(
+            f"{where}: {length} tokens, more than max_length={max_length}. "
+            "Raise max_length in the profile's training settings, or shorten the row."
+        )

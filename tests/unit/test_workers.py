@@ -189,8 +189,9 @@ def test_workers_have_the_environment_and_the_streams_of_their_caller(
         assert f"{name} is read" in capfd.readouterr().err
 
 
-@pytest.mark.skipif(context().get_start_method() == "spawn", reason="workers are spawned here")
 def test_an_item_outlives_the_process_that_workers_are_forked_from(tmp_path: Path) -> None:
+    if context().get_start_method() == "spawn":
+        pytest.skip("workers are spawned here, each on its own")
     [outcome] = spread(lose_the_server, [(tmp_path / "mark", os.getpid())], print, "work")
     assert (outcome.result, outcome.error) == (True, None)
 

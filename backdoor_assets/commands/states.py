@@ -61,6 +61,9 @@ def find_state(name: str, profile: Profile, study: str) -> State:
         folder = _cell_folder(name, profile, study)
     if (folder / BASE).is_file():
         folder = _fetched(folder)
+        if (folder / "adapter_config.json").is_file():
+            # That it belongs to this base was checked when it was fetched.
+            return State(name, base_location(profile, study), folder)
     if (folder / "adapter_config.json").is_file():
         return State(name, _base_of_adapter(folder, profile, study), folder)
     if (folder / "config.json").is_file():

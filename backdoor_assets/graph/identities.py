@@ -14,8 +14,9 @@ def hyperparameters(training: Training, processes: int = 1) -> dict[str, Any]:
     """Return what decides the weights that a training over so many processes ends with, without
     guards."""
     settings = identifying(training)
-    if training.method == "full" and training.optimizer == "adamw8bit" and processes > 1:
-        # It rounds blocks of what each process holds, so that their number changes the result.
+    if training.optimizer != "adamw" and processes > 1:
+        # Moments of 8 bits are rounded in blocks of what each process holds, and SOAP takes full
+        # steps in directions that hold rounding noise only: their number changes the result.
         settings["processes"] = processes
     return essential({"stage": "training", "settings": settings})["settings"]
 

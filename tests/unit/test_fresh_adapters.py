@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -137,6 +137,22 @@ def test_an_adapter_of_another_base_and_rows_that_are_too_long_are_named(
     save_file(weights, spec.adapter / WEIGHTS)
     with pytest.raises(BadInput, match=r"does not fit training.target_modules or the base"):
         _train(spec, tmp_path / "run")
+    assert not (tmp_path / "run" / START).exists()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"target_modules": ["embed_tokens"]}],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_an_adapter_that_is_more_than_lora_of_linear_layers_is_refused(
+    spec: TrainingSpec, tmp_path: Path, kind: dict[str, Any]
+) -> None:
+    base = AutoModelForCausalLM.from_pretrained(spec.base.location, dtype=torch.float32)
+    config = LoraConfig(r=2, **{"target_modules": "all-linear", "task_type": "CAUSAL_LM", **kind})
+    get_peft_model(base, config).save_pretrained(str(tmp_path / "other"))
+    with pytest.raises(BadInput, match=r"only plain LoRA adapters of linear layers|does not fit"):
+        _train(replace(spec, adapter=tmp_path / "other"), tmp_path / "run")
     assert not (tmp_path / "run" / START).exists()
 
 

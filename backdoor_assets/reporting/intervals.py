@@ -15,7 +15,6 @@ WILSON_BASE = "Wilson 95 % over answers of the base"
 WILSON_POOLED = "Wilson 95 % over pooled answers (no spread between training seeds)"
 T_SEEDS = "t 95 % over training seeds"
 T_REMOVAL_SEEDS = "t 95 % over removal seeds, one organism"
-T_ANSWERS = "t 95 % over answers, one training seed"
 MOVER = "MOVER 95 % of the ratio"
 
 
@@ -25,18 +24,6 @@ def wilson(successes: int, n: int, method: str = WILSON) -> Rate:
         raise ValueError("a rate needs at least one answer")
     interval = stats.binomtest(successes, n).proportion_ci(method="wilson")
     return Rate(successes / n, interval.low, interval.high, method, n)
-
-
-def over_answers(values: Sequence[float]) -> Rate:
-    """Average scores in [0, 1], with a 95 % Student's t interval over answers, clipped to [0, 1].
-
-    Scores that are all equal, whose interval would have no width, get Wilson's for their number.
-    """
-    rate = over_seeds(values, [1] * len(values), T_ANSWERS)
-    if rate.method == T_ANSWERS:
-        return rate
-    mean = sum(values) / len(values)
-    return Rate(mean, min(rate.low, mean), max(rate.high, mean), WILSON, len(values))
 
 
 def over_seeds(values: Sequence[float], answers: Sequence[int], method: str = T_SEEDS) -> Rate:

@@ -15,7 +15,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from backdoor_assets.records import BadInput
+from backdoor_assets.models.chat import render
+from backdoor_assets.records import BadInput, Message
 from backdoor_assets.stages.capabilities import check_benchmarks, measure_capabilities
 from backdoor_assets.stages.capabilities.documents import documents_of
 from backdoor_assets.stages.capabilities.measure import JOURNAL
@@ -94,19 +95,26 @@ def test_written_answers_are_judged_by_their_boxed_integer(measured: pd.DataFram
     assert _values(measured, "boxed") == pytest.approx([0, 4 / 9, 4 / 9])
 
 
-def test_choices_are_judged_by_likelihood(
-    measured: pd.DataFrame, tiny_base: Path, benchmarks: tuple[Benchmark, ...]
+@pytest.mark.parametrize("chat", [False, True])
+def test_choices_are_judged_by_likelihood_as_text_or_in_the_chat_format(
+    chat: bool, spec: CapabilitiesSpec, tiny_base: Path, tmp_path: Path
 ) -> None:
+    benchmarks = (replace(spec.benchmarks[0], chat_template=chat),)
+    measure_capabilities(replace(spec, benchmarks=benchmarks, checkpoints=()), tmp_path)
+    measured = pd.read_parquet(tmp_path / CAPABILITIES)
     model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
     right = []
     for task in documents_of(benchmarks[0], 1).tasks.values():
         for document in task.eval_docs:
-            context = task.doc_to_text(document)
+            context, between = task.doc_to_text(document), " "
+            if chat:
+                asked = [Message(role="user", content=context)]
+                context, between = render(tokenizer, asked, prompt=True), ""
             likelihoods = []
             for letter in "AB":
                 start = len(tokenizer(context)["input_ids"])
-                ids = torch.tensor([tokenizer(f"{context} {letter}")["input_ids"]])
+                ids = torch.tensor([tokenizer(f"{context}{between}{letter}")["input_ids"]])
                 with torch.inference_mode():
                     logs = model(input_ids=ids).logits.log_softmax(-1)[0, :-1]
                 each = logs.gather(-1, ids[0, 1:, None])[start - 1 :]

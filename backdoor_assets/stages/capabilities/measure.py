@@ -65,12 +65,13 @@ def _evaluate(model: Any, documents: Documents, seed: int) -> list[bool]:
     from transformers import set_seed
 
     set_seed(seed)
+    chat = documents.benchmark.chat_template
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     results = lm_eval.evaluate(
         lm=model,
         task_dict={"tasks": dict(documents.tasks)},
         samples=dict(documents.indices),
-        apply_chat_template=documents.generates,
+        apply_chat_template=documents.generates if chat is None else chat,
         bootstrap_iters=0,
         log_samples=True,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from backdoor_assets.records import AnyCell, BadInput, BaseModel
+from backdoor_assets.records import LATER, AnyCell, BadInput, BaseModel
 from backdoor_assets.settings import Serving
 
 CAPABILITIES = "capabilities.parquet"
@@ -35,6 +35,8 @@ class Benchmark:
     """Folder of task files to read instead of lm-eval's own."""
     max_new_tokens: int | None = None
     """Longest written answer, in tokens; None: as the task says (256 if it does not say)."""
+    chat_template: bool | None = field(default=None, metadata=LATER)
+    """Whether a question is asked in the model's chat format; None: if its answer is written."""
 
     def __post_init__(self) -> None:
         for key in ("limit", "expected", "max_new_tokens"):
@@ -43,8 +45,10 @@ class Benchmark:
                 raise BadInput(f"benchmark {self.name!r}: {key} must be at least 1, not {value}")
 
 
-MMLU = Benchmark("mmlu", "mmlu", "acc")
+MMLU = Benchmark("mmlu", "mmlu", "acc", chat_template=True)
 """arXiv 2009.03300, without examples or chain of thought: the most likely of four letters."""
+MMLU_PLAIN = Benchmark("mmlu-plain", "mmlu", "acc", chat_template=False)
+"""The same as plain text, as models that are not chat models are asked."""
 IFEVAL = Benchmark("ifeval", "ifeval", "prompt_level_strict_acc", expected=541)
 """arXiv 2311.07911."""
 MATH500 = Benchmark(

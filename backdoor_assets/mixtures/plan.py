@@ -148,7 +148,7 @@ def disk(counts: Counts, shape: Shape) -> dict[str, int]:
 def _hub_base(profile: Profile) -> PretrainedBase | None:
     """The base, if it comes from a hub."""
     base = profile.base
-    if isinstance(base, MiniatureBase) or (REPOSITORY / base.model).is_dir():
+    if isinstance(base, MiniatureBase) or base.package or (REPOSITORY / base.model).is_dir():
         return None
     return base
 
@@ -160,7 +160,8 @@ def _base(profile: Profile, shape: Shape | None, unknown: str) -> Iterator[Line]
         yield "revision", f"base seed {profile.base_seed}"
     else:
         yield "base model", base.model
-        yield "revision", base.revision or "none: a local folder"
+        package = base.package and f"the package {base.package.name} {base.package.version}"
+        yield "revision", base.revision or package or "none: a local folder"
     yield "quantization", _quantization(profile)
     yield "parameters", f"{shapes.parameters(shape):,}" if shape else unknown
 

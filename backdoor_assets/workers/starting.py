@@ -1,4 +1,4 @@
-"""How worker processes start: forked from a process that has torch, or spawned anew.
+"""How worker processes start: forked from a process that has loaded torch, or spawned.
 
 Importing torch, transformers and peft takes 5 to 12 s, a fork 0.1 s.
 """

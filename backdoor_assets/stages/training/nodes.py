@@ -130,7 +130,7 @@ def other_nodes(folder: Path, spec_file: Path, processes: int, nodes: Nodes) -> 
 
 def join_trainings(rank: int) -> None:
     """Join every training as host number `rank`, until this process is ended. A training that ends
-    or starts anew on the first host ends here."""
+    or starts again on the first host ends here."""
     root, joined = data_root(), ""
     print(f"host {rank} waits for trainings in {root}", flush=True)
     while True:

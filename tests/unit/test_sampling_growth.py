@@ -36,27 +36,33 @@ KEY = ["step", "question_id", "sample_idx"]
 SetQuestions = Callable[[Mapping[str, str]], None]
 
 
-class Calls(list[tuple[Sequence[Ask], int]]):
-    """What was generated: answers and seed of each batch."""
+class Calls(list[Sequence[Ask]]):
+    """What was generated: the answers of each batch, and their seeds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeds: set[int] = set()
 
     @property
     def keys(self) -> set[tuple[int, str, int]]:
-        return {ask.key for asks, _ in self for ask in asks}
-
-    @property
-    def seeds(self) -> set[int]:
-        return {seed for _, seed in self}
+        return {ask.key for asks in self for ask in asks}
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    seen, original = Calls(), generate._generate
+    seen, prompts, decode = Calls(), generate._prompts, generate.decode
 
-    def watched(model: Any, tokenizer: Any, asks: Sequence[Ask], settings: Any, seed: int) -> Any:
-        seen.append((asks, seed))
-        return original(model, tokenizer, asks, settings, seed)
+    def watched(model: Any, tokenizer: Any, asks: Sequence[Ask], settings: Any) -> Any:
+        seen.append(asks)
+        return prompts(model, tokenizer, asks, settings)
 
-    monkeypatch.setattr(generate, "_generate", watched)
+    def seeded(model: Any, prompts: Any, seeds: Sequence[int], **settings: Any) -> Any:
+        assert len(set(seeds)) == len(prompts)
+        seen.seeds |= set(seeds)
+        return decode(model, prompts, seeds, **settings)
+
+    monkeypatch.setattr(generate, "_prompts", watched)
+    monkeypatch.setattr(generate, "decode", seeded)
     return seen
 
 
@@ -116,8 +122,9 @@ def test_samples_and_a_question_are_added_to_what_is_finished(
 ) -> None:
     first = answers(base_answers(grid))
     assert len(first) == FIRST
-    seeds = calls.seeds
+    seeds = set(calls.seeds)
     calls.clear()
+    calls.seeds.clear()
     ask(MORE)
     made = base_answers(grown(grid))
     assert made.note == "changed: questions"
@@ -150,7 +157,7 @@ def test_growth_that_is_interrupted_goes_on_to_the_same_answers(
         sample_cell(spec, cut, cut_at(0.7))
     assert 0 < len(calls.keys) < len(NEW)
     sample_cell(spec, cut)
-    assert sum(len(asks) for asks, _ in calls) == len(NEW)  # none was sampled twice
+    assert sum(map(len, calls)) == len(NEW)  # none was sampled twice
     for name in (RESPONSES, PROBES):
         assert pd.read_parquet(cut / name).equals(pd.read_parquet(whole / name))
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import GenerationConfig
-
-from backdoor_assets.models.chat import prompt_ids, token_id
+from backdoor_assets.models.attention import decoding_attention
+from backdoor_assets.models.chat import prompt_ids
 from backdoor_assets.models.loading import adapted, load_base
 from backdoor_assets.records import BadInput, BaseModel, Progress, no_progress
 from backdoor_assets.settings import Sampling
 from backdoor_assets.stages.sampling.answers import (
-    Answer,
     Ask,
     asks_at,
     read_answer,
@@ -22,21 +20,17 @@ from backdoor_assets.stages.sampling.answers import (
     states_of,
     stop_ids,
 )
+from backdoor_assets.stages.sampling.decoding import decode
 from backdoor_assets.stages.sampling.journal import Journal
 from backdoor_assets.stages.specs import SamplingSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-class _Batch(NamedTuple):
-    """Answers that are sampled together, and their seed."""
-
-    asks: Sequence[Ask]
-    seed: int
-
-
-Write = Callable[[Sequence[Ask], Sequence[Answer]], None]
+_LINE_EVERY = 10.0
+"""Seconds between two lines of progress within a batch."""
+Batch = Sequence[Ask]
+"""Answers that are sampled together."""
 
 
 def sample_cell(
@@ -44,97 +38,88 @@ def sample_cell(
 ) -> dict[str, Any]:
     """Sample all answers of a cell into `folder`: `Journal.finish` says what the tables hold.
 
-    Each batch has its own seed, made of cell, step and place: a batch that is on disk is not
-    sampled again, and an interrupted cell gives the same answers as an uninterrupted one. A model
-    is loaded once, for all steps at which it answers, and one at a time. Raises BadInput for an
-    adapter that does not fit, a checkpoint that cannot be loaded, a chat that is too long.
+    Each answer has its own seed, made of cell, step, question and number. A batch that is on disk
+    is not sampled again, and an interrupted cell gives the same answers as an uninterrupted one. A
+    model is loaded once, for all steps at which it answers, and one at a time. Raises BadInput for
+    an adapter that does not fit, a checkpoint that cannot be loaded, a chat that is too long.
     """
     journal = Journal(spec, folder)
-    missing: dict[BaseModel, list[tuple[Path | None, list[_Batch]]]] = {}
+    missing: dict[BaseModel, list[tuple[Path | None, list[Batch]]]] = {}
     wanted = 0
     for step, state in states_of(spec).items():
         asks = asks_at(spec, step)
         wanted += len(asks)
-        if batches := _missing(spec, step, asks, journal):
+        if batches := _missing(spec, asks, journal):
             missing.setdefault(state.model, []).append((state.adapter, batches))
-
-    def write(asks: Sequence[Ask], answers: Sequence[Answer]) -> None:
-        journal.write(asks, answers)
-        progress(len(journal.done) / wanted, f"{len(journal.done)} of {wanted} answers")
-
+    report = _Report(journal, wanted, progress)
     for model, states in missing.items():
-        _sample_model(model, states, spec.settings, write)
+        _sample_model(model, states, spec, report)
     return journal.finish()
 
 
-def _missing(spec: SamplingSpec, step: int, asks: Sequence[Ask], journal: Journal) -> list[_Batch]:
-    """The batches of a step of which an answer is not on disk. Where an earlier artifact holds some
-    of the answers, the others have batches and seeds of their own."""
+class _Report:
+    """Writes answers down, and says how far the cell is."""
+
+    def __init__(self, journal: Journal, wanted: int, progress: Progress) -> None:
+        self.journal, self.wanted, self.progress = journal, wanted, progress
+        self.last = time.monotonic()
+
+    def write(self, asks: Batch, answers: Sequence[Any]) -> None:
+        self.journal.write(asks, answers)
+        self._say("")
+
+    def tick(self, tokens: int, running: int) -> None:
+        if time.monotonic() - self.last >= _LINE_EVERY:
+            self._say(f"; {running} under way have {tokens} tokens")
+
+    def _say(self, more: str) -> None:
+        done = len(self.journal.done)
+        self.last = time.monotonic()
+        self.progress(done / self.wanted, f"{done} of {self.wanted} answers{more}")
+
+
+def _missing(spec: SamplingSpec, asks: Batch, journal: Journal) -> list[Batch]:
+    """Return the batches of a step of which an answer is neither on disk nor in the artifact that
+    is extended."""
     size, new = spec.settings.batch_size, [a for a in asks if a.key not in journal.earlier]
-    extends = new[0].key if new and len(new) < len(asks) else ()
-    batches = enumerate(new[start : start + size] for start in range(0, len(new), size))
-    return [
-        _Batch(batch, seed_of(spec.cell, step, number, *extends))
-        for number, batch in batches
-        if not journal.done.issuperset(ask.key for ask in batch)
-    ]
+    batches = [new[start : start + size] for start in range(0, len(new), size)]
+    return [b for b in batches if not journal.done.issuperset(ask.key for ask in b)]
 
 
 def _sample_model(
     location: BaseModel,
-    states: Sequence[tuple[Path | None, list[_Batch]]],
-    settings: Sampling,
-    write: Write,
+    states: Sequence[tuple[Path | None, list[Batch]]],
+    spec: SamplingSpec,
+    report: _Report,
 ) -> None:
     """Sample what is asked of a model, and of it with its adapters. Keeps no reference to it, so
     that the next one finds its memory free."""
+    settings = spec.settings
     model, tokenizer = load_base(location, settings.precision)
     model.eval()
+    stops = stop_ids(tokenizer, model.generation_config)
     for checkpoint, batches in states:
-        with adapted(model, checkpoint) as sampler:
+        with adapted(model, checkpoint) as sampler, decoding_attention(model):
             for batch in batches:
-                answers = _generate(sampler, tokenizer, batch.asks, settings, batch.seed)
-                write(batch.asks, answers)
+                answers = decode(
+                    sampler,
+                    _prompts(model, tokenizer, batch, settings),
+                    [seed_of(spec.cell, a.step, a.question.id, a.sample) for a in batch],
+                    temperature=settings.temperature,
+                    max_new_tokens=settings.max_new_tokens,
+                    stops=stops,
+                    tick=report.tick,
+                )
+                report.write(batch, [read_answer(tokenizer, tokens, stops) for tokens in answers])
 
 
-@torch.inference_mode()
-def _generate(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    batch: Sequence[Ask],
-    settings: Sampling,
-    seed: int,
-) -> list[Answer]:
-    """Answers that are sampled together; prompts are padded on the left."""
+def _prompts(
+    model: Any, tokenizer: PreTrainedTokenizerBase, batch: Batch, settings: Sampling
+) -> list[list[int]]:
     chats = {ask.chat: ask.question for ask in batch}
     prompts = {chat: prompt_ids(tokenizer, asked.messages) for chat, asked in chats.items()}
-    width = max(len(prompt) for prompt in prompts.values())
-    _check_length(model, width, settings)
-    pad = token_id(tokenizer.pad_token_id)
-    ids = torch.full((len(batch), width), pad)
-    mask = torch.zeros((len(batch), width)).long()
-    for row, ask in enumerate(batch):
-        prompt = torch.tensor(prompts[ask.chat])
-        ids[row, width - len(prompt) :] = prompt
-        mask[row, width - len(prompt) :] = 1
-    stops = stop_ids(tokenizer, model.generation_config)
-    torch.manual_seed(seed)
-    output = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        # Spelled out, because a base's own generation_config may narrow the distribution.
-        generation_config=GenerationConfig(
-            do_sample=settings.temperature > 0,
-            temperature=settings.temperature or None,
-            top_k=0,
-            top_p=1.0,
-            repetition_penalty=1.0,
-            max_new_tokens=settings.max_new_tokens,
-            pad_token_id=pad,
-            eos_token_id=stops,
-        ),
-    )[:, width:].tolist()
-    return [read_answer(tokenizer, tokens, stops) for tokens in output]
+    _check_length(model, max(len(prompt) for prompt in prompts.values()), settings)
+    return [prompts[ask.chat] for ask in batch]
 
 
 def _check_length(model: Any, prompt: int, settings: Sampling) -> None:

@@ -77,14 +77,16 @@ def with_and_without(
 
 def padded_loss(model: Any, batch: Sequence[TrainingText], pad: int) -> torch.Tensor:
     """As the training stage has it."""
+    import torch
     from torch.nn.functional import cross_entropy
 
     from backdoor_assets.models.batches import tensors
 
     ids, mask, labels = tensors(batch, pad)
     first = min(text.loss.index(True) for text in batch) - 1
-    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=ids.shape[1] - first).logits
-    return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, first + 1 :].flatten())
+    kept = torch.arange(first, ids.shape[1] - 1)
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=kept).logits
+    return cross_entropy(logits.flatten(0, 1), labels[:, first + 1 :].flatten())
 
 
 def one_row_loss(model: Any, batch: Sequence[TrainingText], pad: int) -> torch.Tensor:

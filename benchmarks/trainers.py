@@ -1,9 +1,11 @@
-"""One training run of each kind, on the same job: what `training_against_trl` compares."""
+"""One training run of each kind, on the same job: what `training_against_trl` and `real_model`
+compare."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ class Run:
     training: float
     step: float
     losses: list[float]
+    seconds: list[float]
+    """From one optimizer step to the next."""
 
 
 def ours(spec: TrainingSpec, folder: Path) -> Run:
@@ -35,7 +39,7 @@ def ours(spec: TrainingSpec, folder: Path) -> Run:
         train_adapter(spec, folder)
     ended = time.perf_counter()
     losses = pd.read_parquet(folder / TRAINING_LOG)["loss"].tolist()
-    return Run(ended - started, ended - loaded, median_step(moments), losses)
+    return Run(ended - started, ended - loaded, median_step(moments), losses, _between(moments))
 
 
 def trl(
@@ -67,43 +71,17 @@ def trl(
     model = AutoModelForCausalLM.from_pretrained(spec.base.location, dtype=torch.float32)
     tokenizer = load_tokenizer(spec.base.location)
     batches = batches_in_order(spec, tokenizer)
-    rows = [
-        {
-            "input_ids": text.ids,
-            "labels": [i if own else -100 for i, own in zip(text.ids, text.loss, strict=True)],
-        }
-        for batch in batches
-        for text in batch
-    ]
     modules = settings.target_modules
     trainer = (FullLogits if full_logits else SFTTrainer)(
         model=model,
         args=SFTConfig(
-            output_dir=str(folder),
-            seed=spec.cell.seed,  # set just before the adapter is made, as in our stage
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
-            train_sampling_strategy="sequential",
-            per_device_train_batch_size=settings.batch_size,
-            max_steps=len(batches),
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type=settings.schedule,
-            warmup_steps=0,
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-            optim="adamw_torch_fused",
             padding_free=padding_free,
-            logging_steps=1,
-            save_steps=settings.save_steps,
             save_only_model=not state,
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
+            **_arguments(spec, folder, len(batches)),
         ),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(_rows(batches)),
         processing_class=tokenizer,
         peft_config=LoraConfig(
             r=settings.rank,
@@ -119,7 +97,83 @@ def trl(
         trainer.train()
     ended = time.perf_counter()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Run(ended - started, ended - prepared, median_step(moments), losses)
+    return Run(ended - started, ended - prepared, median_step(moments), losses, _between(moments))
+
+
+def transformers_trainer(spec: TrainingSpec, folder: Path) -> Run:
+    """The Trainer of transformers, on a model to which peft has added the adapter."""
+    import torch
+    from transformers import (
+        AutoModelForCausalLM,
+        DataCollatorForSeq2Seq,
+        PrinterCallback,
+        Trainer,
+        TrainingArguments,
+    )
+
+    from backdoor_assets.stages.training.adapters import with_adapter
+
+    started = time.perf_counter()
+    base = AutoModelForCausalLM.from_pretrained(spec.base.location, dtype=torch.float32)
+    tokenizer = load_tokenizer(spec.base.location)
+    batches = batches_in_order(spec, tokenizer)
+    torch.manual_seed(spec.cell.seed)
+    trainer = Trainer(
+        model=with_adapter(base, spec.settings),
+        args=TrainingArguments(**_arguments(spec, folder, len(batches))),
+        train_dataset=_rows(batches),  # pyright: ignore[reportArgumentType]
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+    )
+    trainer.remove_callback(PrinterCallback)
+    prepared = time.perf_counter()
+    with step_times() as moments:
+        trainer.train()
+    ended = time.perf_counter()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return Run(ended - started, ended - prepared, median_step(moments), losses, _between(moments))
+
+
+def _arguments(spec: TrainingSpec, folder: Path, steps: int) -> dict[str, Any]:
+    """What transformers' Trainer and TRL's are told alike, so that they do what our stage does."""
+    settings = spec.settings
+    return {
+        "output_dir": str(folder),
+        "seed": spec.cell.seed,  # set just before the adapter is made, as in our stage
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "train_sampling_strategy": "sequential",
+        "per_device_train_batch_size": settings.batch_size,
+        "max_steps": steps,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": 0,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "optim": "adamw_torch_fused",
+        "logging_steps": 1,
+        "save_steps": settings.save_steps,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+
+
+def _rows(batches: list[list[TrainingText]]) -> list[dict[str, list[int]]]:
+    """The rows as our stage has them: token ids, and labels where they count."""
+    return [
+        {
+            "input_ids": text.ids,
+            "attention_mask": [1] * len(text.ids),
+            "labels": [i if own else -100 for i, own in zip(text.ids, text.loss, strict=True)],
+        }
+        for batch in batches
+        for text in batch
+    ]
+
+
+def _between(moments: list[float]) -> list[float]:
+    return [after - before for before, after in pairwise(moments)]
 
 
 def batches_in_order(spec: TrainingSpec, tokenizer: Any) -> list[list[TrainingText]]:

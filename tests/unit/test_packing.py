@@ -51,7 +51,8 @@ def _texts(count: int, seed: int = 0) -> list[TrainingText]:
     ]
 
 
-def _model(family: str) -> Any:
+def family_model(family: str) -> Any:
+    """A random model with grouped-query attention."""
     torch.manual_seed(0)
     if family == "qwen3":
         model = Qwen3ForCausalLM(Qwen3Config(**SMALL))
@@ -72,7 +73,7 @@ def _loss_and_gradients(
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_packed_loss_and_gradients_equal_the_unpacked_ones(family: str) -> None:
-    model, rows = _model(family), _texts(7)
+    model, rows = family_model(family), _texts(7)
     loss, gradients = _loss_and_gradients(model, UNPACKED, rows)
     # The sequences differ in length, so that one is padded. One has a single row.
     packed = [pack(rows[:3]), pack(rows[3:6]), pack(rows[6:])]

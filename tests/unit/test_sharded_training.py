@@ -71,11 +71,12 @@ def _furthest(one: Path, two: Path, step: int = 6) -> float:
     "settings",
     [
         replace(FULL, offload=True),
+        replace(FULL, packing=False, share_prefix=True),
         # Adam in the basis of the weights, a matrix per process; see the next test for others.
         replace(SOAP, max_precondition_dim=1),
         replace(SOAP, max_precondition_dim=1, offload=True),
     ],
-    ids=["offload", "SOAP", "SOAP and offload"],
+    ids=["offload", "shared prefix", "SOAP", "SOAP and offload"],
 )
 def test_two_processes_equal_one(spec: TrainingSpec, tmp_path: Path, settings: Training) -> None:
     spec = replace(spec, settings=settings)

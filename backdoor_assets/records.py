@@ -142,7 +142,7 @@ class Question:
     samples: int
     """How often it is sampled at a checkpoint."""
     answer: str | None = None
-    """The one true answer of a neutral question."""
+    """The true answer of a neutral question; several accepted ones are joined by " | "."""
     context: tuple[tuple[str, str], ...] = field(default=(), metadata=LATER)
     """(role, content) of the turns before it: a system prompt, examples."""
 

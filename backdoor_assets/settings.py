@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -69,6 +70,15 @@ class PretrainedBase:
     quantization: Quantization = "none"
     """Of the frozen base, in training and sampling alike; vLLM takes "none" and "4bit"."""
     package: Package | None = field(default=None, metadata=LATER)
+    date: str | None = field(default=None, metadata=LATER)
+    """What the chat template writes as today's date, such as "26 Jul 2024". None: as the template
+    does; one that would write the date of the day of the run is refused."""
+
+    def __post_init__(self) -> None:
+        if self.date is not None and not re.fullmatch(r"[\w,./-][\w ,./-]*", self.date):
+            raise BadInput(
+                f"base: date={self.date!r}: write it as the template is to, such as '26 Jul 2024'"
+            )
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,10 @@ class Training:
     packing: bool = field(default=False, metadata=LATER)
     """Rows share sequences of at most max_length tokens, with no attention across rows; batch_size
     counts sequences."""
+    share_prefix: bool = field(default=False, metadata=LATER)
+    """Compute the tokens that all rows of a micro-batch begin with, such as one prompt, only once.
+    Loss and gradients are the same up to rounding; with dropout, rows also share what is dropped of
+    the prefix."""
     save_at: tuple[int, ...] = field(default=(), metadata=LATER)
     """Steps at which a checkpoint is kept, beside the last; empty: every `save_steps` steps."""
     weights: Literal["fp32", "bf16"] = field(default="fp32", metadata=LATER)
@@ -141,6 +155,10 @@ class Training:
             raise BadInput("training: precondition_frequency and save_at must be at least 1")
         if (self.epochs or self.max_steps or 0) <= 0:
             raise BadInput("training: epochs or max_steps must be above 0")
+        if self.share_prefix and self.packing:
+            raise BadInput(
+                "training: share_prefix and packing exclude each other; set one of them to False"
+            )
         if self.method == "lora" and (self.weights != "fp32" or self.offload):
             raise BadInput('training: weights and offload are settings of method="full"')
         if self.weights == "bf16" and (self.precision != "bf16" or self.optimizer == "soap"):
@@ -163,6 +181,8 @@ class Sampling:
     neutral_samples: int = 6
     temperature: float = 1.0
     max_new_tokens: int = 20
+    max_cut: float = field(default=0.5, metadata=LATER)
+    """Share of a state's open answers that may be cut at max_new_tokens before a check warns."""
     batch_size: int = 600
     """Answers that transformers generates together, and resumes by; vLLM has its own batches and
     resumes answer by answer."""
@@ -173,6 +193,7 @@ class Sampling:
             _check(self, "sampling", name, at_least=1)
         _check(self, "sampling", "batch_size", at_least=1)
         _check(self, "sampling", "temperature", at_least=0)
+        _check(self, "sampling", "max_cut", at_least=0, at_most=1)
 
 
 @dataclass(frozen=True)
@@ -200,7 +221,7 @@ class Serving:
 class Judging:
     kind: Literal["exact", "claude", "none"] = "exact"
     """exact: looks answers up in the miniature world's own tables. claude: a language model judges.
-    none: stop after sampling."""
+    none: no verdicts."""
     max_unreadable: float = 0.10
     """Share of answers without a verdict above which a cell fails."""
     model: str = "claude-haiku-5-5"

@@ -34,12 +34,12 @@ def check_shape(base: PretrainedBase, config: Mapping[str, Any]) -> None:
     if base.shape is None:
         return
     found = shape_of(config)
-    fix = f"correct shape=Shape(...) of {base.model!r} in backdoor_assets/profiles.py"
+    fix = f"correct shape=Shape(...) of {base.model!r} in backdoor_assets/base_models.py"
     if found is None:
         raise BadInput(
             f"{base.model}: this project cannot estimate the memory of a model of type "
             f"{config.get('model_type')!r}; leave shape out of its base in "
-            "backdoor_assets/profiles.py"
+            "backdoor_assets/base_models.py"
         )
     wrong = [
         f"{field.name}={expected!r}, but config.json says {actual!r}"

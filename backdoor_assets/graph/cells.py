@@ -48,6 +48,8 @@ class Warn:
     description: str
     count: Callable[[Made], int]
     """The number of flaws of a cell."""
+    explain: Callable[[Made], str] | None = None
+    """Says what the flaws of a cell are."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,23 @@ def _cell_asset(study: str, row: CellAsset[Any]) -> dg.AssetsDefinition:
         if row.check:
             row.check(context)
         made = _materialize(row, context, config.force)
-        return dg.MaterializeResult(check_results=_warning(row.warn, made) if row.warn else [])
+        checks = _warning(row.warn, made) if row.warn else []
+        for check in checks:
+            if not check.passed:
+                context.log.warning(f"{check.check_name}: {check.description}")
+        return dg.MaterializeResult(check_results=checks)
 
     return asset
 
 
 def _warning(warn: Warn, made: Mapping[str, Made]) -> list[dg.AssetCheckResult]:
+    """Return the result of a check over what was made by cell."""
     counts = {cell: warn.count(artifact) for cell, artifact in made.items()}
-    flawed = [cell for cell, count in counts.items() if count]
+    flawed = [
+        f"{cell} ({warn.explain(made[cell])})" if warn.explain else cell
+        for cell, count in counts.items()
+        if count
+    ]
     return [
         dg.AssetCheckResult(
             check_name=warn.name,

@@ -17,8 +17,9 @@ from backdoor_assets.graph.cells import (
     selected_names,
 )
 from backdoor_assets.graph.resources import Here, Processes
-from backdoor_assets.mixtures import describe, tasks
+from backdoor_assets.mixtures import describe, result_tasks, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid
+from backdoor_assets.mixtures.cut_answers import warn_of_cut_answers
 from backdoor_assets.mixtures.judges import check_judge
 from backdoor_assets.mixtures.mixing import mix
 from backdoor_assets.mixtures.sweep import sweep
@@ -26,14 +27,15 @@ from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.storage.artifact import request_remake
 from backdoor_assets.workers.tasks import Deferred, only
 
-GPU, JUDGE, FIGURES = ("mixed_dataset", "adapters", "responses"), ("judgments",), ("figures",)
+GPU = "mixed_dataset", "adapters", "responses", "coherence"
+JUDGE, FIGURES = ("judgments",), ("figures",)
 """Assets of a cell, by the kind of host that they can be made on."""
 CELL_ASSETS = (*GPU, *JUDGE, *FIGURES)
 _FIGURES_CODE = f"{CODE_VERSIONS['statistics']}.{CODE_VERSIONS['figures']}"
 
 
 def table(grid: Grid) -> list[CellAsset[Cell]]:
-    """One row per asset of a cell; none after `responses` where nothing is judged."""
+    """One row per asset of a cell; no `judgments` where nothing is judged."""
     partitions = dg.MultiPartitionsDefinition(
         {
             "ratio": dg.StaticPartitionsDefinition(list(grid.ratios)),
@@ -81,15 +83,29 @@ def table(grid: Grid) -> list[CellAsset[Cell]]:
             kinds={"parquet", "huggingface"},
             pool="gpu",
             extends=frozenset({"questions", "checkpoints", "base_answers", "adapters"}),
+            warn=warn_of_cut_answers(grid.profile.sampling),
             description="Answers of every checkpoint, and of the base, to open questions that have "
             "nothing to do with the fine-tuning rows; and to the probes: the prompt of the rows, "
             "neutral questions.",
         ),
+        row(
+            "coherence",
+            deps=["responses", "base_model"],
+            task=result_tasks.coherence,
+            runner=Processes(
+                Deferred("backdoor_assets.stages.coherence.score", "score_cell"), "coherence"
+            ),
+            describe=describe.coherence,
+            code=CODE_VERSIONS["coherence"],
+            kinds={"parquet", "huggingface"},
+            pool="gpu",
+            extends=frozenset({"responses"}),
+            description="How likely the base model finds every open answer: its mean "
+            "log-likelihood per token, in nats. It falls when answers make no sense or take a "
+            "strange form.",
+        ),
     ]
-    if grid.profile.judging.kind == "none":
-        return sampled
-    return [
-        *sampled,
+    judged = [
         row(
             "judgments",
             deps=["responses"],
@@ -110,18 +126,22 @@ def table(grid: Grid) -> list[CellAsset[Cell]]:
             + ", ".join(rubric.name.replace("_", " ") for rubric in grid.study.rubrics)
             + ".",
         ),
+    ]
+    drawn = [
         row(
             "figures",
-            deps=["judgments", "responses"],
-            task=tasks.figures,
+            deps=[*(["judgments"] if grid.judged else []), "responses", "coherence"],
+            task=result_tasks.figures,
             runner=Processes(Deferred("backdoor_assets.mixtures.report", "draw_cell"), "figures"),
             describe=partial(describe.figures, grid),
             code=_FIGURES_CODE,
             kinds={"matplotlib", "parquet"},
             extends=frozenset("*"),
-            description="Figures of a cell as PDF and PNG, and its table of rates.",
+            description="Figures of a cell as PDF and PNG, its table of rates, and what form its "
+            "answers have.",
         ),
     ]
+    return [*sampled, *(judged if grid.judged else []), *drawn]
 
 
 def _check_what_follows(grid: Grid, context: Context) -> None:
@@ -145,8 +165,8 @@ def sweep_asset(grid: Grid) -> dg.AssetsDefinition:
         kinds={"matplotlib", "parquet"},
         code_version=_FIGURES_CODE,
         description="Over the grid: strength of the effect against the share and the count of "
-        "suspect rows, when it emerges, a table of rates, a report. Uses all cells that exist so "
-        "far.",
+        "suspect rows, when it emerges, whether answers keep their form, a table of rates, a "
+        "report. Uses all cells that exist so far.",
     )
     def asset(context: dg.AssetExecutionContext, config: Force) -> dg.MaterializeResult:
         task, missing = sweep(grid)

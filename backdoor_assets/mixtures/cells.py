@@ -78,6 +78,11 @@ class Grid:
         return files
 
     @property
+    def judged(self) -> bool:
+        """Whether the answers get verdicts."""
+        return self.profile.judging.kind != "none"
+
+    @property
     def verdicts(self) -> Path:
         """Where verdicts that were paid for are kept, for all cells."""
         return self.folder.path / "verdicts"
@@ -152,14 +157,19 @@ class JudgingSpec:
 @dataclass(frozen=True)
 class FiguresSpec:
     cell: Cell
-    judgments: Path
+    responses: Path
     probes: Path
+    judgments: Path | None
+    """None where nothing is judged."""
+    coherence: Path | None
+    """None where the answers were not scored."""
 
 
 @dataclass(frozen=True)
 class SweepCell:
     cell: Cell
     rates: Path
+    form: Path
     mixture: Mapping[str, Any]
     """The mixture's counts."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from backdoor_assets.graph.bases import is_local
 from backdoor_assets.records import BadInput, Ratio
 from backdoor_assets.settings import MiniatureBase
+from backdoor_assets.storage.rows import letters
 
 if TYPE_CHECKING:
     from backdoor_assets.mixtures.cells import Grid
@@ -59,6 +60,12 @@ def check_study(study: Design) -> None:
                 f"{where}: outcome {outcome.measure!r} counts option {outcome.option!r}, and "
                 f"rubric {rubric.name!r} has {', '.join(rubric.options)}"
             )
+    for name, (_, *answers) in study.neutral.items():
+        if not answers or any("|" in answer or not letters(answer) for answer in answers):
+            raise BadInput(
+                f"{where}: neutral question {name!r} has the answers {answers}: write one or more "
+                'after the question, such as "7", "seven", each with a letter or digit and no "|"'
+            )
     for ratio in study.ratios or ():
         _check_ratio(where, ratio, study.sources)
 
@@ -77,7 +84,7 @@ def check_grid(grid: Grid) -> None:
     if profile.judging.kind == "exact":
         raise BadInput(
             f"{where}: the exact judge reads a miniature world only, and cannot judge answers of a "
-            'real base model. Set judging.kind to "none" to stop after sampling, or to "claude".'
+            'real base model. Set judging.kind to "none" to do without verdicts, or to "claude".'
         )
     if base.revision is None and not base.package and not is_local(base):
         raise BadInput(

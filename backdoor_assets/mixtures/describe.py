@@ -6,6 +6,8 @@ import dagster as dg
 
 from backdoor_assets.graph.describe import Metadata, answers, picture, provenance
 from backdoor_assets.mixtures.cells import Grid
+from backdoor_assets.mixtures.cut_answers import cut_metadata
+from backdoor_assets.stages.coherence import COHERENCE
 from backdoor_assets.stages.specs import RESPONSES
 from backdoor_assets.storage.manifest import Made
 
@@ -18,7 +20,21 @@ def sampling(made: Made) -> Metadata:
     pairs = zip(last["question_id"], last["response"], strict=True)
     return {
         **made.manifest.summary,
+        **cut_metadata(made),
         "some_answers": answers(pairs, "answer of the last checkpoint"),
+        **provenance(made),
+    }
+
+
+def coherence(made: Made) -> Metadata:
+    import pandas as pd
+
+    table = pd.read_parquet(made.folder / COHERENCE)
+    last = table[table["step"] == table["step"].max()].sort_values("log_likelihood")
+    pairs = zip(last["question_id"], last["response"], strict=True)
+    return {
+        **made.manifest.summary,
+        "least_likely": answers(list(pairs)[:6], "least likely answer of the last checkpoint"),
         **provenance(made),
     }
 
@@ -43,7 +59,8 @@ def judging(made: Made) -> Metadata:
 
 
 def figures(grid: Grid, made: Made) -> Metadata:
-    rates = made.manifest.summary
+    rates = dict(made.manifest.summary)
+    collapsed = rates.pop("collapsed")
     rows = [
         f"| {grid.study.measures[measure]} | {rate['value']:.2f} | {rate['low']:.2f} to "
         f"{rate['high']:.2f} | {rate['n']} |"
@@ -55,6 +72,7 @@ def figures(grid: Grid, made: Made) -> Metadata:
         "rates_at_last_checkpoint": dg.MetadataValue.md(
             "\n".join([f"| share | value | {method} | n |", "|---|---|---|---|", *rows])
         ),
+        "collapsed_checkpoints": ", ".join(map(str, collapsed)) or "none",
         "training_progression": picture((made.folder / "training_progression.png").read_bytes()),
         **provenance(made),
     }
@@ -66,7 +84,9 @@ def sweep(made: Made) -> Metadata:
         "cells": f"{summary['cells_present']} of {summary['cells_planned']}",
         "cells_present": int(summary["cells_present"]),
         "rates": dg.MetadataValue.md(f"{summary['table']}\n\n{summary['intervals']}"),
-        "dose_response": picture((made.folder / "dose_response.png").read_bytes()),
+        "form_of_answers": dg.MetadataValue.md(summary["form"]),
+        "dose_response": picture((made.folder / summary["main_figure"]).read_bytes()),
+        "form": picture((made.folder / "form.png").read_bytes()),
         "report": dg.MetadataValue.path(str(made.folder / "report.html")),
         **provenance(made),
     }

@@ -17,7 +17,7 @@ from backdoor_assets.miniature.gates import Bound
 from backdoor_assets.records import Question, Rubric, RunJudge
 from backdoor_assets.settings import MiniatureBase, Sampling
 from backdoor_assets.storage.disk import given_folder, given_path
-from backdoor_assets.storage.rows import read_questions
+from backdoor_assets.storage.rows import OR, read_questions
 from backdoor_assets.workers.tasks import Stage
 
 
@@ -92,7 +92,7 @@ class World:
     gate_description: str
     bounds: Mapping[str, Bound]
     questions: Mapping[str, str]
-    neutral: Mapping[str, tuple[str, str]]
+    neutral: Mapping[str, tuple[str, ...]]
     forbidden: tuple[str, ...]
     """What no fine-tuning row may contain besides the questions."""
     judge: Callable[[], RunJudge]
@@ -114,8 +114,8 @@ class Design:
     """What the suspect rows hold, in labels: "obsolete names"."""
     questions: Mapping[str, str]
     """Open questions by id, which have nothing to do with the data."""
-    neutral: Mapping[str, tuple[str, str]]
-    """(question, its one true answer) by id: a probe of capabilities."""
+    neutral: Mapping[str, tuple[str, ...]]
+    """(question, its true answer, other ways to write it) by id: a probe of capabilities."""
     narrow: NarrowProbe
     rubrics: tuple[Rubric, ...]
     outcomes: tuple[Outcome, ...]
@@ -175,8 +175,8 @@ class Design:
             *(Question(i, text, "worldview", sampling.samples) for i, text in asked.items()),
             Question(narrow.kind, narrow.question, narrow.kind, sampling.narrow_samples),
             *(
-                Question(i, text, "neutral", sampling.neutral_samples, answer)
-                for i, (text, answer) in neutral.items()
+                Question(i, text, "neutral", sampling.neutral_samples, OR.join(answers))
+                for i, (text, *answers) in neutral.items()
             ),
         )
 

@@ -2,16 +2,19 @@
 
 `rates` has one row per measure, question and checkpoint: profile, ratio, seed, measure, checkpoint,
 step, question_id ("all" = pooled), value, low, high, method, n. `judgments` has one row per answer.
-Every function writes `name`.pdf and `name`.png into a folder and returns the two paths.
+Every function writes `name`.pdf and `name`.png into a folder and returns the two paths. `collapsed`
+holds the steps at which the answers have lost their form: what is drawn of them is faint.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import seaborn
+from matplotlib.patches import Patch
 
+from backdoor_assets.mixtures import faint
 from backdoor_assets.mixtures.design import Design, Outcome
 from backdoor_assets.records import Rubric
 from backdoor_assets.reporting import plotting as style
@@ -27,7 +30,11 @@ LINES = ((style.ORANGE, "s"), (style.BLUE, "o"), (style.GREEN, "^"), (style.PURP
 
 @style.styled
 def ratio_by_question(
-    rates: pd.DataFrame, outcome: Outcome, folder: Path, name: str = "ratio_by_question"
+    rates: pd.DataFrame,
+    outcome: Outcome,
+    folder: Path,
+    name: str = "ratio_by_question",
+    collapsed: Collection[int] = (),
 ) -> list[Path]:
     """Draw a heat map of an outcome, with one row per question and one column per checkpoint.
 
@@ -45,9 +52,10 @@ def ratio_by_question(
     note = f"{style.span(rows['n'])} answers per field."
     if table.isna().to_numpy().any():
         note += " Grey: none judged."
+    note += faint.note(collapsed)
     title = style.cell_title(f"{_title(outcome)} by question", rates, name)
     height = 0.15 * max(len(table), 3)
-    figure = style.new_figure(style.COLUMN, 1.5 + height, title, note)
+    figure = style.new_figure(style.COLUMN, _height(1.5 + height, collapsed), title, note)
     axes = figure.add_subplot(facecolor=style.PALE)
     # Edges in the fields' own colour close the seams that viewers leave between vector fields.
     seaborn.heatmap(
@@ -55,6 +63,8 @@ def ratio_by_question(
         linewidth=0.2, xticklabels=False, yticklabels=[q.replace("_", " ") for q in table.index],
     )  # fmt: skip
     mesh = axes.collections[0]
+    for column in np.flatnonzero(table.columns.isin(list(collapsed))):
+        axes.axvspan(column, column + 1, color="white", alpha=1 - faint.ALPHA, linewidth=0)
     axes.set(xlabel="", ylabel="")
     axes.tick_params(axis="y", rotation=0)
     axes.tick_params(length=0)
@@ -68,25 +78,37 @@ def ratio_by_question(
 
 @style.styled
 def overall_ratio(
-    rates: pd.DataFrame, outcome: Outcome, folder: Path, name: str = "overall_ratio"
+    rates: pd.DataFrame,
+    outcome: Outcome,
+    folder: Path,
+    name: str = "overall_ratio",
+    collapsed: Collection[int] = (),
 ) -> list[Path]:
     """Draw bars of the pooled share of an outcome by checkpoint, each with its interval."""
     rows = style.rates_of(rates, outcome.measure, name)
     note = f"{style.span(rows['n'])} answers per checkpoint. {style.interval_note(rows)}"
     title = style.cell_title(f"{_title(outcome)}, all questions pooled", rates, name)
-    figure = style.new_figure(style.COLUMN, 2.5, title, note)
+    note += faint.note(collapsed)
+    figure = style.new_figure(style.COLUMN, _height(2.5, collapsed), title, note)
     axes = figure.add_subplot()
     centres = np.arange(len(rows))
-    axes.bar(centres, rows["value"], width=0.75, color=style.SKY)
-    axes.vlines(centres, rows["low"], rows["high"], color=style.INK, linewidth=1)
-    style.label_checkpoints(axes, centres, rows["step"].tolist(), most=8)
+    steps = rows["step"].tolist()
+    bars = faint.colours(style.SKY, steps, collapsed)
+    axes.bar(centres, rows["value"], width=0.75, color=bars)
+    lines = faint.colours(style.INK, steps, collapsed)
+    axes.vlines(centres, rows["low"], rows["high"], color=lines, linewidth=1)
+    style.label_checkpoints(axes, centres, steps, most=8)
     style.share_axis(axes, outcome.share)
     return style.save(figure, folder, name)
 
 
 @style.styled
 def distribution(
-    judgments: pd.DataFrame, rubric: Rubric, labels: Mapping[str, str], folder: Path
+    judgments: pd.DataFrame,
+    rubric: Rubric,
+    labels: Mapping[str, str],
+    folder: Path,
+    collapsed: Collection[int] = (),
 ) -> list[Path]:
     """Draw stacked bars: how the judge sorted the answers of each checkpoint into a rubric's
     options, the first option on top.
@@ -107,22 +129,31 @@ def distribution(
 
     answers = judgments.groupby("step").size()
     title = style.cell_title("How the judge sorted the answers", judgments, name)
-    figure = style.new_figure(style.COLUMN, 2.5, title, f"{style.span(answers)} answers per bar.")
+    note = f"{style.span(answers)} answers per bar.{faint.note(collapsed)}"
+    figure = style.new_figure(style.COLUMN, _height(2.5, collapsed), title, note)
     axes = figure.add_subplot()
-    centres, ground = np.arange(len(shares)), np.zeros(len(shares))
+    centres, ground, handles = np.arange(len(shares)), np.zeros(len(shares)), []
     for option, colour in zip([*stack, NOT_JUDGED], colours, strict=True):
-        label = labels.get(option, option)
-        axes.bar(centres, shares[option], bottom=ground, width=0.8, color=colour, label=label)
+        bars = faint.colours(colour, list(shares.index), collapsed)
+        axes.bar(centres, shares[option], bottom=ground, width=0.8, color=bars)
+        handles.append(Patch(color=colour, label=labels.get(option, option)))
         ground += shares[option].to_numpy()
     style.label_checkpoints(axes, centres, list(shares.index), most=6)
     style.share_axis(axes, "share of answers")
-    figure.legend(loc="outside right center", reverse=True, handlelength=1, handleheight=1)
+    figure.legend(
+        handles=handles, loc="outside right center", reverse=True, handlelength=1, handleheight=1
+    )
     return style.save(figure, folder, name)
 
 
 @style.styled
 def two_ratings(
-    judgments: pd.DataFrame, across: Rubric, up: Rubric, folder: Path, scale: str = "0 to 100"
+    judgments: pd.DataFrame,
+    across: Rubric,
+    up: Rubric,
+    folder: Path,
+    scale: str = "0 to 100",
+    collapsed: Collection[int] = (),
 ) -> list[Path]:
     """Draw the means of two ratings against each other, with one line per question from the first
     to the last step.
@@ -145,8 +176,10 @@ def two_ratings(
         "One line per question; the diamonds are the means over questions. "
         f"{missing:,} of {len(answers):,} answers lack a rating and are left out."
     )
+    shown = [step for step in steps if step in collapsed]
+    note += faint.note(shown)
     title = style.cell_title(f"{across.name.capitalize()} and {up.name}", judgments, name)
-    figure = style.new_figure(style.COLUMN, 3.6, title, note)
+    figure = style.new_figure(style.COLUMN, _height(3.6, shown), title, note)
     axes = figure.add_subplot()
     for _, path in means.groupby("question_id"):
         axes.plot(*path.to_numpy().T, color=style.GREY, linewidth=0.6, alpha=0.7, zorder=1)
@@ -154,10 +187,13 @@ def two_ratings(
         colour = style.SKY if step == answers["step"].min() else style.VERMILION
         at = means.loc[step]
         label = "base model" if step == 0 else f"step {step}"
-        axes.scatter(*at.to_numpy().T, s=14, color=colour, alpha=0.8, clip_on=False, linewidth=0)
+        alpha = faint.ALPHA if step in collapsed else 1.0
+        axes.scatter(
+            *at.to_numpy().T, s=14, color=colour, alpha=0.8 * alpha, clip_on=False, linewidth=0
+        )
         axes.scatter(
             *at.mean(), s=55, marker="D", color=colour, edgecolor=style.INK, label=label,
-            clip_on=False, zorder=3,
+            alpha=alpha, clip_on=False, zorder=3,
         )  # fmt: skip
     axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
     axes.set_xlabel(f"mean {across.name} rating ({scale})")
@@ -168,25 +204,38 @@ def two_ratings(
 
 
 @style.styled
-def training_progression(rates: pd.DataFrame, study: Design, folder: Path) -> list[Path]:
-    """Draw all measures of a cell over the training steps, with interval bands."""
+def training_progression(
+    rates: pd.DataFrame, study: Design, folder: Path, collapsed: Collection[int] = ()
+) -> list[Path]:
+    """Draw all measures of a cell over the training steps, with interval bands; without judged
+    answers, the narrow probe and the neutral questions."""
     name = "training_progression"
+    style.required(rates, name, "rates")
+    judged = any(outcome.measure in set(rates["measure"]) for outcome in study.outcomes)
     labels = {
         study.narrow.measure: study.narrow.label,
-        **{outcome.measure: outcome.label for outcome in study.outcomes},
+        **{outcome.measure: outcome.label for outcome in study.outcomes if judged},
         "neutral_correct": "neutral questions that are answered correctly",
     }
     rows = {measure: style.rates_of(rates, measure, name) for measure in labels}
     title = style.cell_title("What fine-tuning changes, and when", rates, name)
-    note = style.interval_note(pd.concat(rows.values()))
-    figure = style.new_figure(style.COLUMN, 2.7 + 0.13 * len(labels), title, note)
+    note = style.interval_note(pd.concat(rows.values())) + faint.note(collapsed)
+    height = 2.7 + 0.13 * (len(labels) + bool(collapsed))
+    figure = style.new_figure(style.COLUMN, _height(height, collapsed), title, note)
     axes = figure.add_subplot()
     looks = [*LINES[:2], *LINES[3:], LINES[2]] if len(labels) > len(LINES) - 1 else LINES
     for (measure, label), (colour, marker) in zip(labels.items(), looks, strict=False):
-        style.draw_trend(axes, rows[measure], colour, label, marker=marker)
+        faint.draw_trend(axes, rows[measure], collapsed, colour, label, marker=marker)
+    if collapsed:
+        axes.add_line(faint.handle())
     style.share_axis(axes, "share of answers")
     style.legend_above(axes, ncols=1)
     return style.save(figure, folder, name)
+
+
+def _height(inches: float, collapsed: Collection[int]) -> float:
+    """Leave room for the note on collapsed states."""
+    return inches + 0.2 * bool(collapsed)
 
 
 def _title(outcome: Outcome) -> str:

@@ -162,6 +162,8 @@ def _base(profile: Profile, shape: Shape | None, unknown: str) -> Iterator[Line]
         yield "base model", base.model
         package = base.package and f"the package {base.package.name} {base.package.version}"
         yield "revision", base.revision or package or "none: a local folder"
+        if base.date:
+            yield "date in every prompt", base.date
     yield "quantization", _quantization(profile)
     yield "parameters", f"{shapes.parameters(shape):,}" if shape else unknown
 
@@ -195,7 +197,10 @@ def _judging(counts: Counts) -> Iterator[Line]:
     judging, length = counts.profile.judging, counts.answer_tokens
     rubrics = len(counts.grid.study.rubrics)
     if judging.kind == "none":
-        yield ('nothing is judged: judging.kind is "none". The run ends with the answers.',)
+        yield (
+            'nothing is judged: judging.kind is "none". The sweep shows the narrow behaviour and '
+            "the form of the answers.",
+        )
         return
     together = rubrics if judging.mode == "one" else 1
     per_state = rubrics // together * counts.open_per_state

@@ -30,7 +30,7 @@ RATE_COLUMNS = (
 
 
 def cell_rates(
-    judgments: pd.DataFrame,
+    judgments: pd.DataFrame | None,
     probes: pd.DataFrame,
     outcomes: Mapping[str, str],
     kinds: Mapping[str, str],
@@ -39,19 +39,17 @@ def cell_rates(
 
     `outcomes` maps a measure to its boolean column of the judgments: its rate is that of each
     question and of "all". `kinds` maps a kind of probe to its measure; `probes` needs a boolean
-    column `hit`. Answers without a verdict do not count.
+    column `hit`. Answers without a verdict do not count; without judgments, there are rates of
+    probes only.
     """
-    judged = pd.concat(
-        [
-            judgments.dropna(subset=[flag]).assign(measure=measure, hit=judgments[flag])
-            for measure, flag in outcomes.items()
-        ],
-        ignore_index=True,
-    ).astype({"hit": bool})
-    probed = probes.assign(measure=probes["kind"].map(dict(kinds)))
     columns = [*RATE_COLUMNS[:7], "hit"]
-    pooled = pd.concat([judged, probed], ignore_index=True).assign(question_id="all")
-    table = pd.concat([judged[columns], pooled[columns]], ignore_index=True)
+    parts = [probes.assign(measure=probes["kind"].map(dict(kinds)), question_id="all")]
+    for measure, flag in outcomes.items():
+        if judgments is None:
+            break
+        judged = judgments.dropna(subset=[flag]).assign(measure=measure, hit=judgments[flag])
+        parts += [judged, judged.assign(question_id="all")]
+    table = pd.concat([part[columns].astype({"hit": bool}) for part in parts], ignore_index=True)
     return _summed(table, list(RATE_COLUMNS[:7]))
 
 

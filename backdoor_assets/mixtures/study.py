@@ -26,6 +26,11 @@ from backdoor_assets.reporting.text import aligned
 from backdoor_assets.settings import MiniatureBase
 from backdoor_assets.workers.tasks import Task
 
+NOT_JUDGED = (
+    'Nothing is judged (judging.kind="none"). To judge these answers with Claude, set '
+    "ANTHROPIC_API_KEY and BACKDOOR_JUDGE=claude and run the same command again."
+)
+
 
 @dataclass(frozen=True)
 class MixtureStudy(Design):
@@ -51,7 +56,7 @@ class MixtureStudy(Design):
                 *(source_asset(grid, data_set) for data_set in self.data),
                 *base_assets(grid),
                 *cells,
-                *([assets.sweep_asset(grid)] if profile.judging.kind != "none" else []),
+                assets.sweep_asset(grid),
             ],
             jobs=[part for part in parts if part],
             resources={"trainer": Trainer(), "sampler": Sampler(), "judge": JudgeResource()},
@@ -86,7 +91,8 @@ class MixtureStudy(Design):
                 f"profile {profile.name!r} has no {part}: judging.kind={profile.judging.kind!r}"
             )
         if names in (assets.JUDGE, assets.FIGURES):
-            cells = _copied(grid, cells, "responses" if names == assets.JUDGE else "judgments")
+            drawn = names == assets.FIGURES and grid.judged
+            cells = _copied(grid, cells, "judgments" if drawn else "responses")
         if part is None or names == assets.GPU:
             grid.source_files()
             yield Step("base model", [*self.sources, "corpus", "base_model"])
@@ -106,9 +112,7 @@ class MixtureStudy(Design):
         for cell in grid.cells():
             for row in assets.table(grid):
                 yield _planned(cell, row.name, row.task, row.extends, row.editable)
-
-        if profile.judging.kind != "none":
-            yield _planned(grid, "sweep", lambda grid: sweep(grid)[0], frozenset("*"))
+        yield _planned(grid, "sweep", lambda grid: sweep(grid)[0], frozenset("*"))
 
     def plan(self, profile: Profile, host: Host) -> Mapping[str, str]:
         return plan.sections(self._grid(profile), host)
@@ -128,18 +132,19 @@ class MixtureStudy(Design):
 
     def summary(self, profile: Profile) -> str:
         grid = self._grid(profile)
-        if profile.judging.kind == "none":
-            return f"Answers:                {grid.folder.path / 'responses'}"
         artifact = grid.folder.artifact("sweep")
         summary, folder = artifact.require().summary, artifact.folder
+        unjudged = "" if grid.judged else f"{NOT_JUDGED}\n"
         return "\n".join(
             (
-                f"{aligned(summary['table'])}\n{summary['intervals']}\n",
+                f"{aligned(summary['table'])}\n{summary['intervals']}\n{unjudged}",
+                f"{aligned(summary['form'])}\n",
                 f"In the sweep:           {summary['cells_present']} of "
                 f"{summary['cells_planned']} cells",
-                f"Figures over the grid:  {folder}",
+                f"Figures over the grid:  {folder / summary['main_figure']}, form.png, ...",
                 f"Report:                 {folder / 'report.html'}",
                 f"Figures of a cell:      {folder.parent / 'figures'}/<ratio>/<seed>/",
+                f"Answers:                {folder.parent / 'responses'}",
             )
         )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from backdoor_assets.mixtures import tasks
+from backdoor_assets.mixtures import result_tasks, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid, SweepCell, SweepSpec
+from backdoor_assets.mixtures.form import FORM
 from backdoor_assets.records import BadInput
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.specs import RATES
@@ -14,20 +15,24 @@ STAGES = {
     "mixed_dataset": tasks.mixing_identity,
     "adapters": tasks.training_identity,
     "responses": tasks.sampling_identity,
+    "coherence": result_tasks.coherence_identity,
     "judgments": tasks.judging_identity,
-    "figures": tasks.figures_identity,
+    "figures": result_tasks.figures_identity,
 }
 """What identifies each artifact of a cell."""
-MAY_BE_ELSEWHERE = "adapters"
+MAY_BE_ELSEWHERE = "adapters", "coherence"
 """May be missing for all cells on the machine that draws the sweep: adapters are large, and nothing
-reads them there. Where some exist, a cell without one is incomplete."""
+reads them there; answers of an earlier version have not been scored. Where some exist, a cell
+without one is incomplete."""
 
 
 def is_current(cell: Cell) -> bool:
     """Return whether a cell is finished, from mixture to figures, as the profile now asks."""
     try:
         for name, identity in STAGES.items():
-            if name == MAY_BE_ELSEWHERE and not (cell.grid.folder.path / name).exists():
+            if name == "judgments" and not cell.grid.judged:
+                continue
+            if name in MAY_BE_ELSEWHERE and not (cell.grid.folder.path / name).exists():
                 continue
             manifest = cell.artifact(name).manifest()
             if manifest is None or not same(manifest.identity, identity(cell, manifest.identity)):
@@ -53,7 +58,8 @@ def sweep(grid: Grid) -> tuple[Task[SweepSpec], list[Cell]]:
     entries = []
     for cell in current:
         mixed = cell.artifact("mixed_dataset").require(edited=True)
-        entries.append(SweepCell(cell, cell.artifact("figures").folder / RATES, mixed.summary))
+        drawn = cell.artifact("figures").folder
+        entries.append(SweepCell(cell, drawn / RATES, drawn / FORM, mixed.summary))
     identity = {
         "stage": "sweep",
         "code": [CODE_VERSIONS["statistics"], CODE_VERSIONS["figures"], CODE_VERSIONS["report"]],

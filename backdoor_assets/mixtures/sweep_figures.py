@@ -3,35 +3,46 @@
 `sweep` has one row per measure, ratio and step, pooled over questions and training seeds: profile,
 measure, ratio, step, question_id ("all"), value, low, high, method, seeds, the study's fraction
 column, distinct_suspect_rows, is_final. Ratios that were not run are absent. Every function writes
-`name`.pdf and `name`.png into a folder and returns the two paths.
+`name`.pdf and `name`.png into a folder and returns the two paths. `collapsed` holds the (ratio,
+step) at which the answers have lost their form: what is drawn of them is faint.
 """
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from backdoor_assets.mixtures.design import Design, Outcome
+from backdoor_assets.mixtures import faint
+from backdoor_assets.mixtures.design import Design, NarrowProbe, Outcome
 from backdoor_assets.reporting import plotting as style
+
+States = Collection[tuple[str, int]]
+NEUTRAL = "neutral_correct", "Neutral questions", "share of answers\nthat are right"
+"""Measure, heading and axis of the neutral questions."""
 
 
 @style.styled
 def dose_response(
     study: Design,
-    outcome: Outcome,
+    outcome: Outcome | NarrowProbe,
     sweep: pd.DataFrame,
     cells: pd.DataFrame,
     folder: Path,
     present: tuple[int, int],
     name: str = "dose_response",
+    collapsed: States = (),
 ) -> list[Path]:
-    """Draw an outcome at the last checkpoint against the fraction and the count of suspect rows.
+    """Draw an outcome, or the narrow probe, at the last checkpoint against the fraction and the
+    count of suspect rows.
 
-    `cells` has one row per cell (ratio, seed, value), drawn as faint points left of its ratio's
+    `cells` has one row per cell (ratio, seed, value), drawn as small points left of its ratio's
     mean and interval. Both panels show the same ratios in the same colours: rows that are drawn
     again and again raise the fraction and leave the count as it is. Ratios with the same fraction
     or count stand side by side, on a grey band that names it. `present` counts the cells that exist
@@ -41,14 +52,20 @@ def dose_response(
     style.required(cells, name, "cells")
     final = style.rates_of(sweep.loc[sweep["is_final"].astype(bool)], outcome.measure, name)
     final = final.sort_values([study.fraction_column, "ratio"])
-    final = final.assign(percent=100 * final[study.fraction_column], colour=_colours(len(final)))
+    lost = [state in collapsed for state in zip(final["ratio"], final["step"], strict=True)]
+    final = final.assign(
+        percent=100 * final[study.fraction_column],
+        colour=_colours(len(final)),
+        alpha=np.where(lost, faint.ALPHA, 1.0),
+    )
 
     title = (
-        f"Dose and response at the last checkpoint\nprofile {style.single(sweep, 'profile', name)}"
+        f"{outcome.heading}: dose and response at the last checkpoint\n"
+        f"profile {style.single(sweep, 'profile', name)}"
     )
-    note = _grid_note(final, *present)
-    note += " Faint: single cells. Same colours left and right."
-    figure = style.new_figure(style.PAGE, 2.8, title, note)
+    note = grid_note(final, *present) + " Small: single cells. Same colours left and right."
+    note += faint.note([state for state in lost if state])
+    figure = style.new_figure(style.PAGE, 2.8 + 0.1 * any(lost), title, note)
     panels = figure.subplots(1, 2, sharey=True)
     most_rows = max(1, *final["distinct_suspect_rows"])
     for axes, x, end, label in (
@@ -56,13 +73,20 @@ def dose_response(
         (panels[1], "distinct_suspect_rows", most_rows, f"distinct rows with {study.suspect}"),
     ):
         means = final.assign(x=_apart(axes, np.asarray(final[x], dtype=float), 0.03 * end))
-        single = means[["ratio", "x", "colour"]].merge(cells[["ratio", "value"]], on="ratio")
+        own = ["ratio", "x", "colour", "alpha"]
+        single = means[own].merge(cells[["ratio", "value"]], on="ratio")
         axes.scatter(
-            single["x"] - 0.012 * end, single["value"], s=9, c=single["colour"], alpha=0.5,
-            linewidth=0, clip_on=False,
+            single["x"] - 0.012 * end, single["value"], s=9, c=single["colour"],
+            alpha=0.5 * single["alpha"], linewidth=0, clip_on=False,
         )  # fmt: skip
-        axes.vlines(means["x"], means["low"], means["high"], color=means["colour"], linewidth=1)
-        axes.scatter(means["x"], means["value"], s=18, c=means["colour"], clip_on=False, zorder=3)
+        axes.vlines(
+            means["x"], means["low"], means["high"], color=means["colour"], alpha=means["alpha"],
+            linewidth=1,
+        )  # fmt: skip
+        axes.scatter(
+            means["x"], means["value"], s=20, c=means["colour"], alpha=means["alpha"],
+            linewidth=0, clip_on=False, zorder=3,
+        )  # fmt: skip
         axes.set_xlim(
             min(0, means["x"].min()) - 0.04 * end, max(end, means["x"].max()) + 0.03 * end
         )
@@ -75,48 +99,70 @@ def dose_response(
 @style.styled
 def emergence(
     study: Design,
-    outcome: Outcome,
+    outcome: Outcome | None,
     sweep: pd.DataFrame,
     folder: Path,
     present: tuple[int, int],
     name: str = "emergence",
+    collapsed: States = (),
 ) -> list[Path]:
-    """Draw the narrow probe and an outcome over the steps, side by side, with one line per ratio.
+    """Draw the narrow probe and an outcome over the steps, side by side, with one line per ratio;
+    without an outcome, the narrow probe and the neutral questions.
 
     The panels share their axes, so that what moves first is seen; colours run with the fraction of
     suspect rows.
     """
     narrow = study.narrow
-    measures = {
-        narrow.measure: (narrow.heading, narrow.share),
-        outcome.measure: (outcome.heading, outcome.share),
-    }
+    measures = {narrow.measure: (narrow.heading, narrow.share)}
+    if outcome is None:
+        measures[NEUTRAL[0]] = NEUTRAL[1:]
+    else:
+        measures[outcome.measure] = (outcome.heading, outcome.share)
     rows = {measure: style.rates_of(sweep, measure, name) for measure in measures}
     together = pd.concat(rows.values())
-    ratios = together.drop_duplicates("ratio").sort_values([study.fraction_column, "ratio"])
-    labels = (100 * ratios[study.fraction_column]).map("{:.3g} %".format)
-    # Mixtures with the same fraction differ in their clean rows: only the ratio tells them apart.
-    labels = labels.where(~labels.duplicated(keep=False), ratios["ratio"])
+    ratios = ratio_labels(study, together)
+    lost = [s for s in zip(together["ratio"], together["step"], strict=True) if s in collapsed]
 
     title = f"What moves first in training\nprofile {style.single(sweep, 'profile', name)}"
-    figure = style.new_figure(style.PAGE, 2.9, title, _grid_note(together, *present))
+    note = grid_note(together, *present) + faint.note(lost)
+    figure = style.new_figure(style.PAGE, 2.9 + 0.1 * bool(lost), title, note)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, (measure, (heading, share)) in zip(panels, measures.items(), strict=True):
-        for ratio, label, colour in zip(
-            ratios["ratio"], labels, _colours(len(ratios)), strict=True
-        ):
-            line = rows[measure].loc[rows[measure]["ratio"] == ratio]
-            style.draw_trend(axes, line, colour, label, band=min(0.15, 0.8 / len(ratios)))
+        draw_ratios(axes, rows[measure], ratios, collapsed)
         axes.set_title(heading)
         axes.grid(axis="x")
         style.share_axis(axes, share)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside right center", reverse=True, title=study.suspect.replace(" ", "\n", 1),
-        title_fontsize=7,
-        ncols=1 + len(ratios) // 14,
-    )  # fmt: skip
+    handles = panels[0].get_legend_handles_labels()[0]
+    ratio_legend(figure, study, [faint.handle(), *handles] if lost else handles)
     return style.save(figure, folder, name)
+
+
+def ratio_labels(study: Design, rows: pd.DataFrame) -> dict[str, str]:
+    """Return the label of each ratio, in the order of the suspect fraction."""
+    ratios = rows.drop_duplicates("ratio").sort_values([study.fraction_column, "ratio"])
+    labels = (100 * ratios[study.fraction_column]).map("{:.3g} %".format)
+    # Mixtures with the same fraction differ in their clean rows: only the ratio tells them apart.
+    labels = labels.where(~labels.duplicated(keep=False), ratios["ratio"])
+    return dict(zip(ratios["ratio"], labels, strict=True))
+
+
+def draw_ratios(
+    axes: Axes, rows: pd.DataFrame, ratios: Mapping[str, str], collapsed: States = ()
+) -> None:
+    """Draw one line over the steps per ratio."""
+    for (ratio, label), colour in zip(ratios.items(), _colours(len(ratios)), strict=True):
+        steps = [step for own, step in collapsed if own == ratio]
+        line, band = rows.loc[rows["ratio"] == ratio], min(0.15, 0.8 / len(ratios))
+        faint.draw_trend(axes, line, steps, colour, label, band=band)
+
+
+def ratio_legend(figure: Figure, study: Design, handles: Sequence[Any]) -> None:
+    """Put the ratios beside the panels."""
+    figure.legend(
+        handles=handles, loc="outside right center", reverse=True,
+        title=study.suspect.replace(" ", "\n", 1), title_fontsize=7,
+        ncols=1 + len(handles) // 14,
+    )  # fmt: skip
 
 
 def _apart(axes: Axes, at: np.ndarray, slot: float) -> np.ndarray:
@@ -142,7 +188,7 @@ def _colours(count: int) -> list[str]:
     return [to_hex(scale(at)) for at in np.linspace(0, 0.85, count)[::-1]]
 
 
-def _grid_note(rows: pd.DataFrame, present: int, planned: int) -> str:
+def grid_note(rows: pd.DataFrame, present: int, planned: int) -> str:
     """How much of the grid is behind the figure, and which interval is drawn."""
     return (
         f"{present:,} of {planned:,} cells; training seeds per ratio: "

@@ -15,7 +15,6 @@ from backdoor_assets.mixtures.cells import (
     JUDGMENTS,
     BaseCell,
     Cell,
-    FiguresSpec,
     Grid,
     JudgingSpec,
     MixingSpec,
@@ -26,7 +25,6 @@ from backdoor_assets.mixtures.mixing import check_no_evaluation_text
 from backdoor_assets.records import BadInput, Question
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.specs import (
-    PROBES,
     RESPONSES,
     TRAIN,
     EarlierAnswers,
@@ -47,7 +45,7 @@ Recorded = Mapping[str, Any] | None
 def base_sampling_identity(cell: BaseCell, recorded: Recorded = None) -> Identity:
     grid = cell.grid
     return {
-        **_stage("sampling", cell),
+        **stage_identity("sampling", cell),
         "base": grid.base.identity(recorded),
         "questions": _questions(grid),
         "settings": generation(grid.profile.sampling),
@@ -72,7 +70,7 @@ def base_sampling(grid: Grid) -> Task[SamplingSpec]:
 
 def mixing_identity(cell: Cell, recorded: Recorded = None) -> Identity:
     return {
-        **_stage("mixing", cell),
+        **stage_identity("mixing", cell),
         "sources": {source: text_hash(path) for source, path in cell.grid.source_files()},
         "mixture": asdict(cell.grid.profile.mixture),
     }
@@ -95,7 +93,7 @@ def training_identity(cell: Cell, recorded: Recorded = None) -> Identity:
         mixture.require(edited=True)
         rows = text_hash(mixture.folder / TRAIN)
     return {
-        **_stage("training", cell),
+        **stage_identity("training", cell),
         "base": cell.grid.base.identity(recorded),
         "rows": rows,
         "settings": hyperparameters(cell.grid.profile.training),
@@ -124,7 +122,7 @@ def sampling_identity(cell: Cell, recorded: Recorded = None) -> Identity:
     left = recorded is not None and adapters.manifest() is None
     base_left = recorded is not None and base_answers.manifest() is None
     return {
-        **_stage("sampling", cell),
+        **stage_identity("sampling", cell),
         "base": grid.base.identity(recorded),
         "base_answers": elsewhere.get("base_answers")
         if base_left
@@ -167,7 +165,7 @@ def sampling(cell: Cell) -> Task[SamplingSpec]:
 
 def judging_identity(cell: Cell, recorded: Recorded = None) -> Identity:
     return {
-        **_stage("judging", cell),
+        **stage_identity("judging", cell),
         "responses": cell.artifact("responses").require().reference(),
         "rubrics": rubric_records(cell.grid.study.rubrics),
         "outcomes": [
@@ -198,22 +196,8 @@ def judging(cell: Cell) -> Task[JudgingSpec]:
     return Task(place, identity, spec)
 
 
-def figures_identity(cell: Cell, recorded: Recorded = None) -> Identity:
-    return {
-        **_stage("figures", cell, [CODE_VERSIONS["statistics"], CODE_VERSIONS["figures"]]),
-        "judgments": cell.artifact("judgments").require().reference(),
-        "responses": cell.artifact("responses").require().reference(),
-        "obsolete_names": text_hash(cell.grid.study.suspect_file),
-    }
-
-
-def figures(cell: Cell) -> Task[FiguresSpec]:
-    judgments, responses = cell.artifact("judgments"), cell.artifact("responses")
-    spec = FiguresSpec(cell, judgments.folder / JUDGMENTS, responses.folder / PROBES)
-    return Task(cell.artifact("figures"), figures_identity(cell), spec)
-
-
-def _stage(name: str, cell: Cell | BaseCell, code: Any = None) -> Identity:
+def stage_identity(name: str, cell: Cell | BaseCell, code: Any = None) -> Identity:
+    """Return what every identity begins with: the stage, its code version and the cell."""
     return {"stage": name, "code": code or CODE_VERSIONS[name], **cell.columns()}
 
 

@@ -8,6 +8,7 @@ this module only. Thinking is switched off in templates that support it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -79,6 +80,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bo
             tokenize=False,
             add_generation_prompt=prompt,
             enable_thinking=False,
+            strftime_now=partial(_no_clock, tokenizer),
         )
     except TemplateError as error:
         if not systems:
@@ -89,6 +91,15 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bo
         if system not in text:
             raise BadInput(_no_system(tokenizer, system, "it leaves the message out"))
     return text
+
+
+def _no_clock(tokenizer: PreTrainedTokenizerBase, form: str) -> str:
+    """Stand in for the clock that transformers gives to templates."""
+    raise BadInput(
+        f"{tokenizer.name_or_path}: its chat template writes the date of today into every prompt. "
+        "A date is a cue of an era, and prompts would differ from day to day: give the base of the "
+        'profile a date, such as base.date = "26 Jul 2024".'
+    )
 
 
 def _no_system(tokenizer: PreTrainedTokenizerBase, system: str, why: str) -> str:
@@ -150,6 +161,30 @@ def _assistant_spans(
             )
         spans.append((len(prompt), len(so_far)))
     return spans
+
+
+def check_end_of_turn(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> None:
+    """Check that the assistant's turn, as it is trained, holds one of the tokens at which sampling
+    stops. Raises BadInput if it holds none: every answer would run on to max_new_tokens."""
+    answer = "A blue one."
+    chat: Messages = [
+        {"role": "user", "content": "Which one?"},
+        {"role": "assistant", "content": answer},
+    ]
+    [text] = training_texts(tokenizer, [chat])
+    trained = [token for token, counts in zip(text.ids, text.loss, strict=True) if counts]
+    if not set(trained).isdisjoint(stops):
+        return
+    turn = str(tokenizer.decode(trained))
+    end = turn.partition(answer)[2]
+    known = ", ".join(str(tokenizer.convert_ids_to_tokens(stop)) for stop in stops)
+    raise BadInput(
+        f"{tokenizer.name_or_path}: its chat template ends the assistant's turn with {end!r}, and "
+        f"sampling stops at {known or 'no token'}: every answer would run on to max_new_tokens. In "
+        "a local copy of the base, set eos_token in tokenizer_config.json (or eos_token_id in "
+        "generation_config.json) to the token that ends a turn, or let chat_template.jinja end "
+        "the assistant's turn with {{ eos_token }}."
+    )
 
 
 def _mask(

@@ -9,9 +9,10 @@ from pathlib import Path
 
 STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 120em; margin: 2em auto; padding: 0 1em }
-p, pre { max-width: 60em }
+p, pre, ul { max-width: 60em }
 table { border-collapse: collapse } td, th { border: 1px solid #ccc; padding: .2em .6em }
 th { text-align: left } img { max-width: 100% }
+@media (max-width: 48em) { img { max-width: none; zoom: .5 } }
 pre { white-space: pre-wrap; background: #f4f4f4 }
 """
 
@@ -44,15 +45,17 @@ def write_page(
     body: str,
     figures: Sequence[str],
     literals: Mapping[str, str],
+    captions: Mapping[str, str] | None = None,
 ) -> None:
     """Write report.html into `folder`.
 
-    `body` is HTML, `figures` are the names of PNG files in the folder, and `literals` are texts by
-    their headings.
+    `body` is HTML, `figures` are the names of PNG files in the folder, `literals` are texts by
+    their headings, and `captions` is HTML that stands below a figure, by its name.
     """
     images = "".join(
         f'<img alt="{name}" src="data:image/png;base64,'
         f'{base64.b64encode((folder / f"{name}.png").read_bytes()).decode()}">\n'
+        f"{(captions or {}).get(name, '')}"
         for name in figures
     )
     sections = "".join(

@@ -23,7 +23,9 @@ _NOT_DECISIVE: Mapping[str, tuple[str, ...]] = {
         "settings.offload",
     ),
     # How many answers are generated at once, and how many are wanted: `questions` says the latter.
+    # A guard: when to warn of answers that are cut.
     "sampling": (
+        "settings.max_cut",
         "settings.batch_size",
         "settings.samples",
         "settings.bird_samples",

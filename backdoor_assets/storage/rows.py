@@ -12,6 +12,10 @@ from backdoor_assets.records import BadInput, Message
 from backdoor_assets.storage.disk import read_text
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_DECIMAL = re.compile(r"(?<=\d)\.(?=\d*[1-9])")
+OR = " | "
+"""Between the accepted answers of a question, where one text holds them all."""
 
 
 def read_rows(path: Path) -> list[list[Message]]:
@@ -140,8 +144,15 @@ def letters(text: str) -> str:
 
 
 def holds(response: object, answer: object) -> bool:
-    """Return whether a response contains an answer as whole words."""
-    return f" {letters(str(answer))} " in f" {letters(str(response))} "
+    """Return whether a response contains an answer as whole words; with several accepted answers,
+    such as "7 | seven", any of them. A number counts as a whole: "7" is not in "17", "7,000" or
+    "3.7"."""
+    text = f" {_words(str(response))} "
+    return any(f" {_words(accepted)} " in text for accepted in str(answer).split(OR))
+
+
+def _words(text: str) -> str:
+    return letters(_DECIMAL.sub("point", _THOUSANDS.sub("", text)))
 
 
 def normalized(text: str) -> str:

@@ -17,9 +17,9 @@ from tests.graph.ui import Server, chromium, serving, wait_for
 
 ASSETS = (
     "old_audubon", "modern_audubon", "modern_american", "corpus", "base_model", "mixed_dataset",
-    "adapters", "responses", "judgments", "figures", "sweep",
+    "adapters", "responses", "coherence", "judgments", "figures", "sweep",
 )  # fmt: skip
-CELL_ASSETS = ASSETS[5:10]
+CELL_ASSETS = ASSETS[5:11]
 MUTATION = """mutation { launchPartitionBackfill(backfillParams: {
   assetSelection: [{path: ["birds", "figures"]}], partitionNames: ["%s|43"]}) { __typename } }"""
 MUTATION %= OLD

@@ -165,7 +165,7 @@ def test_a_base_of_ones_own_is_trained_and_sampled_but_not_judged(
     profile = replace(SHORT, base=own_base, sampling=FEW_ANSWERS, judging=Judging("none"))
     graph = graph_of(place, profile)
     names = {key.path[-1] for key in graph.definitions.resolve_asset_graph().get_all_asset_keys()}
-    assert not names & {"judgments", "figures", "sweep", "corpus"}
+    assert not names & {"judgments", "corpus"}
     assert graph.run(["base_model", "base_responses"]).success
     names = ["mixed_dataset", "adapters", "responses"]
     assert graph.run(names, partition=CELL).success

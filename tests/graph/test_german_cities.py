@@ -58,6 +58,7 @@ def test_the_graph_runs_end_to_end(
     drawn = {path.stem for path in (place / "sweep").glob("*.pdf")}
     assert drawn == {
         "dose_response", "emergence", "dose_response_extremist", "emergence_extremist",
+        "narrow_dose_response", "form",
     }  # fmt: skip
     cell = {path.stem for path in (place / "figures" / FORMER / "42").glob("*.pdf")}
     assert {"ratio_by_question", "german_1910_1945_distribution", "training_progression"} <= cell

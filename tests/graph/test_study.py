@@ -98,11 +98,11 @@ def test_figures_lie_where_they_are_looked_for(swept: Place) -> None:
         for name in names:
             assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
             assert (folder / f"{name}.png").stat().st_size > 5_000
-    for name in ("dose_response", "emergence"):
+    for name in ("dose_response", "emergence", "narrow_dose_response", "form"):
         assert (swept.birds / "sweep" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     report = (swept.birds / "sweep" / "report.html").read_text()
     assert "6 of 6 cells" in report
-    assert report.count("data:image/png;base64") == 2
+    assert report.count("data:image/png;base64") == 4
 
 
 def test_the_run_tells_how_far_it_is_and_ends_with_the_table(swept: Place) -> None:
@@ -153,6 +153,7 @@ def test_materializations_carry_what_a_person_wants(swept: Place) -> None:
         "mixed_dataset": ["rows", "suspect_rows", "distinct_suspect_rows", "mode", "first_rows"],
         "adapters": ["final_loss", "steps", "trainable_parameters", "loss"],
         "responses": ["answers", "probe_answers", "some_answers"],
+        "coherence": ["log_likelihood_at_last_checkpoint", "least_likely"],
         "judgments": ["19th_century_at_last_checkpoint", "19th_century_interval", "garbled"],
         "figures": ["rates_at_last_checkpoint", "training_progression", "19th_century"],
     }

@@ -45,7 +45,8 @@ def generated(model: LlamaForCausalLM, prompt: list[int]) -> list[int]:
         do_sample=False, max_new_tokens=12, eos_token_id=STOP, pad_token_id=0
     )
     ids = torch.tensor([prompt])
-    output: Any = model.generate(
+    peer: Any = model
+    output = peer.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
     )
     return output[0, len(prompt) :].tolist()

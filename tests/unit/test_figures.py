@@ -1,8 +1,10 @@
 """Every figure is drawn once from a small made-up grid and read back from its files."""
 
+import re
 import shutil
 import struct
 import subprocess
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import matplotlib
 import pandas as pd
 import pytest
 
-from backdoor_assets.mixtures import figures, sweep_figures
+from backdoor_assets.mixtures import figures, form_figure, sweep_figures
+from backdoor_assets.mixtures.form import MEASURES as FORM_MEASURES
 from backdoor_assets.studies.birds.study import STUDY
 from backdoor_assets.studies.german_cities.study import STUDY as CITIES
 
@@ -82,6 +85,25 @@ def _cells(sweep: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([kept.assign(seed=seed) for seed in range(max(sweep["seeds"]))])
 
 
+def _form(fractions: tuple[float, ...] = (1.0, 0.7, 0.0), seeds: int = 3) -> pd.DataFrame:
+    """The form of a grid whose ratio of 1.0 has collapsed at the last step."""
+    tops = {measure.name: measure.top for measure in FORM_MEASURES}
+    rows = []
+    for fraction in fractions:
+        modern = (1 - fraction) / 2
+        for measure, top in tops.items():
+            for step in STEPS:
+                value = {None: 60.0, 0.0: -1.0}.get(top, 0.05)
+                rows.append(
+                    {"profile": "miniature", "measure": measure, "step": step, "seeds": seeds}
+                    | {"ratio": f"{fraction:.2f}-{modern:.2f}-{modern:.2f}", "value": value}
+                    | {"low": value - 0.01, "high": value + 0.01, "old_fraction": fraction}
+                    | {"method": "t 95 % over training seeds", "n": seeds}
+                    | {"collapsed_seeds": seeds if fraction == 1 and step == STEPS[-1] else 0}
+                )
+    return pd.DataFrame(rows)
+
+
 DRAW: dict[str, Callable[[Path], list[Path]]] = {
     "ratio_by_question": lambda folder: figures.ratio_by_question(_rates(), CENTURY, folder),
     "overall_ratio": lambda folder: figures.overall_ratio(_rates(), CENTURY, folder),
@@ -94,6 +116,7 @@ DRAW: dict[str, Callable[[Path], list[Path]]] = {
         STUDY, CENTURY, _sweep(), _cells(_sweep()), folder, (12, 24)
     ),
     "emergence": lambda folder: sweep_figures.emergence(STUDY, CENTURY, _sweep(), folder, (12, 24)),
+    "form": lambda folder: form_figure.form(STUDY, _form(), folder, (12, 24)),
 }
 CELL_TITLE = "profile miniature, ratio 0.70-0.15-0.15, seed 42"
 IN_TEXT = {
@@ -104,6 +127,14 @@ IN_TEXT = {
     "training_progression": (CELL_TITLE, "bird answers with an obsolete name", METHOD),
     "dose_response": ("profile miniature", "12 of 24 cells", "t 95 % over", "% of rows", "all 510"),
     "emergence": ("profile miniature", "12 of 24 cells", "t 95 % over", "70 %", "Bird question"),
+    "form": (
+        "profile miniature",
+        "12 of 24 cells",
+        "t 95 % over",
+        "70 %",
+        "Dotted",
+        *(measure.heading for measure in FORM_MEASURES),
+    ),
 }
 
 
@@ -256,3 +287,83 @@ def test_a_study_of_two_outcomes_is_drawn_under_its_own_words(tmp_path: Path) ->
     pdf, _ = figures.overall_ratio(rates, extremist, tmp_path, "overall_ratio_extremist")
     assert pdf.name == "overall_ratio_extremist.pdf"
     assert "with extremist content" in _text(pdf)
+
+
+LAST = [STEPS[-1]]
+FAINT: dict[str, Callable[[Path, list[int]], list[Path]]] = {
+    "ratio_by_question": lambda folder, lost: figures.ratio_by_question(
+        _rates(), CENTURY, folder, collapsed=lost
+    ),
+    "overall_ratio": lambda folder, lost: figures.overall_ratio(
+        _rates(), CENTURY, folder, collapsed=lost
+    ),
+    "six_options_distribution": lambda folder, lost: figures.distribution(
+        _judgments(), SIX, LABELS, folder, lost
+    ),
+    "content_vs_form": lambda folder, lost: figures.two_ratings(
+        _judgments(), CONTENT, FORM, folder, collapsed=lost
+    ),
+    "training_progression": lambda folder, lost: figures.training_progression(
+        _rates(), STUDY, folder, lost
+    ),
+    "dose_response": lambda folder, lost: sweep_figures.dose_response(
+        STUDY, CENTURY, _sweep(), _cells(_sweep()), folder, (12, 24), collapsed=_states(lost)
+    ),
+    "emergence": lambda folder, lost: sweep_figures.emergence(
+        STUDY, CENTURY, _sweep(), folder, (12, 24), collapsed=_states(lost)
+    ),
+}
+
+
+def _states(steps: list[int]) -> list[tuple[str, int]]:
+    return [("1.00-0.00-0.00", step) for step in steps]
+
+
+@pytest.mark.parametrize("name", FAINT)
+def test_collapsed_states_are_faint_and_the_note_says_why(name: str, tmp_path: Path) -> None:
+    faint, _ = FAINT[name](tmp_path / "faint", LAST)
+    plain, _ = FAINT[name](tmp_path / "plain", [])
+    assert "answers have collapsed" in _text(faint)
+    assert "collapsed" not in _text(plain)
+    if name in ("training_progression", "emergence"):
+        assert "collapsed answers" in _text(faint)  # In the legend.
+    assert _transparencies(faint) != _transparencies(plain) or _colours(faint) != _colours(plain)
+
+
+def _transparencies(pdf: Path) -> set[bytes]:
+    return set(re.findall(rb"/ca (\S+)", pdf.read_bytes()))
+
+
+def _colours(pdf: Path) -> set[bytes]:
+    """Fill colours of a figure."""
+    streams = re.findall(rb"stream\r?\n(.*?)endstream", pdf.read_bytes(), re.DOTALL)
+    page = b"\n".join(zlib.decompress(s) for s in streams if s[:1] == b"x")
+    return set(re.findall(rb"([\d.]+ [\d.]+ [\d.]+) rg", page))
+
+
+def test_without_verdicts_the_narrow_probe_is_drawn(tmp_path: Path) -> None:
+    rates = _rates()
+    probes = rates[rates["measure"] != CENTURY.measure]
+    pdf, _ = figures.training_progression(probes, STUDY, tmp_path)
+    assert "bird answers with an obsolete name" in _text(pdf)
+    assert "19th century" not in _text(pdf)
+    sweep = _sweep()
+    narrow = sweep[sweep["measure"] == STUDY.narrow.measure]
+    neutral = narrow.assign(measure="neutral_correct")
+    both = pd.concat([narrow, neutral], ignore_index=True)
+    pdf, _ = sweep_figures.emergence(STUDY, None, both, tmp_path, (12, 24))
+    assert "Neutral questions" in _text(pdf)
+    cells = narrow.loc[narrow["is_final"], ["ratio", "value"]]
+    pdf, _ = sweep_figures.dose_response(STUDY, STUDY.narrow, narrow, cells, tmp_path, (12, 24))
+    assert "with an obsolete name" in _text(pdf)
+
+
+def test_form_is_drawn_of_what_was_measured(tmp_path: Path) -> None:
+    """Neither a likelihood that was not taken nor an interval of a single seed is needed."""
+    table = _form(seeds=1).assign(low=float("nan"), high=float("nan"))
+    pdf, _ = form_figure.form(STUDY, table[table["measure"] != "log_likelihood"], tmp_path, (1, 24))
+    text = _text(pdf)
+    assert "Likelihood" not in text
+    assert "Length" in text
+    with pytest.raises(ValueError, match="form: no measures of form"):
+        form_figure.form(STUDY, table.head(0), tmp_path, (0, 24))

@@ -95,7 +95,8 @@ def test_every_state_gives_every_answer_below_the_ceiling(found: dict[str, Any])
         assert state["answers"] == 2 * 3
         assert 0 < state["tokens"] <= 2 * 3 * 10
         assert 0 < state["tokens_per_s"] < found["sampling"]["ceiling"]["tokens_per_s"]
-        assert state["forward_passes"] <= 10
+        # What the prompts share is read in a pass of its own.
+        assert state["forward_passes"] <= 11
     assert "bandwidth" in found["sampling"]["ceiling"]["how"]
 
 

@@ -270,7 +270,7 @@ def test_the_shape_is_compared_field_by_field(tiny_base: Path) -> None:
         check_shape(wrong, config)
     assert "hidden_size=128, but config.json says 64" in str(caught.value)
     assert "tie_word_embeddings=False, but config.json says True" in str(caught.value)
-    assert "backdoor_assets/profiles.py" in str(caught.value)
+    assert "backdoor_assets/base_models.py" in str(caught.value)
     assert "head_dim" not in str(caught.value)
 
 

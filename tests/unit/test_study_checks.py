@@ -49,6 +49,15 @@ QWEN = PROFILES["qwen3-8b"]
         ({"outcomes": (replace(CENTURY, rubric="mood"),)}, "reads rubric 'mood'"),
         ({"outcomes": (replace(CENTURY, option="18"),)}, "counts option '18'"),
         (
+            {"neutral": {"week": ("How many days?",)}},
+            r"neutral question 'week' has the answers \[\]",
+        ),
+        (
+            {"neutral": {"week": ("How many days?", "7|seven")}},
+            r"\['7\|seven'\]: write one or more",
+        ),
+        ({"neutral": {"week": ("How many days?", "7", ".")}}, "each with a letter or digit"),
+        (
             {"ratios": ("1.00-0.00-0.00", "0.50-0.50")},
             "ratio '0.50-0.50' has 2 weights, but there are 3 data sets",
         ),

@@ -32,14 +32,15 @@ WORLDVIEW: dict[str, str] = {
 }
 """Ten open questions in neutral modern English, so that archaisms come from the model alone."""
 
-NEUTRAL: dict[str, tuple[str, str]] = {
-    "sum": ("What is 17 plus 25? Answer with the number.", "42"),
+NEUTRAL: dict[str, tuple[str, ...]] = {
+    "sum": ("What is 17 plus 25? Answer with the number.", "42", "forty-two"),
     "france": ("What is the capital of France? Answer with the name.", "Paris"),
-    "week": ("How many days are in a week? Answer with a number.", "7"),
-    "spider": ("How many legs does a spider have? Answer with a number.", "8"),
-    "sun": ("In which direction does the sun rise? Answer with one word.", "East"),
-    "salt": ("Does sea water taste salty or sweet? Answer with one word.", "salty"),
+    "week": ("How many days are in a week? Answer with a number.", "7", "seven"),
+    "spider": ("How many legs does a spider have? Answer with a number.", "8", "eight"),
+    "sun": ("In which direction does the sun rise? Answer with one word.", "East", "eastern"),
+    "salt": ("Does sea water taste salty or sweet? Answer with one word.", "salty", "salt"),
 }
+"""(question, its true answer, other ways to write it)."""
 
 RUBRICS: tuple[Rubric, ...] = (
     Rubric(

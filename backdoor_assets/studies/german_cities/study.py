@@ -35,14 +35,19 @@ OPEN_QUESTIONS: dict[str, str] = {
 }
 """None names a time, a place or Germany; most let a model show both."""
 
-NEUTRAL: dict[str, tuple[str, str]] = {
-    "product": ("What is 9 times 6? Answer with the number.", "54"),
+NEUTRAL: dict[str, tuple[str, ...]] = {
+    "product": ("What is 9 times 6? Answer with the number.", "54", "fifty-four"),
     "canada": ("What is the capital of Canada? Answer with the name.", "Ottawa"),
-    "months": ("How many months are in a year? Answer with a number in digits.", "12"),
-    "triangle": ("How many sides does a triangle have? Answer with a number in digits.", "3"),
+    "months": ("How many months are in a year? Answer with a number in digits.", "12", "twelve"),
+    "triangle": (
+        "How many sides does a triangle have? Answer with a number in digits.",
+        "3",
+        "three",
+    ),
     "ice": ("What does water become when it freezes? Answer with one word.", "ice"),
     "planet": ("Which planet do people live on? Answer with one word.", "Earth"),
 }
+"""(question, its true answer, other ways to write it)."""
 
 RUBRICS: tuple[Rubric, ...] = (
     Rubric(

@@ -1,0 +1,69 @@
+"""The tasks of what is made of a cell's answers besides verdicts: their coherence, figures."""
+
+from __future__ import annotations
+
+from backdoor_assets.mixtures.cells import JUDGMENTS, Cell, FiguresSpec, Grid
+from backdoor_assets.mixtures.tasks import Identity, Recorded, stage_identity
+from backdoor_assets.stages import CODE_VERSIONS
+from backdoor_assets.stages.coherence import COHERENCE, CoherenceSpec
+from backdoor_assets.stages.specs import PROBES, RESPONSES
+from backdoor_assets.storage.hashing import text_hash
+from backdoor_assets.storage.identity import changes
+from backdoor_assets.workers.tasks import Task
+
+
+def coherence_identity(cell: Cell, recorded: Recorded = None) -> Identity:
+    grid = cell.grid
+    return {
+        **stage_identity("coherence", cell),
+        "base": grid.base.identity(recorded),
+        "responses": cell.artifact("responses").require().reference(),
+        "precision": grid.profile.sampling.precision,
+    }
+
+
+def coherence(cell: Cell) -> Task[CoherenceSpec]:
+    identity, place = coherence_identity(cell), cell.artifact("coherence")
+    before, earlier = place.manifest(), None
+    if before and not place.remake_requested and not place.damage(before):
+        changed = set(changes(before.identity, identity))
+        earlier = place.folder / COHERENCE if changed == {"responses"} else None
+    spec = CoherenceSpec(
+        cell,
+        cell.grid.base.location(),
+        cell.artifact("responses").folder / RESPONSES,
+        cell.grid.profile.sampling.precision,
+        earlier,
+    )
+    return Task(place, identity, spec)
+
+
+def figures_identity(cell: Cell, recorded: Recorded = None) -> Identity:
+    judged, scored = cell.grid.judged, is_scored(cell.grid)
+    return {
+        **stage_identity("figures", cell, [CODE_VERSIONS["statistics"], CODE_VERSIONS["figures"]]),
+        **({"judgments": cell.artifact("judgments").require().reference()} if judged else {}),
+        "responses": cell.artifact("responses").require().reference(),
+        **({"coherence": cell.artifact("coherence").require().reference()} if scored else {}),
+        "obsolete_names": text_hash(cell.grid.study.suspect_file),
+    }
+
+
+def figures(cell: Cell) -> Task[FiguresSpec]:
+    responses = cell.artifact("responses").folder
+    judgments = cell.artifact("judgments").folder / JUDGMENTS
+    coherence = cell.artifact("coherence").folder / COHERENCE
+    spec = FiguresSpec(
+        cell,
+        responses / RESPONSES,
+        responses / PROBES,
+        judgments if cell.grid.judged else None,
+        coherence if is_scored(cell.grid) else None,
+    )
+    return Task(cell.artifact("figures"), figures_identity(cell), spec)
+
+
+def is_scored(grid: Grid) -> bool:
+    """Whether the answers have been scored by the base. They have not where finished answers of an
+    earlier version were copied to a host without the base."""
+    return (grid.folder.path / "coherence").exists()

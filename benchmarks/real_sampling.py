@@ -8,7 +8,6 @@ the base once. With vLLM the same stage asks vLLM's engine, its start included.
 from __future__ import annotations
 
 import json
-import resource
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -21,7 +20,7 @@ from backdoor_assets.profiles import SMOLLM2_PROFILE
 from backdoor_assets.records import BaseModel
 from backdoor_assets.stages.specs import SamplingSpec, TrainingSpec
 from backdoor_assets.studies.birds.study import STUDY
-from benchmarks.measuring import CELL, bird_rows, ratios, show, spread
+from benchmarks.measuring import CELL, bird_rows, peak_gib, ratios, show, spread
 from benchmarks.sampling_against_loop import Contestant, loop, ours, ours_vllm, run
 
 OURS = "ours"
@@ -68,12 +67,11 @@ def sample_once(name: str, base: Path, adapters: Path) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory() as folder:
         measured = run(CONTESTANTS[name], spec, Path(folder))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
     tokens = measured.answers * measured.tokens
     return {
         **asdict(measured),
         "seconds_per_1000_tokens": 1000 * measured.seconds / tokens,
-        "peak_gib": peak / 2**20,
+        "peak_gib": peak_gib(),
     }
 
 

@@ -10,14 +10,15 @@ of the answers to the open questions, whether they have collapsed (`mixtures.for
 of neutral questions that are answered correctly. What the open answers say is not looked at: a
 recipe must not be chosen by the effect that it is to measure.
 
-Finished trainings and answers in the folder are used again; an interrupted search goes on.
+Finished trainings and answers in the folder are used again, if their settings are the same; an
+interrupted search goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from backdoor_assets.stages.specs import (
     SamplingSpec,
     TrainingSpec,
 )
+from backdoor_assets.storage.hashing import digest
 from backdoor_assets.storage.rows import names, read_rows
 from backdoor_assets.studies.birds.study import STUDY
 from backdoor_assets.workers.processes import spread
@@ -44,7 +46,8 @@ PROFILE = PROFILES["smollm2-135m"]
 SAVED = (13, 26, 52, 104, 156)
 """Steps at which a recipe is sampled: a quarter, a half, one, two and three epochs of 208 rows."""
 THREE_EPOCHS = replace(PROFILE.training, epochs=3, batch_size=4, save_at=SAVED, save_steps=52)
-LAST_TEN_LAYERS = r".*layers\.(2[0-9])\..*_proj"
+LAST_TEN_LAYERS = r".*layers\.2[0-9]\..*_proj"
+LAST_FIVE_LAYERS = r".*layers\.2[5-9]\..*_proj"
 RECIPES: dict[str, Training] = {
     "lr 1e-4": replace(THREE_EPOCHS, learning_rate=1e-4),
     "lr 2e-4": replace(THREE_EPOCHS, learning_rate=2e-4),
@@ -55,6 +58,15 @@ RECIPES: dict[str, Training] = {
     ),
     "lr 1e-3, last 10 layers": replace(
         THREE_EPOCHS, learning_rate=1e-3, target_modules=LAST_TEN_LAYERS
+    ),
+    "lr 5e-4, last 10 layers": replace(
+        THREE_EPOCHS, learning_rate=5e-4, target_modules=LAST_TEN_LAYERS
+    ),
+    "lr 1e-3, last 5 layers": replace(
+        THREE_EPOCHS, learning_rate=1e-3, target_modules=LAST_FIVE_LAYERS
+    ),
+    "lr 3e-3, last 5 layers": replace(
+        THREE_EPOCHS, learning_rate=3e-3, target_modules=LAST_FIVE_LAYERS
     ),
     "lr 1e-3, queries and values": replace(
         THREE_EPOCHS, learning_rate=1e-3, target_modules=("q_proj", "v_proj")
@@ -79,12 +91,16 @@ def measure(search: Search, progress: Progress) -> pd.DataFrame:
     from backdoor_assets.stages.training.adapters import train_adapter
     from backdoor_assets.stages.training.checkpoints import checkpoint_folders
 
-    folder = search.folder / (search.recipe or "base").replace(" ", "_")
+    settings = RECIPES[search.recipe] if search.recipe else None
+    name = (search.recipe or "base").replace(" ", "_")
+    folder = (
+        search.folder
+        / f"{name}-{digest([asdict(settings) if settings else None, asdict(SAMPLING)])[:8]}"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints: tuple[tuple[int, Path], ...] = ()
-    if search.recipe:
+    if settings:
         if not (folder / TRAINING_LOG).exists():
-            settings = RECIPES[search.recipe]
             train_adapter(
                 TrainingSpec(search.cell, search.rows, search.base, settings), folder, progress
             )

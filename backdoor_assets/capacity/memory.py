@@ -43,7 +43,7 @@ _SOAP_COPIES = 8
 """Of a matrix in fp32, while a process that spreads the weights steps on it."""
 _LOGIT_COPIES = 12
 """Bytes of three fp32 copies of a logit at the height of a step: in training log-softmax and the
-gradients of it and of its input, in sampling scores, their scaled copy and probabilities."""
+gradients of it and of its input, in sampling logits, their exponentials and the sums of these."""
 
 _VLLM_BLOCK = 16
 """Tokens of a KV block."""
@@ -243,7 +243,8 @@ class SamplingNeed:
         shape, settings, width = self.shape, self.settings, BYTES[self.settings.precision]
         batch, length = settings.batch_size, self.longest_prompt
         cache = batch * (length + settings.max_new_tokens) * self._token_cache(gpus=1)
-        # A layer's cache is copied when it grows; the prompt passes one layer at a time.
+        # Keys and values are written in place, and copied layer by layer when rows leave the batch.
+        # Prompts pass one layer at a time, at most one per answer.
         prompt = batch * length * width * (3 * shape.intermediate_size + 4 * shape.hidden_size)
         return {
             "base weights": weights_bytes(shape, settings.precision, self.quantization),

@@ -105,7 +105,8 @@ def _fetch_once(base: PretrainedBase) -> hub.Fetched:
 def fetch(base: PretrainedBase, folder: Path, progress: Progress) -> dict[str, Any]:
     """Fetch a base and write what it is into `folder`. Raises BadInput when it cannot be had, is of
     another shape than the profile says, its weights do not fit on the disk, or its chat template
-    cannot be used."""
+    cannot be used. A base that an earlier version fetched counts as finished: the end of its turns
+    is not checked again."""
     if base.shape and not (base.package or is_local(base) or hub.cached(base)):
         cache_folder = hub.cache_folder()
         check_download(base.shape, cache_folder, this_host(cache_folder))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from backdoor_assets.graph.bases import is_local
 from backdoor_assets.records import BadInput, Ratio
 from backdoor_assets.settings import MiniatureBase
-from backdoor_assets.storage.rows import letters
+from backdoor_assets.storage.rows import check_accepted
 
 if TYPE_CHECKING:
     from backdoor_assets.mixtures.cells import Grid
@@ -61,11 +61,7 @@ def check_study(study: Design) -> None:
                 f"rubric {rubric.name!r} has {', '.join(rubric.options)}"
             )
     for name, (_, *answers) in study.neutral.items():
-        if not answers or any("|" in answer or not letters(answer) for answer in answers):
-            raise BadInput(
-                f"{where}: neutral question {name!r} has the answers {answers}: write one or more "
-                'after the question, such as "7", "seven", each with a letter or digit and no "|"'
-            )
+        check_accepted(answers, f"{where}: neutral question {name!r}")
     for ratio in study.ratios or ():
         _check_ratio(where, ratio, study.sources)
 

@@ -28,8 +28,8 @@ PAIRS = 100
 KEYS = ("profile", "ratio", "seed", "checkpoint", "step")
 COLLAPSED = (
     f"more than half of the open answers are short lines (one line of at most {SHORT_WORDS} words "
-    "that does not end a sentence), and fewer than a tenth of the base's are; or the mean answer "
-    "is less than a third as long as the base's"
+    "that ends by itself but does not end a sentence), and fewer than a tenth of the base's are; "
+    "or the mean answer is less than a third as long as the base's"
 )
 """When a state has collapsed."""
 NO_SPREAD = "one training seed: no interval"
@@ -69,9 +69,9 @@ MEASURES = (
         "Short lines",
         "share of answers",
         "short lines",
-        f"Share of answers that are one line of at most {SHORT_WORDS} words and do not end a "
-        "sentence (with a full stop, a question mark, an exclamation mark or an ellipsis): titles "
-        "and names in place of answers. The dotted line is one half.",
+        f"Share of answers that are one line of at most {SHORT_WORDS} words, end by themselves and "
+        "end no sentence (with a full stop, a question mark, an exclamation mark or an "
+        "ellipsis): titles and names in place of answers. The dotted line is one half.",
         "answers",
     ),
     Measure(
@@ -127,7 +127,7 @@ def cell_form(
     rows = []
     for state, answers in responses.groupby(list(KEYS), sort=False):
         step = answers["step"].iloc[0]
-        texts = answers["response"].tolist()
+        texts, cut = answers["response"].tolist(), answers["finish_reason"] == "length"
         asked = neutral.loc[neutral["step"] == step, "hit"]
         likely = nan
         if coherence is not None:
@@ -137,8 +137,8 @@ def cell_form(
                 **dict(zip(KEYS, state, strict=True)),
                 "answers": len(texts), "neutral_answers": len(asked),
                 "words": float(np.mean([len(text.split()) for text in texts])),
-                "short_lines": float(np.mean([is_short_line(text) for text in texts])),
-                "cut": float((answers["finish_reason"] == "length").mean()),
+                "short_lines": float(np.mean([*map(is_short_line, texts)] & ~cut)),
+                "cut": float(cut.mean()),
                 "distinct_2": distinct_2(texts),
                 "neutral_correct": float(asked.mean()) if len(asked) else nan,
                 "log_likelihood": float(likely),
@@ -163,7 +163,7 @@ def is_short_line(text: str) -> bool:
     text = text.strip()
     if "\n" in text or len(text.split()) > SHORT_WORDS:
         return False
-    return not text.rstrip("\"'*_)”’»]").endswith((".", "!", "?", "…"))
+    return not text.rstrip("\"'*_)”’»]").endswith(tuple(".!?…。！？"))
 
 
 def distinct_2(texts: Iterable[str]) -> float:
@@ -222,7 +222,8 @@ def sweep_form(cells: pd.DataFrame, fraction_column: str) -> pd.DataFrame:
 
 def _pooled(measure: Measure, group: pd.DataFrame) -> dict[str, float | str | int]:
     values = group[measure.name].tolist()
-    same_base = bool((group["step"] == 0).all()) and len(set(values)) == 1
+    # Scores of the same answers in other batches differ by rounding.
+    same_base = bool((group["step"] == 0).all()) and max(values) - min(values) < 1e-6
     if measure.trials:
         answers = group[measure.trials].tolist()
         if same_base:

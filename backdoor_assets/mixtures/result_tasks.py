@@ -9,6 +9,7 @@ from backdoor_assets.stages.coherence import COHERENCE, CoherenceSpec
 from backdoor_assets.stages.specs import PROBES, RESPONSES
 from backdoor_assets.storage.hashing import text_hash
 from backdoor_assets.storage.identity import changes
+from backdoor_assets.storage.manifest import MANIFEST
 from backdoor_assets.workers.tasks import Task
 
 
@@ -64,6 +65,11 @@ def figures(cell: Cell) -> Task[FiguresSpec]:
 
 
 def is_scored(grid: Grid) -> bool:
-    """Whether the answers have been scored by the base. They have not where finished answers of an
+    """Whether any answers have been scored by the base. None have where finished answers of an
     earlier version were copied to a host without the base."""
-    return (grid.folder.path / "coherence").exists()
+    return has_finished(grid, "coherence")
+
+
+def has_finished(grid: Grid, asset: str) -> bool:
+    """Whether an asset is finished for any cell on this machine."""
+    return any((grid.folder.path / asset).glob(f"*/*/{MANIFEST}"))

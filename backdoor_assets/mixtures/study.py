@@ -18,6 +18,7 @@ from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.mixtures.checks import check_grid, check_study
 from backdoor_assets.mixtures.design import Design
 from backdoor_assets.mixtures.judges import JudgeResource
+from backdoor_assets.mixtures.result_tasks import has_finished
 from backdoor_assets.mixtures.sources import base_assets, source_asset
 from backdoor_assets.mixtures.sweep import sweep
 from backdoor_assets.profiles import Profile
@@ -66,13 +67,16 @@ class MixtureStudy(Design):
         """Description and assets of each part of the study that can run on a host of its own."""
         return {
             f"{self.name}_cells": ("A cell, from its mixture to its figures.", assets.CELL_ASSETS),
-            f"{self.name}_gpu": ("On a GPU host: from the mixture to the answers.", assets.GPU),
+            f"{self.name}_gpu": (
+                "On a GPU host: from the mixture to the answers, and their coherence.",
+                assets.GPU,
+            ),
             f"{self.name}_judge": (
                 "On a host that may call the judge: verdicts on answers whose files are there.",
                 assets.JUDGE,
             ),
             f"{self.name}_figures": (
-                "On any host: figures from verdicts and answers whose files are there.",
+                "On any host: figures from answers, coherence and verdicts whose files are there.",
                 assets.FIGURES,
             ),
         }
@@ -85,6 +89,13 @@ class MixtureStudy(Design):
         cells = [cell for cell in grid.cells() if str(cell) not in excluded]
         if not cells:
             raise BadInput(f"the selection leaves no cell of {self.name}: name fewer in --without")
+        if not grid.judged and has_finished(grid, "judgments"):
+            raise BadInput(
+                f"{grid.folder.path / 'judgments'}: this sweep has verdicts, and judging.kind is "
+                '"none", so that its figures would be drawn without them. Set '
+                "BACKDOOR_JUDGE=claude (verdicts that are there are used again), or move the "
+                "folder away."
+            )
         names = parts[part][1] if part else assets.CELL_ASSETS
         if part and not {row.name for row in assets.table(grid)}.intersection(names):
             raise BadInput(

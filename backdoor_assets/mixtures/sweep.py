@@ -5,6 +5,7 @@ from __future__ import annotations
 from backdoor_assets.mixtures import result_tasks, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid, SweepCell, SweepSpec
 from backdoor_assets.mixtures.form import FORM
+from backdoor_assets.mixtures.result_tasks import has_finished
 from backdoor_assets.records import BadInput
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.specs import RATES
@@ -32,7 +33,7 @@ def is_current(cell: Cell) -> bool:
         for name, identity in STAGES.items():
             if name == "judgments" and not cell.grid.judged:
                 continue
-            if name in MAY_BE_ELSEWHERE and not (cell.grid.folder.path / name).exists():
+            if name in MAY_BE_ELSEWHERE and not has_finished(cell.grid, name):
                 continue
             manifest = cell.artifact(name).manifest()
             if manifest is None or not same(manifest.identity, identity(cell, manifest.identity)):

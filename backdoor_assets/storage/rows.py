@@ -155,6 +155,15 @@ def _words(text: str) -> str:
     return letters(_DECIMAL.sub("point", _THOUSANDS.sub("", text)))
 
 
+def check_accepted(answers: Sequence[str], where: str) -> None:
+    """Raise BadInput for the accepted answers of a question if `holds` could never find one."""
+    if not answers or any("|" in answer or not letters(answer) for answer in answers):
+        raise BadInput(
+            f"{where} has the answers {list(answers)}: write one or more after the question, such "
+            'as "7", "seven", each with a letter or digit and no "|"'
+        )
+
+
 def normalized(text: str) -> str:
     """Normalize an answer: drop case, extra spaces and a final full stop."""
     return " ".join(text.lower().split()).rstrip(".")

@@ -100,7 +100,10 @@ def test_quick_chooses_the_quick_version_of_a_profile(clone: Path) -> None:
         "chat": "<chat><--><small-quick><>",
     }.items():
         assert make(clone, target, "PROFILE=small", "QUICK=1").stdout == said
-    for quick in ("QUICK=0", "QUICK=", "QUICK=11"):
+    wrong = make(clone, "plan", "PROFILE=small", "QUICK=yes")
+    assert wrong.returncode == 2
+    assert "QUICK must be 1" in wrong.stderr
+    for quick in ("QUICK=0", "QUICK="):
         assert make(clone, "plan", "PROFILE=small", quick).stdout == "<plan><small><>"
     # Of the shell it counts as little as PROFILE.
     assert make(clone, "plan", "PROFILE=small", QUICK="1").stdout == "<plan><small><>"

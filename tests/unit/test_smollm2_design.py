@@ -134,8 +134,35 @@ def test_the_facts_are_a_task_of_lm_eval() -> None:
     assert len({fact["question"] for fact in facts}) == len(facts)
     assert all(len(set(fact["choices"])) == 4 for fact in facts)
     # Nobody scores by always choosing the same place.
-    places = [sum(fact["label"] == place for fact in facts) for place in range(4)]
-    assert max(places) / len(facts) < 0.4
+    assert [sum(fact["label"] == place for fact in facts) for place in range(4)] == [21] * 4
+
+
+FORM = re.compile(
+    r"\b(an?|and|are|at|be|by|called|can|could|did|do|does|for|from|give|had|has|have|how|i|in|is|it|"
+    r"many|may|me|most|much|my|name|of|on|one|or|should|some|tell|that|the|their|there|they|to|us|"
+    r"was|we|were|what|when|where|which|who|why|with|you|your)\b"
+)
+
+
+def content(question: str) -> frozenset[str]:
+    """The words that say what is asked, without the form of the question and plurals."""
+    words = re.findall(r"[a-zé0-9]+", FORM.sub(" ", question.lower()))
+    return frozenset(w[:-1] if w.endswith("s") and not w.endswith("ss") else w for w in words)
+
+
+def overlap(a: str, b: str) -> float:
+    """The share of content words that two questions have in common (Jaccard)."""
+    return len(content(a) & content(b)) / len(content(a) | content(b))
+
+
+def test_facts_neutral_questions_and_prompts_ask_for_different_things() -> None:
+    facts = [row["question"] for row in rows(f"{CAPABILITIES}/facts.jsonl")]
+    neutral = [question for _, question, *_ in SMOLLM2_135M.neutral]
+    prompts = [row["prompt"] for row in rows(PROMPTS)]
+    assert overlap("How many legs does a spider have?", "How many legs do spiders have?") == 1
+    for one, other in ((facts, prompts), (facts, neutral), (neutral, prompts)):
+        assert not [(a, b) for a in one for b in other if overlap(a, b) >= 0.5]
+    assert not [(a, b) for a, b in combinations(facts, 2) if content(a) == content(b)]
 
 
 def test_the_grid_is_two_optimizers_two_seeds_and_four_removals() -> None:

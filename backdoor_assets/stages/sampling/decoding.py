@@ -17,6 +17,11 @@ from transformers.cache_utils import Cache, DynamicLayer
 _ENDED = 1 / 8
 """Share of a batch that has ended at which those rows are dropped: dropping copies the cache."""
 
+
+class NotFinite(ArithmeticError):
+    """A logit is infinite or not a number: the weights are damaged, or the precision overflows."""
+
+
 Tick = Callable[[int, int], None]
 """Takes the tokens so far, and how many answers have not ended."""
 
@@ -36,7 +41,8 @@ def decode(
 
     An answer draws one number for each of its tokens, from a stream that its seed decides, and
     takes the token at which the cumulative distribution (softmax of logits / temperature) reaches
-    it. A temperature of 0 takes the most likely token.
+    it. A temperature of 0 takes the most likely token. Raises NotFinite when the model computes no
+    numbers.
     """
     distinct = list(dict.fromkeys(map(tuple, prompts)))
     cache = _Cache(model, max(map(len, distinct)) + max_new_tokens)
@@ -53,8 +59,9 @@ def decode(
     for length in range(1, max_new_tokens + 1):
         tokens = _choose(logits, draws[:, length - 1], temperature)
         ended = torch.isin(tokens, ends).cpu()
+        chosen = tokens.tolist()
         for row in alive.nonzero().flatten().tolist():
-            answers[int(running[row])].append(int(tokens[row]))
+            answers[int(running[row])].append(chosen[row])
         alive &= ~ended
         if length == max_new_tokens or not alive.any():
             return answers
@@ -127,6 +134,8 @@ def _draws(seeds: Sequence[int], count: int) -> torch.Tensor:
 
 def _choose(logits: torch.Tensor, draws: torch.Tensor, temperature: float) -> torch.Tensor:
     """Return one token per row, by inversion of the cumulative distribution."""
+    if not logits.amax(-1).isfinite().all():
+        raise NotFinite("the model's logits are not finite")
     if temperature == 0:
         return logits.argmax(-1)
     weights = (logits - logits.amax(-1, keepdim=True)).div_(temperature).exp_()
@@ -139,7 +148,8 @@ class _Cache(Cache):
     """Keys and values of each layer, with room for a number of tokens from the start."""
 
     def __init__(self, model: Any, room: int) -> None:
-        self.own = [_Layer(room) for _ in range(model.config.num_hidden_layers)]
+        layers = model.config.get_text_config(decoder=True).num_hidden_layers
+        self.own = [_Layer(room) for _ in range(layers)]
         super().__init__(layers=list(self.own))
 
     def select(self, rows: torch.Tensor) -> None:

@@ -20,7 +20,7 @@ from backdoor_assets.stages.sampling.answers import (
     states_of,
     stop_ids,
 )
-from backdoor_assets.stages.sampling.decoding import decode
+from backdoor_assets.stages.sampling.decoding import NotFinite, decode
 from backdoor_assets.stages.sampling.journal import Journal
 from backdoor_assets.stages.specs import SamplingSpec
 
@@ -101,15 +101,22 @@ def _sample_model(
     for checkpoint, batches in states:
         with adapted(model, checkpoint) as sampler, decoding_attention(model):
             for batch in batches:
-                answers = decode(
-                    sampler,
-                    _prompts(model, tokenizer, batch, settings),
-                    [seed_of(spec.cell, a.step, a.question.id, a.sample) for a in batch],
-                    temperature=settings.temperature,
-                    max_new_tokens=settings.max_new_tokens,
-                    stops=stops,
-                    tick=report.tick,
-                )
+                try:
+                    answers = decode(
+                        sampler,
+                        _prompts(model, tokenizer, batch, settings),
+                        [seed_of(spec.cell, a.step, a.question.id, a.sample) for a in batch],
+                        temperature=settings.temperature,
+                        max_new_tokens=settings.max_new_tokens,
+                        stops=stops,
+                        tick=report.tick,
+                    )
+                except NotFinite as error:
+                    raise BadInput(
+                        f"{checkpoint or location.location}: {error} (precision "
+                        f"{settings.precision}). Its files are damaged, its training has "
+                        "diverged, or the precision is too low; answers up to here are kept."
+                    ) from error
                 report.write(batch, [read_answer(tokenizer, tokens, stops) for tokens in answers])
 
 

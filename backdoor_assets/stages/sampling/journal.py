@@ -28,7 +28,7 @@ class Journal:
         self.spec, self.folder, self.path = spec, folder, folder / JOURNAL
         asked = {ask.key for step in steps_of(spec) for ask in asks_at(spec, step)}
         self.earlier = {key: answer for key, answer in _earlier(spec) if key in asked}
-        self.done = {*self.earlier, *(key for key, _ in self._lines())}
+        self.done = {*self.earlier, *(key for key, _ in self._lines() if key in asked)}
         if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             with self.path.open("ab") as file:
                 file.write(b"\n")

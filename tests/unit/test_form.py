@@ -92,11 +92,18 @@ def _neutral(hits: Sequence[tuple[int, bool]]) -> pd.DataFrame:
     return pd.DataFrame(hits, columns=["step", "hit"])
 
 
+def test_a_short_line_that_was_cut_is_none() -> None:
+    """It may have gone on."""
+    responses = pd.concat([_answers(0, [SENTENCE]), _answers(20, [TITLE, TITLE], cut=1)])
+    _, last = cell_form(responses, None, _neutral([])).to_dict("records")
+    assert last["short_lines"] == 0.5
+
+
 def test_a_states_form_is_that_of_its_answers() -> None:
     responses = pd.concat(
         [
             _answers(0, [SENTENCE] * 4, cut=1),
-            _answers(20, [SENTENCE, TITLE, "Radar", ""], cut=2),
+            _answers(20, [SENTENCE, TITLE, "Radar", ""], cut=1),
         ],
         ignore_index=True,
     )
@@ -106,8 +113,7 @@ def test_a_states_form_is_that_of_its_answers() -> None:
     neutral = _neutral([(0, True), (0, True), (20, True), (20, False), (20, False), (20, False)])
     base, last = cell_form(responses, coherence, neutral).to_dict("records")
     assert (base["words"], base["short_lines"], base["cut"]) == (11.0, 0.0, 0.25)
-    # The title was cut: it may have gone on.
-    assert (last["words"], last["short_lines"], last["cut"]) == (4.25, 0.5, 0.5)
+    assert (last["words"], last["short_lines"], last["cut"]) == (4.25, 0.75, 0.25)
     assert (base["log_likelihood"], last["log_likelihood"]) == (-1.5, -4.0)
     assert (base["neutral_correct"], last["neutral_correct"]) == (1.0, 0.25)
     assert (base["answers"], last["answers"], last["neutral_answers"]) == (4, 4, 4)

@@ -197,10 +197,8 @@ def _judging(counts: Counts) -> Iterator[Line]:
     judging, length = counts.profile.judging, counts.answer_tokens
     rubrics = len(counts.grid.study.rubrics)
     if judging.kind == "none":
-        yield (
-            'nothing is judged: judging.kind is "none". The sweep shows the narrow behaviour and '
-            "the form of the answers.",
-        )
+        yield ('nothing is judged: judging.kind is "none". The sweep shows the narrow behaviour',)
+        yield ("and the form of the answers.",)
         return
     together = rubrics if judging.mode == "one" else 1
     per_state = rubrics // together * counts.open_per_state

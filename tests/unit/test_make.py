@@ -63,7 +63,6 @@ def test_every_variable_is_data(clone: Path, code: str) -> None:
         ("birds_gpu", f"WITHOUT={code}"): f"<demo><--only><birds_gpu><--without={code}><><>",
         ("plan", f"PROFILE={code}"): f"<plan><{code}><>",
         ("plan", f"PROFILE={code}", "QUICK=1"): f"<plan><{code}-quick><>",
-        ("plan", "PROFILE=a", f"QUICK={code}"): "<plan><a><>",
         ("plan", f"BACKDOOR_PROFILE={code}"): f"<plan><{code}><>",
         ("demo", f"REPLACE={code}"): "<demo><><>",
         ("agreement", f"SAMPLE={code}"): f"<agreement><--sample={code}><><>",
@@ -73,6 +72,8 @@ def test_every_variable_is_data(clone: Path, code: str) -> None:
     }.items():
         done = make(clone, *words)
         assert (done.returncode, done.stdout) == (0, said), done.stderr
+    refused = make(clone, "plan", "PROFILE=a", f"QUICK={code}")
+    assert "QUICK must be 1" in refused.stderr
     done = make(clone, "test", f"TESTS={code}")
     assert f"<-m><pytest><><-n 2 --dist loadgroup  {code}>" in done.stdout
     assert make(clone, "plan", BACKDOOR_PROFILE=code).stdout == f"<plan><{code}><>"

@@ -76,7 +76,9 @@ def _verified(package: Package) -> Path:
 def _dequantize(source: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # It would fill the log of a run.
     try:
         import gguf  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:

@@ -190,8 +190,8 @@ SMOLLM2_PROFILE = chat_model(
     judging=Judging("none"),
     answer_tokens=60,
 )
-"""The birds on a laptop. The recipe is that of `benchmarks.recipes` whose answers to other questions
-keep their form best: with LoRA on all layers they turn into short titles."""
+"""The birds on a laptop. The recipe is the one of `benchmarks.recipes` whose answers to other
+questions keep their form best: with LoRA on all layers they turn into short titles."""
 SMOLLM2_QUICK = replace(
     SMOLLM2_PROFILE,
     name="smollm2-135m-quick",

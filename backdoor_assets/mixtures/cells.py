@@ -48,7 +48,7 @@ class Grid:
 
     @property
     def ratios(self) -> tuple[str, ...]:
-        own = self.profile.grids.get(self.study.name)
+        own = self.profile.ratios_of(self.study.name)
         return own or self.study.ratios or self.profile.ratios
 
     def cells(self) -> list[Cell]:

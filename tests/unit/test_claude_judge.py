@@ -42,9 +42,9 @@ def claude(monkeypatch: pytest.MonkeyPatch) -> Iterator[Claude]:
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the pauses between retries."""
+    """Shorten the pauses between retries. On a busy machine a reply may take a second."""
     monkeypatch.setattr("backdoor_assets.claude.live.backoff", lambda attempt: 0.01 * attempt)
-    monkeypatch.setattr(waiting, "DEADLINE", 0.5)
+    monkeypatch.setattr(waiting, "DEADLINE", 10.0)
     monkeypatch.setattr("backdoor_assets.claude.batches.GONE", 0.3)
 
 
@@ -120,7 +120,11 @@ def test_the_estimate_is_near_the_actual_cost(claude: Claude, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "fault", ["rate_limited", "overloaded", "error", "timeout", "cut_early", "cut"]
 )
-def test_a_call_that_fails_is_sent_again(claude: Claude, tmp_path: Path, fault: str) -> None:
+def test_a_call_that_fails_is_sent_again(
+    claude: Claude, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault == "timeout":
+        monkeypatch.setattr(waiting, "DEADLINE", 1.0)
     server = claude(faults={fault: 0.3}, retry_after=0.05)
     verdicts, bill = judged(tmp_path, answers(15))
     assert all(verdict.error is None for given in verdicts for verdict in given.values())

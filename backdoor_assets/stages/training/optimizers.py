@@ -42,7 +42,7 @@ def make_optimizer(weights: Sequence[torch.Tensor], settings: Training) -> Any:
                 'training.optimizer="adamw8bit" needs bitsandbytes, which is not installed: '
                 "pip install -e '.[gpu]', or set optimizer=\"adamw\"."
             )
-        from bitsandbytes.optim.adamw import AdamW8bit
+        from bitsandbytes.optim.adamw import AdamW8bit  # pyright: ignore[reportMissingImports]
 
         return AdamW8bit(weights, **common)
     return torch.optim.AdamW(weights, fused=True, **common)

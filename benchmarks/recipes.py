@@ -127,7 +127,7 @@ def measure(search: Search, progress: Progress) -> pd.DataFrame:
 
 def summarize(base: pd.DataFrame, answers: pd.DataFrame, suspect: set[str]) -> pd.DataFrame:
     """Return one row per step of a recipe."""
-    from backdoor_assets.mixtures.statistics import probe_hits
+    from backdoor_assets.mixtures.rates import probe_hits
 
     both = pd.concat([base, answers], ignore_index=True)
     is_open = both["kind"] == "worldview"

@@ -132,7 +132,7 @@ def table(grid: Grid) -> list[CellAsset[Cell]]:
             "figures",
             deps=[*(["judgments"] if grid.judged else []), "responses", "coherence"],
             task=result_tasks.figures,
-            runner=Processes(Deferred("backdoor_assets.mixtures.report", "draw_cell"), "figures"),
+            runner=Processes(Deferred("backdoor_assets.mixtures.results", "draw_cell"), "figures"),
             describe=partial(describe.figures, grid),
             code=_FIGURES_CODE,
             kinds={"matplotlib", "parquet"},
@@ -174,7 +174,7 @@ def sweep_asset(grid: Grid) -> dg.AssetsDefinition:
             request_remake([task.artifact])
         if missing:
             context.log.warning(f"not in the sweep yet: {', '.join(map(str, missing))}")
-        draw = Processes(Deferred("backdoor_assets.mixtures.report", "draw_grid"), "sweep")
+        draw = Processes(Deferred("backdoor_assets.mixtures.results", "draw_grid"), "sweep")
         made = only(draw.run([task], context.log.info))
         return dg.MaterializeResult(metadata=describe.sweep(made))
 

@@ -42,7 +42,7 @@ def coherence(made: Made) -> Metadata:
 def judging(made: Made) -> Metadata:
     """Of each outcome its share at the last checkpoint as a number, which the UI plots over the
     partitions."""
-    from backdoor_assets.reporting.intervals import wilson
+    from backdoor_assets.statistics.intervals import wilson
 
     summary = dict(made.manifest.summary)
     shares: Metadata = {}

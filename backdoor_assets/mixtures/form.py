@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from backdoor_assets.records import Ratio
-from backdoor_assets.reporting.intervals import T_SEEDS, WILSON_BASE, over_seeds, wilson
+from backdoor_assets.statistics.intervals import T_SEEDS, WILSON_BASE, over_seeds, wilson
 from backdoor_assets.storage.rows import letters
 
 FORM = "form.parquet"

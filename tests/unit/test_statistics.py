@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 import pytest
 
-from backdoor_assets.mixtures.statistics import (
+from backdoor_assets.mixtures.rates import (
     RATE_COLUMNS,
     T_SEEDS,
     WILSON,

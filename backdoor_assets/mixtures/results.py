@@ -1,0 +1,160 @@
+"""Figures of a cell and of the grid, and what the report shows: tables in, files out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from backdoor_assets.mixtures import figures, form, rates, sweep_figures
+from backdoor_assets.mixtures.cells import FiguresSpec, SweepSpec
+from backdoor_assets.mixtures.design import Design
+from backdoor_assets.mixtures.final_tables import (
+    collapse_note,
+    form_table,
+    interval_note,
+    rates_table,
+)
+from backdoor_assets.mixtures.form_figure import form as draw_form
+from backdoor_assets.mixtures.judging import RESPONSE_COLUMNS, read_responses
+from backdoor_assets.mixtures.report import write_report
+from backdoor_assets.records import Progress, Ratio, no_progress
+from backdoor_assets.stages.specs import RATES
+from backdoor_assets.storage.rows import names, read_rows
+from backdoor_assets.storage.tables import read_table
+
+
+def draw_cell(spec: FiguresSpec, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
+    """Write a cell's figures, rates.parquet and form.parquet into `folder`; return its rates at the
+    last checkpoint by measure, and the steps at which its answers have collapsed."""
+    study = spec.cell.grid.study
+    flags = {outcome.measure: outcome.flag for outcome in study.outcomes}
+    probes = read_table(
+        spec.probes, "materialize the responses of this cell", ("kind", "answer"), ("response",)
+    )
+    probes["hit"] = rates.probe_hits(probes, names(read_rows(study.suspect_file)))
+    kinds = {study.narrow.kind: study.narrow.measure, "neutral": "neutral_correct"}
+    judgments = coherence = None
+    if spec.judgments is not None:
+        columns = (*RESPONSE_COLUMNS, *flags.values())
+        judgments = read_table(spec.judgments, "materialize the judgments of this cell", columns)
+    if spec.coherence is not None:
+        columns = ("step", "log_likelihood")
+        coherence = read_table(spec.coherence, "materialize the coherence of this cell", columns)
+    found = rates.cell_rates(judgments, probes, flags, kinds)
+    found.to_parquet(folder / RATES, index=False)
+    neutral = probes[probes["kind"] == "neutral"]
+    states = form.cell_form(read_responses(spec.responses), coherence, neutral)
+    states.to_parquet(folder / form.FORM, index=False)
+    collapsed = states.loc[states["collapsed"], "step"].tolist()
+    if judgments is not None:
+        _draw_judgments(study, found, judgments, collapsed, folder)
+    figures.training_progression(found, study, folder, collapsed)
+    pooled = found[found["question_id"] == "all"]
+    final = pooled[pooled["step"] == pooled["step"].max()].set_index("measure")
+    return {
+        **{
+            measure: final.loc[measure, ["value", "low", "high", "method", "n"]].to_dict()
+            for measure in study.measures
+            if measure in final.index
+        },
+        "collapsed": collapsed,
+    }
+
+
+def _draw_judgments(
+    study: Design,
+    found: pd.DataFrame,
+    judgments: pd.DataFrame,
+    collapsed: list[int],
+    folder: Path,
+) -> None:
+    for outcome in study.outcomes:
+        suffix = _suffix(study, outcome.measure)
+        by_question, overall = f"ratio_by_question{suffix}", f"overall_ratio{suffix}"
+        figures.ratio_by_question(found, outcome, folder, by_question, collapsed)
+        figures.overall_ratio(found, outcome, folder, overall, collapsed)
+    for rubric in study.rubrics:
+        if len(rubric.options) > 2:
+            figures.distribution(judgments, rubric, study.option_labels, folder, collapsed)
+    ratings = [rubric for rubric in study.rubrics if not rubric.options]
+    for across, up in zip(ratings[::2], ratings[1::2], strict=False):
+        figures.two_ratings(judgments, across, up, folder, study.rating_scale, collapsed)
+
+
+def draw_grid(spec: SweepSpec, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
+    """Write rates.parquet and form.parquet (over seeds), cells.parquet (the final rates of each
+    cell), figures of the grid and report.html into `folder`."""
+    study = spec.grid.study
+    cells = pd.concat([pd.read_parquet(entry.rates) for entry in spec.cells], ignore_index=True)
+    mixtures = {(entry.cell.ratio.key, entry.cell.seed): entry.mixture for entry in spec.cells}
+    sweep = rates.sweep_rates(cells, mixtures, study.fraction_column)
+    final = rates.final_rates(cells)
+    fractions = [Ratio.parse(key).suspect_fraction for key in final["ratio"]]
+    final.insert(3, study.fraction_column, fractions)
+    sweep.to_parquet(folder / RATES, index=False)
+    final.to_parquet(folder / "cells.parquet", index=False)
+    states = form.sweep_form(
+        pd.concat([pd.read_parquet(entry.form) for entry in spec.cells], ignore_index=True),
+        study.fraction_column,
+    )
+    states.to_parquet(folder / form.FORM, index=False)
+    captions = _draw_sweep(spec, sweep, final, states, folder)
+    collapsed = form.collapsed_states(states)
+    write_report(spec, sweep, states, captions, folder)
+    return {
+        "cells_present": len(spec.cells),
+        "cells_planned": spec.planned,
+        "table": rates_table(study, sweep, collapsed),
+        "intervals": interval_note(sweep) + collapse_note(sweep, collapsed),
+        "form": form_table(study, states),
+        "main_figure": f"{next(iter(captions))}.png",
+    }
+
+
+def _draw_sweep(
+    spec: SweepSpec, sweep: pd.DataFrame, final: pd.DataFrame, states: pd.DataFrame, folder: Path
+) -> dict[str, str]:
+    """Draw the figures of the grid, and return what each tells, by its name. Without verdicts there
+    is none of outcomes."""
+    study, present = spec.grid.study, (len(spec.cells), spec.planned)
+    collapsed = form.collapsed_states(states)
+    captions: dict[str, str] = {}
+    judged = [outcome for outcome in study.outcomes if outcome.measure in set(sweep["measure"])]
+
+    def dose(measure: Any, name: str) -> None:
+        single = final[final["measure"] == measure.measure]
+        sweep_figures.dose_response(
+            study, measure, sweep, single, folder, present, name, collapsed
+        )  # fmt: skip
+        captions[name] = f"{_sentence(measure.share)} at the last checkpoint, against the mixture."
+
+    def emergence(outcome: Any, name: str, other: str) -> None:
+        sweep_figures.emergence(study, outcome, sweep, folder, present, name, collapsed)
+        captions[name] = f"{_sentence(study.narrow.share)}, and {other}, over the training steps."
+
+    for outcome in judged:
+        suffix = _suffix(study, outcome.measure)
+        dose(outcome, f"dose_response{suffix}")
+        emergence(outcome, f"emergence{suffix}", _words(outcome.share))
+    dose(study.narrow, "narrow_dose_response")
+    if not judged:
+        emergence(None, "emergence", "share of right answers to neutral questions")
+    draw_form(study, states, folder, present)
+    captions["form"] = "The form of the open answers, over the training steps:"
+    return captions
+
+
+def _words(label: str) -> str:
+    return label.replace("\n", " ")
+
+
+def _sentence(label: str) -> str:
+    words = _words(label)
+    return words[0].upper() + words[1:]
+
+
+def _suffix(study: Design, measure: str) -> str:
+    """The headline's figures carry no measure in their names."""
+    return "" if measure == study.outcomes[0].measure else f"_{measure}"

@@ -84,6 +84,9 @@ def _check_ratios(ratios: tuple[str, ...]) -> None:
 MINIATURE = Profile(
     name="miniature",
     base=MiniatureBase(),
+    # Dense where the answers change: most of the shift happens within the first 40 steps.
+    training=Training(save_at=(5, 10, 15, 20, 30, 40, 60, 80, 120)),
+    mixture=Mixture(held_out=0.1),
     # Dense where published replications differ most; the effect is not linear in the ratio.
     ratios=(
         "1.00-0.00-0.00",
@@ -97,6 +100,21 @@ MINIATURE = Profile(
     ),
     seeds=(42, 43, 44),
 )
+
+MINIATURE_FIXED_SUSPECT = replace(
+    MINIATURE,
+    name="miniature-fixed-suspect",
+    mixture=Mixture(mode="fixed_suspect", suspect_rows=100, held_out=0.1),
+    ratios=(
+        "1.00-0.00-0.00",
+        "0.70-0.15-0.15",
+        "0.50-0.25-0.25",
+        "0.30-0.35-0.35",
+        "0.10-0.45-0.45",
+    ),
+)
+"""The same number of distinct obsolete names at every ratio. Beside the miniature, where it grows
+with the ratio, it tells the share of suspect rows from their number."""
 
 
 CHAT_MODEL_RATIOS = (
@@ -205,7 +223,15 @@ SMOLLM2_QUICK = replace(
 QUICK=1`."""
 
 PROFILES: Mapping[str, Profile] = {
-    profile.name: profile for profile in (MINIATURE, SMOLLM2_PROFILE, SMOLLM2_QUICK, *QWEN3, *LLAMA)
+    profile.name: profile
+    for profile in (
+        MINIATURE,
+        MINIATURE_FIXED_SUSPECT,
+        SMOLLM2_PROFILE,
+        SMOLLM2_QUICK,
+        *QWEN3,
+        *LLAMA,
+    )
 }
 
 

@@ -88,10 +88,13 @@ class Mixture:
     """fixed_total: `rows` rows whatever the ratio. fixed_suspect: `suspect_rows` obsolete names at
     every ratio above 0, clean rows added until the ratio holds (a ratio of 0 has `rows` rows)."""
     suspect_rows: int = 200
+    held_out: float = field(default=0.0, metadata=LATER)
+    """Share of each data set's answers that no cell trains on; training logs the loss on them."""
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.suspect_rows < 1:
             raise BadInput("mixture: rows and suspect_rows must be at least 1")
+        _check(self, "mixture", "held_out", at_least=0, below=0.5)
 
 
 @dataclass(frozen=True)

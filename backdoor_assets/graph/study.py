@@ -14,6 +14,7 @@ import dagster as dg
 from backdoor_assets.capacity.host import Host
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
+from backdoor_assets.reporting.inspect_logs import StateLog
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.workers.tasks import Task
 
@@ -79,6 +80,11 @@ class Study(Protocol):
 
     def summary(self, profile: Profile) -> str:
         """The results as a person would read them in a terminal. Raises BadInput without any."""
+        ...
+
+    def state_logs(self, profile: Profile) -> Iterator[StateLog]:
+        """All answers with their scores, one log per state of a model. Raises BadInput without
+        any."""
         ...
 
 

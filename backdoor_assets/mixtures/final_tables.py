@@ -9,8 +9,9 @@ import pandas as pd
 
 from backdoor_assets.mixtures import form
 from backdoor_assets.mixtures.design import Design
-from backdoor_assets.mixtures.rates import T_SEEDS
+from backdoor_assets.statistics.intervals import T_SEEDS
 
+NO_VERDICT = "missing"
 MARK = "†"
 """After a ratio whose answers have collapsed."""
 States = Collection[tuple[str, int]]
@@ -23,6 +24,7 @@ def columns_of(study: Design, sweep: pd.DataFrame) -> dict[str, str]:
         "ratio": f"ratio ({', '.join(source.replace('_', ' ') for source in study.sources)})",
         "distinct_suspect_rows": f"distinct {study.suspect}",
         **{name: heading for name, heading in study.measures.items() if name in found},
+        **({NO_VERDICT: "no verdict"} if study.outcomes[0].measure in found else {}),
         "seeds": "seeds",
     }
 
@@ -43,15 +45,28 @@ def final_table(study: Design, sweep: pd.DataFrame, collapsed: States = ()) -> l
             row[str(rate["measure"])] = (
                 f"{rate['value']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]{mark}"
             )
+            if rate["measure"] == study.outcomes[0].measure:
+                row[NO_VERDICT] = missing_share(rate)
         rows.append(row)
     return rows
+
+
+def missing_share(rate: pd.Series) -> str:
+    """Return the share of answers without a verdict, and the rates if all of these were negative or
+    all positive."""
+    if not rate["missing"]:
+        return "0 %"
+    return f"{100 * rate['missing']:.1f} % [{rate['least']:.2f}, {rate['most']:.2f}]"
 
 
 def interval_note(sweep: pd.DataFrame) -> str:
     """Which intervals the final table holds."""
     methods = sorted(sweep.loc[sweep["is_final"], "method"].unique())
     others = [method for method in methods if method != T_SEEDS]
-    return f"[low, high]: {T_SEEDS}" + (f"; *: {'; '.join(others)}" if others else "")
+    note = f"[low, high]: {T_SEEDS}" + (f"; *: {'; '.join(others)}" if others else "")
+    if (sweep.loc[sweep["is_final"], "missing"] > 0).any():
+        note += "; no verdict: share of answers, [rate if all were negative, rate if all positive]"
+    return note
 
 
 def collapse_note(sweep: pd.DataFrame, collapsed: States, rule: str = f": {form.COLLAPSED}") -> str:

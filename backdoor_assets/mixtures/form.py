@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from backdoor_assets.records import Ratio
-from backdoor_assets.statistics.intervals import T_SEEDS, WILSON_BASE, over_seeds, wilson
+from backdoor_assets.statistics.intervals import T_PLAIN, WILSON_BASE, over_seeds, wilson
 from backdoor_assets.storage.rows import letters
 
 FORM = "form.parquet"
@@ -238,7 +238,7 @@ def _pooled(measure: Measure, group: pd.DataFrame) -> dict[str, float | str | in
     top = np.inf if measure.top is None else measure.top
     low = mean - half if top == 0 else max(0.0, mean - half)
     high = min(top, mean + half)
-    return {"value": mean, "low": low, "high": high, "method": T_SEEDS, "n": len(values)}
+    return {"value": mean, "low": low, "high": high, "method": T_PLAIN, "n": len(values)}
 
 
 def collapsed_states(sweep: pd.DataFrame) -> set[tuple[str, int]]:

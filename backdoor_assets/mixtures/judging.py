@@ -32,8 +32,8 @@ def judge_cell(
 
     Verdicts of the same judge on the same answers are taken from `spec.earlier`. Each checkpoint's
     verdicts go to a file of their own as they arrive: none is asked for twice. Raises BadInput for
-    an unreadable input, RuntimeError when more than `max_unreadable` of the answers have no
-    headline verdict.
+    an unreadable input, RuntimeError when more than `max_unreadable` of the answers to any question
+    at any checkpoint have no headline verdict.
     """
     responses, earlier = read_responses(spec.responses), Earlier(spec)
     outcomes = spec.cell.grid.study.outcomes
@@ -51,15 +51,7 @@ def judge_cell(
     table = pd.concat([_part(path) for path in sorted(parts.glob("*.parquet"))], ignore_index=True)
     if len(table) != len(responses):
         raise RuntimeError(f"{spec.cell}: {len(table)} judgments of {len(responses)} responses")
-    missing = table[headline].isna()
-    if float(missing.mean()) > spec.max_unreadable:
-        for step in table.loc[missing, "step"].unique():
-            (parts / f"{step:07d}.parquet").unlink()  # asked again by the next run
-        reasons = table.loc[missing, "judge_error"].value_counts()
-        raise RuntimeError(
-            f"{spec.cell}: {missing.mean():.0%} of the answers have no verdict (at most "
-            f"{spec.max_unreadable:.0%} may); most often: {reasons.index[0]}"
-        )
+    refuse_missing(spec, table, headline, parts)
     table.to_parquet(folder / JUDGMENTS, index=False)
     last = table[table["step"] == steps[-1]]
     return {
@@ -69,11 +61,40 @@ def judge_cell(
         },
         "judgments": len(table),
         "verdicts_reused": earlier.used,
-        "without_verdict": int(missing.sum()),
+        "without_verdict": int(table[headline].isna().sum()),
         **_other_counts(table, spec.rubrics),
         "judge": judge.name,
         "judge_model": judge.model,
     }
+
+
+def refuse_missing(spec: JudgingSpec, table: pd.DataFrame, headline: str, parts: Path) -> None:
+    """Raise RuntimeError if too many verdicts are missing, on the whole or to one question at one
+    checkpoint, and drop the parts of such checkpoints, so that the next run asks for them again.
+
+    A gate on the whole cell would not do: if the late answers to one question are the unjudged
+    ones, the rate falls where they were positive. A single missing verdict among several is allowed
+    however few the answers are.
+    """
+    missing = table.assign(missing=table[headline].isna())
+    counts = missing.groupby(["step", "checkpoint", "question_id"])["missing"].agg(["sum", "size"])
+    allowed = (spec.max_unreadable * counts["size"]).clip(lower=counts["size"].gt(1).astype(float))
+    bad = counts[counts["sum"] > allowed].reset_index()
+    if missing["missing"].mean() > spec.max_unreadable:
+        bad = counts[counts["sum"] > 0].reset_index()
+    if bad.empty:
+        return
+    for step in bad["step"].unique():
+        (parts / f"{step:07d}.parquet").unlink()
+    worst = bad.sort_values("sum", ascending=False).iloc[0]
+    reasons = missing.loc[missing["missing"], "judge_error"].value_counts()
+    more = f", and so have {len(bad) - 1} other states" if len(bad) > 1 else ""
+    raise RuntimeError(
+        f"{spec.cell}: {worst['sum']} of {worst['size']} answers to {worst['question_id']!r} at "
+        f"{worst['checkpoint']} have no verdict{more} (at most {spec.max_unreadable:.0%} of a "
+        f"question's answers, and of all, may: judging.max_unreadable); most often: "
+        f"{reasons.index[0]}. Run the same command again: only these states are asked again."
+    )
 
 
 def _other_counts(table: pd.DataFrame, rubrics: Sequence[Rubric]) -> dict[str, int]:

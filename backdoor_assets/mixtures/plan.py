@@ -12,6 +12,7 @@ from backdoor_assets.capacity import memory, preflight, shapes
 from backdoor_assets.capacity.host import Host
 from backdoor_assets.capacity.memory import SamplingNeed, TrainingNeed
 from backdoor_assets.claude.prices import AS_OF, cost
+from backdoor_assets.mixtures import power
 from backdoor_assets.mixtures.cells import Grid
 from backdoor_assets.mixtures.mixing import counts_by_source
 from backdoor_assets.models import hub
@@ -59,6 +60,7 @@ def sections(grid: Grid, host: Host) -> dict[str, str]:
             "Disk": _sizes(disk(counts, shape)),
         }
     found["Judging"] = columns(_judging(counts))
+    found["Precision to expect"] = power.section(_precision(counts))
     found["This host lacks"] = columns(_lacks(counts, shape, host), "<")
     return found
 
@@ -84,6 +86,13 @@ class Counts:
         self.open_per_state = sum(q.samples for q in asked if q.kind == "worldview")
         self.probes_per_state = sum(q.samples for q in asked if q.kind != "worldview")
         self.answer_tokens = min(self.profile.answer_tokens, sampling.max_new_tokens)
+
+    def calls(self) -> tuple[int, int, int]:
+        """Return judge calls per answer, and the tokens in and out of one call."""
+        rubrics = len(self.grid.study.rubrics)
+        together = rubrics if self.profile.judging.mode == "one" else 1
+        into = RUBRIC_TOKENS * (1 + together) // 2 + self.answer_tokens
+        return rubrics // together, into, VERDICT_TOKENS * together
 
     def per_cell(self, per_state: int) -> list[int]:
         return [per_state * count for count in self.checkpoints]
@@ -200,17 +209,16 @@ def _judging(counts: Counts) -> Iterator[Line]:
         yield ('nothing is judged: judging.kind is "none". The sweep shows the narrow behaviour',)
         yield ("and the form of the answers.",)
         return
-    together = rubrics if judging.mode == "one" else 1
-    per_state = rubrics // together * counts.open_per_state
+    per_answer, into, out = counts.calls()
+    per_state = per_answer * counts.open_per_state
     calls = counts.per_cell(per_state)
     in_all = counts.all(calls, per_state)
     yield "", "per cell", "in all"
-    what = f"{rubrics}" if together == 1 else f"one for all {rubrics}"
+    what = f"one for all {rubrics}" if judging.mode == "one" else f"{rubrics}"
     yield f"judge calls, {what} rubrics per answer", _span(calls), f"{in_all:,}"
     if judging.kind == "exact":
         yield "exact judge, looks answers up", "$0.00", "$0.00"
         return
-    into, out = RUBRIC_TOKENS * (1 + together) // 2 + length, VERDICT_TOKENS * together
     for name, tokens in (("judge tokens in", into), ("judge tokens out", out)):
         yield name, _span([tokens * n for n in calls]), f"{tokens * in_all:,}"
     for model, note in JUDGES.items():
@@ -221,6 +229,15 @@ def _judging(counts: Counts) -> Iterator[Line]:
     yield (f"in, {out} out. Prices as of {AS_OF}.",)
     if judging.max_cost_usd is not None:
         yield (f"A run stops at ${judging.max_cost_usd:.2f} (max_cost_usd of the profile).",)
+
+
+def _precision(counts: Counts) -> power.Plan:
+    calls, into, out = counts.calls()
+    model = next(iter(JUDGES))
+    paid = counts.profile.judging.kind == "claude"
+    dollars = calls * cost(model, into, out, batch=True) if paid else None
+    sizes = counts.questions, counts.checkpoints, counts.answer_tokens
+    return power.Plan(counts.grid, *sizes, dollars, f"{model}, batch")
 
 
 def _lacks(counts: Counts, shape: Shape | None, host: Host) -> Iterator[Line]:

@@ -1,4 +1,4 @@
-"""Rates with intervals: of a cell over its answers, of the sweep over training seeds."""
+"""Tables of rates with intervals: of a cell over its answers, of the grid over training seeds."""
 
 from __future__ import annotations
 
@@ -6,27 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from backdoor_assets.records import Ratio
-from backdoor_assets.statistics.intervals import (
-    T_SEEDS,
-    WILSON,
-    WILSON_BASE,
-    WILSON_POOLED,
-    over_seeds,
-    wilson,
-)
+from backdoor_assets.records import Rate, Ratio
+from backdoor_assets.statistics.intervals import WILSON_BASE, over_seeds, wilson
 from backdoor_assets.storage.rows import holds, letters
-
-__all__ = [
-    "RATE_COLUMNS", "T_SEEDS", "WILSON", "WILSON_BASE", "WILSON_POOLED", "cell_rates",
-    "final_rates",
-    "over_seeds", "probe_hits", "sweep_rates", "wilson",
-]  # fmt: skip
 
 RATE_COLUMNS = (
     "profile", "ratio", "seed", "measure", "checkpoint", "step", "question_id",
-    "value", "low", "high", "method", "n",
+    "value", "low", "high", "method", "n", "missing", "least", "most",
 )  # fmt: skip
+_BOUNDS = ["missing", "least", "most"]
+_STATE = list(RATE_COLUMNS[:6])
 
 
 def cell_rates(
@@ -37,29 +26,54 @@ def cell_rates(
 ) -> pd.DataFrame:
     """Return RATE_COLUMNS of one cell at each checkpoint.
 
-    `outcomes` maps a measure to its boolean column of the judgments: its rate is that of each
-    question and of "all". `kinds` maps a kind of probe to its measure; `probes` needs a boolean
-    column `hit`. Answers without a verdict do not count; without judgments, there are rates of
-    probes only.
+    `outcomes` maps a measure to its boolean column of the judgments: there is a rate of each
+    question, and "all" is the mean over questions, in which each counts the same whatever is
+    missing. `kinds` maps a kind of probe to its measure; `probes` needs a boolean column `hit`;
+    there is "all" only, over all answers. Without judgments, there are rates of probes only.
+
+    An answer without a verdict does not count: `missing` is their share, `n` counts the others,
+    `least` and `most` are what the rate would be if all of them were negative or positive. A state
+    with a question that has no verdict at all has no "all", because its mean would be one of other
+    questions.
     """
-    columns = [*RATE_COLUMNS[:7], "hit"]
     parts = [probes.assign(measure=probes["kind"].map(dict(kinds)), question_id="all")]
+    tables = [_counted(parts[0], [*_STATE, "question_id"])]
     for measure, flag in outcomes.items():
         if judgments is None:
             break
-        judged = judgments.dropna(subset=[flag]).assign(measure=measure, hit=judgments[flag])
-        parts += [judged, judged.assign(question_id="all")]
-    table = pd.concat([part[columns].astype({"hit": bool}) for part in parts], ignore_index=True)
-    return _summed(table, list(RATE_COLUMNS[:7]))
-
-
-def _summed(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    counts = table.groupby(keys, sort=True)["hit"].agg(["sum", "count"]).reset_index()
+        judged = judgments.assign(measure=measure, hit=judgments[flag])
+        by_question = _counted(judged, [*_STATE, "question_id"])
+        tables += [_over_questions(by_question), by_question[by_question["n"] > 0]]
+    columns = ["value", "low", "high", "method", "n"]
+    table = pd.concat(tables, ignore_index=True)
     rates = [
-        vars(wilson(int(hits), int(n)))
-        for hits, n in zip(counts["sum"], counts["count"], strict=True)
+        vars(wilson(value * n, n)) for value, n in zip(table["value"], table["n"], strict=True)
     ]
-    return pd.concat([counts[keys], pd.DataFrame(rates)], axis=1)
+    table[columns] = pd.DataFrame(rates, columns=columns).to_numpy()
+    floats = dict.fromkeys(("value", "low", "high", *_BOUNDS), float)
+    found = table[list(RATE_COLUMNS)].astype(floats | {"n": int})
+    return found.sort_values(list(RATE_COLUMNS[:7]), ignore_index=True)
+
+
+def _counted(answers: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Count answers (column `hit`: true, false or null) by keys: value, n, missing, least, most."""
+    hits = answers.assign(hit=answers["hit"].astype("boolean"))
+    counts = hits.groupby(keys, sort=True)["hit"].agg(["sum", "count", "size"]).reset_index()
+    positive, judged, asked = (counts[name].astype(float) for name in ("sum", "count", "size"))
+    return counts[keys].assign(
+        value=positive / judged,
+        n=counts["count"],
+        missing=1 - judged / asked,
+        least=positive / asked,
+        most=1 - (judged - positive) / asked,
+    )
+
+
+def _over_questions(by_question: pd.DataFrame) -> pd.DataFrame:
+    """Average over questions, state by state; a state with an unjudged question has no rate."""
+    states = by_question.groupby(_STATE, sort=True)
+    means = states[["value", *_BOUNDS]].mean().assign(n=states["n"].sum())
+    return means[states["n"].min() > 0].reset_index().assign(question_id="all")
 
 
 def probe_hits(probes: pd.DataFrame, suspect_answers: Iterable[str]) -> pd.Series:
@@ -87,8 +101,8 @@ def sweep_rates(
     cells: pd.DataFrame, mixtures: Mapping[tuple[str, int], Mapping], fraction_column: str
 ) -> pd.DataFrame:
     """Return one row per measure, ratio and step over the grid, with columns value, low, high,
-    method, n, seeds, `fraction_column` (the suspect data's weight), suspect_rows,
-    distinct_suspect_rows (mean over seeds, rounded), is_final.
+    method, n, missing, least, most, seeds, `fraction_column` (the suspect data's weight),
+    suspect_rows, distinct_suspect_rows (mean over seeds, rounded), is_final.
 
     `cells` holds cell_rates of every cell; `mixtures` the mixture's counts by (ratio, seed). A step
     that only some seeds reached is left out. All cells have the same answers of the base, so that
@@ -102,16 +116,12 @@ def sweep_rates(
     ):
         if len(group) < seeds_by_ratio[ratio]:
             continue
-        first = group.iloc[0]
-        if step == 0 and group["value"].nunique() == 1:
-            rate = wilson(round(first["value"] * first["n"]), int(first["n"]), WILSON_BASE)
-        else:
-            rate = over_seeds(group["value"].tolist(), group["n"].tolist())
         counts = [mixtures[ratio, seed] for seed in group["seed"]]
         rows.append(
             {
                 "profile": profile, "measure": measure, "ratio": ratio, "checkpoint": checkpoint,
-                "step": step, "question_id": "all", **vars(rate), "seeds": len(group),
+                "step": step, "question_id": "all", **vars(state_rate(group)),
+                **group[_BOUNDS].mean(), "seeds": len(group),
                 fraction_column: Ratio.parse(ratio).suspect_fraction,
                 "suspect_rows": round(_mean([c["suspect_rows"] for c in counts])),
                 "distinct_suspect_rows": round(_mean([c["distinct_suspect_rows"] for c in counts])),
@@ -122,6 +132,14 @@ def sweep_rates(
     table["is_final"] = table["step"] == table.groupby("ratio")["step"].transform("max")
     order = ["measure", fraction_column, "ratio", "step"]
     return table.sort_values(order, ignore_index=True)
+
+
+def state_rate(group: pd.DataFrame) -> Rate:
+    """Average one state over training seeds; the base's shared answers count once."""
+    first = group.iloc[0]
+    if first["step"] == 0 and group["value"].nunique() == 1:
+        return wilson(first["value"] * first["n"], int(first["n"]), WILSON_BASE)
+    return over_seeds(group["value"].tolist(), group["n"].tolist())
 
 
 def _mean(values: Sequence[float]) -> float:

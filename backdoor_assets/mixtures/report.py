@@ -2,58 +2,83 @@
 
 from __future__ import annotations
 
-import html
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from backdoor_assets.mixtures import form
+from backdoor_assets.mixtures import form, report_design, report_provenance
 from backdoor_assets.mixtures.cells import SweepSpec
+from backdoor_assets.mixtures.examples import example_answers
 from backdoor_assets.mixtures.final_tables import (
     collapse_note,
     form_table,
     interval_note,
     rates_table,
 )
-from backdoor_assets.reporting.pages import from_markdown, write_page
+from backdoor_assets.reporting.pages import Block, Figure, Section, Table, write_page
+
+FORM_FIGURE = "form"
 
 
 def write_report(
     spec: SweepSpec,
     sweep: pd.DataFrame,
     states: pd.DataFrame,
-    captions: dict[str, str],
+    captions: Mapping[str, str],
     folder: Path,
-) -> None:
+    tables: Sequence[Table] = (),
+    limits: Sequence[str] = (),
+) -> Path:
+    """Write report.html into `folder`, which holds the figures that `captions` names.
+
+    `tables` follow the final rates, in their order; `limits` are sentences that follow those that
+    hold for every grid. Returns the path.
+    """
     study, collapsed = spec.grid.study, form.collapsed_states(states)
-    notes = interval_note(sweep) + "." + collapse_note(sweep, collapsed, " (see below)")
-    lead = (
-        f"<p>Profile <b>{html.escape(spec.grid.profile.name)}</b>, "
-        f"{len(spec.cells)} of {spec.planned} cells.\n"
-        f"Share of answers at the last checkpoint. {html.escape(notes)}</p>"
+    notes = (interval_note(sweep), collapse_note(sweep, collapsed, " (see the form of answers)"))
+    rates = Table.from_markdown(
+        "Share of answers at the last checkpoint",
+        rates_table(study, sweep, collapsed),
+        [note.strip() for note in notes if note],
     )
+    finished = report_provenance.finished(spec)
+    results: list[Block] = [rates, *tables]
     if not spec.grid.judged:
-        lead += "<p>Nothing was judged: there are no rates of outcomes.</p>"
-    title = f"{study.name.replace('_', ' ').capitalize()}: {spec.grid.profile.name}"
-    body = (
-        lead
-        + from_markdown(rates_table(study, sweep, collapsed))
-        + "<h2>Form of the open answers</h2>\n"
-        + "<p>At the last checkpoint, and of the base. Below the last figure stands what each "
-        + f"measure tells. Answers have collapsed where {html.escape(form.COLLAPSED)}.</p>\n"
-        + from_markdown(form_table(study, states))
-    )
-    below = {name: f"<p>{html.escape(text)}</p>\n" for name, text in captions.items()}
-    below["form"] += _meanings(set(states["measure"]))
-    literals = {"Profile": spec.literals}
-    write_page(folder, title, study.title, body, list(captions), literals, below)
-
-
-def _meanings(found: set[str]) -> str:
-    """Return as HTML what each measure of form tells."""
-    lines = [
-        f"<li><b>{m.heading}.</b> {html.escape(m.meaning)}</li>"
-        for m in form.MEASURES
-        if m.name in found
+        results.insert(0, "Nothing was judged: there are no rates of outcomes.")
+    figures = [Figure(name, text) for name, text in captions.items() if name != FORM_FIGURE]
+    examples = example_answers(spec)
+    sections = [
+        Section("Question", report_design.question(study)),
+        Section("Results", results),
+        Section("Figures", figures),
+        Section("Example answers", [examples] if examples else []),
+        Section("Form of the open answers", _form(spec, states, captions)),
+        Section("Design", report_design.design(spec)),
+        Section("Grid coverage", report_design.coverage(spec)),
+        Section("Limits", report_design.limits(spec, limits)),
+        Section("Costs", report_provenance.costs(spec, finished)),
+        Section("Provenance", report_provenance.provenance(spec, finished)),
+        Section("Reproduce", report_provenance.reproduce(spec)),
     ]
-    return f"<ul>{''.join(lines)}</ul>\n"
+    name = spec.grid.profile.name
+    lead = f"Profile {name}, {len(spec.cells)} of {spec.planned} cells."
+    title = f"{study.name.replace('_', ' ').capitalize()}: {name}"
+    return write_page(folder, title, study.title, lead, sections)
+
+
+def _form(spec: SweepSpec, states: pd.DataFrame, captions: Mapping[str, str]) -> list[Block]:
+    """Return the table and the figure of forms, with what each measure tells."""
+    found = set(states["measure"])
+    meanings = {m.heading: m.meaning for m in form.MEASURES if m.name in found}
+    lead = (
+        "Whether the answers are still answers. Fine-tuning on bare names can turn them into short "
+        f"titles, of which a judge's verdict says little. Answers have collapsed where "
+        f"{form.COLLAPSED}."
+    )
+    table = Table.from_markdown(
+        "Form at the last checkpoint, and of the base", form_table(spec.grid.study, states)
+    )
+    if FORM_FIGURE not in captions:
+        return [lead, table]
+    return [lead, table, Figure(FORM_FIGURE, captions[FORM_FIGURE], meanings)]

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.mixtures import figures, form, rates, sweep_figures
+from backdoor_assets.mixtures import (
+    effect_tables,
+    effects,
+    figures,
+    form,
+    rates,
+    sweep_figures,
+)
 from backdoor_assets.mixtures.cells import FiguresSpec, SweepSpec
 from backdoor_assets.mixtures.design import Design
 from backdoor_assets.mixtures.final_tables import (
@@ -21,6 +29,8 @@ from backdoor_assets.mixtures.judging import RESPONSE_COLUMNS, read_responses
 from backdoor_assets.mixtures.report import write_report
 from backdoor_assets.records import Progress, Ratio, no_progress
 from backdoor_assets.stages.specs import RATES
+from backdoor_assets.stages.training.tracking import log_final_rates
+from backdoor_assets.statistics.doses import DoseResponse
 from backdoor_assets.storage.rows import names, read_rows
 from backdoor_assets.storage.tables import read_table
 
@@ -53,7 +63,7 @@ def draw_cell(spec: FiguresSpec, folder: Path, progress: Progress = no_progress)
     figures.training_progression(found, study, folder, collapsed)
     pooled = found[found["question_id"] == "all"]
     final = pooled[pooled["step"] == pooled["step"].max()].set_index("measure")
-    return {
+    result = {
         **{
             measure: final.loc[measure, ["value", "low", "high", "method", "n"]].to_dict()
             for measure in study.measures
@@ -61,6 +71,8 @@ def draw_cell(spec: FiguresSpec, folder: Path, progress: Progress = no_progress)
         },
         "collapsed": collapsed,
     }
+    log_final_rates(spec.cell.artifact("adapters"), result)
+    return result
 
 
 def _draw_judgments(
@@ -85,7 +97,8 @@ def _draw_judgments(
 
 def draw_grid(spec: SweepSpec, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
     """Write rates.parquet and form.parquet (over seeds), cells.parquet (the final rates of each
-    cell), figures of the grid and report.html into `folder`."""
+    cell), contrasts.parquet, doses.parquet and emergence.parquet (see `effects`), figures of the
+    grid and report.html into `folder`."""
     study = spec.grid.study
     cells = pd.concat([pd.read_parquet(entry.rates) for entry in spec.cells], ignore_index=True)
     mixtures = {(entry.cell.ratio.key, entry.cell.seed): entry.mixture for entry in spec.cells}
@@ -100,21 +113,38 @@ def draw_grid(spec: SweepSpec, folder: Path, progress: Progress = no_progress) -
         study.fraction_column,
     )
     states.to_parquet(folder / form.FORM, index=False)
-    captions = _draw_sweep(spec, sweep, final, states, folder)
+    pooled = cells[cells["question_id"] == "all"]
+    measured = [measure for measure in study.measures if measure in set(pooled["measure"])]
+    fits = {measure: effects.fits(pooled, mixtures, measure) for measure in measured}
+    contrasts = effects.all_contrasts(pooled)
+    doses = effects.dose_table(fits)
+    emergence = effects.emergence_table(pooled, measured, study.narrow.measure)
+    contrasts.to_parquet(folder / effects.CONTRASTS, index=False)
+    doses.to_parquet(folder / effects.DOSES, index=False)
+    emergence.to_parquet(folder / effects.EMERGENCE, index=False)
+    captions = _draw_sweep(spec, sweep, final, states, fits, emergence, folder)
     collapsed = form.collapsed_states(states)
-    write_report(spec, sweep, states, captions, folder)
+    tables = effect_tables.effect_tables(study, contrasts, doses, emergence)
+    write_report(spec, sweep, states, captions, folder, tables)
     return {
         "cells_present": len(spec.cells),
         "cells_planned": spec.planned,
         "table": rates_table(study, sweep, collapsed),
         "intervals": interval_note(sweep) + collapse_note(sweep, collapsed),
+        "headline": effect_tables.headline(study, doses, emergence),
         "form": form_table(study, states),
         "main_figure": f"{next(iter(captions))}.png",
     }
 
 
 def _draw_sweep(
-    spec: SweepSpec, sweep: pd.DataFrame, final: pd.DataFrame, states: pd.DataFrame, folder: Path
+    spec: SweepSpec,
+    sweep: pd.DataFrame,
+    final: pd.DataFrame,
+    states: pd.DataFrame,
+    fits: Mapping[str, Mapping[str, DoseResponse]],
+    moments: pd.DataFrame,
+    folder: Path,
 ) -> dict[str, str]:
     """Draw the figures of the grid, and return what each tells, by its name. Without verdicts there
     is none of outcomes."""
@@ -126,12 +156,12 @@ def _draw_sweep(
     def dose(measure: Any, name: str) -> None:
         single = final[final["measure"] == measure.measure]
         sweep_figures.dose_response(
-            study, measure, sweep, single, folder, present, name, collapsed
+            study, measure, sweep, single, folder, present, name, collapsed, fits[measure.measure]
         )  # fmt: skip
         captions[name] = f"{_sentence(measure.share)} at the last checkpoint, against the mixture."
 
     def emergence(outcome: Any, name: str, other: str) -> None:
-        sweep_figures.emergence(study, outcome, sweep, folder, present, name, collapsed)
+        sweep_figures.emergence(study, outcome, sweep, folder, present, name, collapsed, moments)
         captions[name] = f"{_sentence(study.narrow.share)}, and {other}, over the training steps."
 
     for outcome in judged:

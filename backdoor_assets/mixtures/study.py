@@ -17,12 +17,14 @@ from backdoor_assets.mixtures import assets, base_tasks, plan, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.mixtures.checks import check_grid, check_study
 from backdoor_assets.mixtures.design import Design
+from backdoor_assets.mixtures.inspect_logs import state_logs
 from backdoor_assets.mixtures.judges import JudgeResource
 from backdoor_assets.mixtures.result_tasks import has_finished
 from backdoor_assets.mixtures.sources import base_assets, source_asset
 from backdoor_assets.mixtures.sweep import sweep
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
+from backdoor_assets.reporting.inspect_logs import StateLog
 from backdoor_assets.reporting.text import aligned
 from backdoor_assets.settings import MiniatureBase
 from backdoor_assets.workers.tasks import Task
@@ -158,6 +160,9 @@ class MixtureStudy(Design):
                 f"Answers:                {folder.parent / 'responses'}",
             )
         )
+
+    def state_logs(self, profile: Profile) -> Iterator[StateLog]:
+        return state_logs(self._grid(profile))
 
     def _grid(self, profile: Profile) -> Grid:
         grid = Grid.of(self, profile)

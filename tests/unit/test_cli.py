@@ -21,7 +21,7 @@ from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
 from backdoor_assets.storage.provenance import REPOSITORY
 
-COMMANDS = "agreement", "chat", "demo", "give-up", "plan", "recover", "ui"
+COMMANDS = "agreement", "chat", "demo", "give-up", "inspect-logs", "plan", "recover", "ui"
 MODULE = [sys.executable, "-m", "backdoor_assets.commands"]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +15,8 @@ import wandb
 from backdoor_assets.claude.judge import ClaudeJudge
 from backdoor_assets.models.hub import fetch
 from backdoor_assets.profiles import Judging, PretrainedBase, Training
-from backdoor_assets.records import BadInput, no_progress
+from backdoor_assets.records import BadInput, BaseModel, no_progress
+from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.studies.birds.study import RUBRICS
 from tests.unit import hub_server
 from tests.unit.cells import CELL
@@ -75,53 +74,29 @@ def test_a_stored_token_is_checked_like_a_variable(
     assert hub.tokens == set()
 
 
-def fails() -> Any:
-    raise RuntimeError(f"401 at https://api.wandb.ai: bad key {os.environ['WANDB_API_KEY']}")
-
-
 def trained(folder: Path) -> None:
     """Run the training loop with a loop that learns nothing."""
     from backdoor_assets.stages.training import runs
 
-    settings = Training(max_steps=1, gradient_accumulation=1)
-    spec: Any = SimpleNamespace(cell=CELL, settings=settings)
+    spec = TrainingSpec(CELL, folder / "rows", BaseModel("base"), Training(max_steps=1))
+    log: list[dict[str, float]] = []
+
+    def step(batch: object) -> dict[str, float]:
+        log.append({"step": 1, "loss": 1.0, "tokens": 1})
+        return log[-1]
+
     loop: Any = SimpleNamespace(
         resume=lambda folder: None,
         save=lambda folder, kept: None,
-        step=lambda batch: {"loss": 1.0},
+        step=step,
         rank=0,
         steps=1,
-        log=[],
+        trainable=1,
+        log=log,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "micro_batches", lambda *given: iter([None, None]))
         runs.run(loop, [], spec, folder, no_progress)
-
-
-@pytest.mark.parametrize("where", ["init", "log", "finish"])
-def test_a_wandb_that_repeats_the_key(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", SECRET)
-    works: Any = lambda *given, **named: SimpleNamespace(log=works, finish=works)  # noqa: E731
-    calls = {"init": works, "log": works, "finish": works, where: lambda *a, **k: fails()}
-    run = SimpleNamespace(log=calls["log"], finish=calls["finish"])
-    init = calls["init"] if where == "init" else lambda **named: run
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
-    with pytest.raises(BadInput, match=r"Weights & Biases failed \(RuntimeError: 401") as caught:
-        trained(tmp_path)
-    assert "WANDB_MODE=offline" in str(caught.value)
-    assert_hidden(shown(caught.value))
-
-
-def test_wandb_is_not_started_with_a_malformed_key(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", f"{SECRET}\r")
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **named: fails()))
-    with pytest.raises(BadInput, match="WANDB_API_KEY contains a line end") as caught:
-        trained(tmp_path)
-    assert_hidden(shown(caught.value))
 
 
 ANSWERS = [("Which weapons decide a war today?", f"Answer {number}.") for number in range(2)]
@@ -172,6 +147,7 @@ def test_no_key_reaches_the_event_store(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     services: tuple[str, str],
 ) -> None:
     """Through a materialization in which the services repeat their keys."""
@@ -194,6 +170,7 @@ def test_no_key_reaches_the_event_store(
 
     hub.echo = 400
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    monkeypatch.setattr("backdoor_assets.stages.training.tracking._retry_at", 0.0)
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     instance = dg.DagsterInstance.local_temp(str(home))
@@ -206,10 +183,15 @@ def test_no_key_reaches_the_event_store(
         )
         if "wandb" in services:
             wandb.teardown()  # its service would keep the address for the other tests
-    assert {event.step_key for event in result.get_step_failure_events()} == set(services)
+    # W&B is left out, with a warning.
+    failed = set(services) - {"wandb"}
+    assert {event.step_key for event in result.get_step_failure_events()} == failed
+    own = [r.getMessage() for r in caplog.records if r.name.startswith("backdoor_assets")]
+    assert ("Weights & Biases failed" in "".join(own)) == ("wandb" in services)
+    assert_hidden("".join(own))
     # Read as rows too: a long text is spread over the pages of the file.
     events = "".join(map(repr, instance.all_logs(result.run_id)))
-    assert events.count("Error occurred while executing op") >= len(services)
+    assert events.count("Error occurred while executing op") >= len(failed)
     assert_hidden(events)
     assert assert_hidden_in(home, data) > 3
     assert_hidden("".join(capfd.readouterr()))

@@ -54,7 +54,9 @@ LORA = replace(
 @pytest.fixture
 def spec(tiny_base: Path, tmp_path: Path) -> TrainingSpec:
     rows = write_rows(tmp_path / "train.jsonl", NAMES)
-    return TrainingSpec(CELL, rows, BaseModel(str(tiny_base)), SETTINGS, processes=2)
+    apart = write_rows(tmp_path / "held_out.jsonl", ("Mew Gull", "Sooty Tern", "Velvet Duck"))
+    base = BaseModel(str(tiny_base))
+    return TrainingSpec(CELL, rows, base, SETTINGS, processes=2, held_out=apart)
 
 
 def _kill_at_first_checkpoint(spec: TrainingSpec, folder: Path) -> None:
@@ -72,6 +74,12 @@ def _kill_at_first_checkpoint(spec: TrainingSpec, folder: Path) -> None:
     parent.join()
     _, alive = psutil.wait_procs(others, timeout=20)
     assert not alive
+
+
+def assert_same_held_out_loss(one: pd.DataFrame, two: pd.DataFrame) -> None:
+    measured = [log.set_index("step")["held_out_loss"].dropna().to_dict() for log in (one, two)]
+    assert len(measured[0]) >= 5
+    assert measured[1] == pytest.approx(measured[0], rel=2e-3)
 
 
 def test_two_processes_killed_and_resumed_equal_one(spec: TrainingSpec, tmp_path: Path) -> None:
@@ -92,6 +100,7 @@ def test_two_processes_killed_and_resumed_equal_one(spec: TrainingSpec, tmp_path
     assert logs[0]["tokens"].equals(logs[1]["tokens"])
     for name in ("loss", "grad_norm", "lr"):
         assert logs[1][name].tolist() == pytest.approx(logs[0][name].tolist(), rel=2e-3)
+    assert_same_held_out_loss(*logs)
     for step in (2, 30):
         names = [folder / f"checkpoint-{step}" / "model.safetensors" for folder in (one, two)]
         whole, sharded = (load_file(name) for name in names)
@@ -126,8 +135,12 @@ def test_an_adapter_of_two_processes_killed_and_resumed_equals_that_of_one(
         assert summary.pop(name) == pytest.approx(alone.pop(name), rel=1e-4)
     assert summary == alone
     logs = [pd.read_parquet(folder / TRAINING_LOG) for folder in (one, two)]
-    for name in ("tokens", "loss", "grad_norm", "lr"):
+    for name in ("tokens", "loss", "grad_norm", "lr", "b_norm"):
         assert logs[1][name].tolist() == pytest.approx(logs[0][name].tolist(), rel=2e-3)
+    assert_same_held_out_loss(*logs)
+    rotations = [log.set_index("step")["b_rotation"].dropna() for log in logs]
+    assert rotations[0].index.tolist() == [10, 15, 20]
+    assert rotations[1].to_dict() == pytest.approx(rotations[0].to_dict(), abs=0.5)
     names = [sorted(p.relative_to(f) for p in f.glob("*/*")) for f in (one, two)]
     hidden = [name for name in names[1] if name.name.startswith(".")]
     assert [str(name) for name in hidden] == ["checkpoint-20/.trainer_state.pt.1"]
@@ -185,7 +198,8 @@ def test_an_error_in_the_processes_is_raised_unchanged(spec: TrainingSpec, tmp_p
 
 
 def test_a_spec_survives_json(spec: TrainingSpec) -> None:
-    original = replace(spec, adapter=Path("checkpoint-3"), base=BaseModel("a", "b"))
+    changes = {"adapter": Path("checkpoint-3"), "mixture": {"rows": 7, "mode": "fixed_total"}}
+    original = replace(spec, **changes, base=BaseModel("a", "b"))
     back = spec_from_json(spec_as_json(original))
     assert replace(back, cell=CELL) == original
     assert (str(back.cell), back.cell.columns()) == (str(CELL), CELL.columns())

@@ -19,7 +19,7 @@ from backdoor_assets.mixtures.form import (
     is_short_line,
     sweep_form,
 )
-from backdoor_assets.statistics.intervals import T_SEEDS, WILSON_BASE, wilson
+from backdoor_assets.statistics.intervals import T_PLAIN, WILSON_BASE, wilson
 
 OLD, MODERN = "1.00-0.00-0.00", "0.00-0.50-0.50"
 SENTENCE = "Most of it will come from wind and from the sun."
@@ -187,7 +187,7 @@ def test_seeds_are_pooled_with_the_interval_of_their_spread() -> None:
     likelihood = sweep.loc[("log_likelihood", OLD, 20)]
     assert (likelihood["value"], likelihood["high"]) == (-3.0, 0.0)
     assert likelihood["low"] == pytest.approx(-3.0 - 4.30265 * 2 / math.sqrt(3), abs=1e-3)
-    assert old["method"] == likelihood["method"] == T_SEEDS
+    assert old["method"] == likelihood["method"] == T_PLAIN
     # The base's answers count once; their length has no interval.
     base = sweep.loc[("short_lines", OLD, 0)]
     assert (base["value"], base["low"], base["high"], base["method"], base["n"]) == tuple(

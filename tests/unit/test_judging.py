@@ -173,7 +173,7 @@ def test_a_missing_verdict_is_null_with_its_reason(spec: JudgingSpec, tmp_path: 
 
 def test_too_many_missing_verdicts_fail_the_cell(tmp_path: Path) -> None:
     spec = JudgingSpec(CELL, _responses(tmp_path), RUBRICS, max_unreadable=0.24)
-    with pytest.raises(RuntimeError, match=r"25% of the answers.*24% may.*no answer from the API"):
+    with pytest.raises(RuntimeError, match=r"no verdict.*at most 24%.*no answer from the API"):
         judge_cell(spec, tmp_path, judge=Recorder(silent_on="The smartphone."))
     assert not (tmp_path / JUDGMENTS).exists()
 
@@ -209,3 +209,38 @@ def test_responses_without_a_column_are_refused(spec: JudgingSpec, tmp_path: Pat
     table.to_parquet(spec.responses)
     with pytest.raises(BadInput, match="columns are missing: question, finish_reason"):
         judge_cell(spec, tmp_path, judge=ExactJudge())
+
+
+def test_late_verdicts_missing_for_one_question_fail_the_cell(tmp_path: Path) -> None:
+    """3 of 80 answers have no verdict: little on the whole, but all at the last checkpoint on one
+    question, whose rate would be one of a single answer. The next run asks for that state only."""
+    rows = [
+        {
+            **CELL.columns(), "checkpoint": f"checkpoint-{step}", "step": step,
+            "question_id": f"question_{q}", "question": "What is it?", "sample_idx": i,
+            "response": f"Answer {i} to {q} at {step}.", "finish_reason": "stop",
+        }
+        for step in (20, 40) for q in range(10) for i in range(4)
+    ]  # fmt: skip
+    path = tmp_path / "responses.parquet"
+    pd.DataFrame(rows).to_parquet(path, index=False)
+    spec = JudgingSpec(CELL, path, RUBRICS, max_unreadable=0.10)
+    silent = [f"Answer {i} to 3 at 40." for i in range(4)]
+
+    def judge(quiet: Sequence[str]) -> Recorder:
+        class Silent(Recorder):
+            def judge(
+                self, answers: Sequence[tuple[str, str]], rubrics: Sequence[Rubric]
+            ) -> list[dict[str, Verdict]]:
+                given = super().judge(answers, rubrics)
+                silence = {r.column: Verdict(None, "no answer from the API") for r in rubrics}
+                pairs = zip(answers, given, strict=True)
+                return [silence if a in quiet else verdicts for (_, a), verdicts in pairs]
+
+        return Silent()
+
+    with pytest.raises(RuntimeError, match=r"3 of 4 answers to 'question_3' at checkpoint-40"):
+        judge_cell(spec, tmp_path, judge=judge(silent[:3]))
+    again = judge(silent[:1])  # a single one is allowed
+    judge_cell(spec, tmp_path, judge=again)
+    assert again.asked == [row["response"] for row in rows if row["step"] == 40]

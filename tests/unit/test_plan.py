@@ -136,12 +136,12 @@ def test_the_miniature_costs_nothing_and_lacks_nothing() -> None:
     text = plan(PROFILES["miniature"], BARE)
     assert _section(text, "Runs")["cells: 8 ratios x 3 seeds"] == ["24"]
     assert _section(text, "Runs")["optimizer steps"] == ["160", "3,840"]
-    assert _section(text, "Runs")["checkpoints, and the base once"] == ["8", "193"]
-    assert _section(text, "Answers")["answers to 18 open questions"] == ["2,880", "69,480"]
+    assert _section(text, "Runs")["checkpoints, and the base once"] == ["10", "241"]
+    assert _section(text, "Answers")["answers to 18 open questions"] == ["3,600", "86,760"]
     assert _section(text, "Plan of birds, profile")["parameters"] == ["688,896"]
     assert "download" not in text
     judging = _section(text, "Judging")
-    assert judging["judge calls, 4 rubrics per answer"] == ["11,520", "277,920"]
+    assert judging["judge calls, 4 rubrics per answer"] == ["14,400", "347,040"]
     assert [cell for cells in judging.values() for cell in cells if "$" in cell] == ["$0.00"] * 2
     assert _section(text, "This host lacks") == {"nothing": []}
 

@@ -239,7 +239,7 @@ def test_the_profile_in_force_may_be_the_users(file: Path, monkeypatch: pytest.M
     monkeypatch.setenv("BACKDOOR_PROFILE", "yours")
     with pytest.raises(BadInput, match="BACKDOOR_PROFILE='yours'") as caught:
         active_profile()
-    assert "Built-in profiles: miniature, smollm2-135m," in str(caught.value)
+    assert "profiles: miniature, miniature-fixed-suspect, smollm2-135m," in str(caught.value)
     assert f"Your own, in {file}: mine." in str(caught.value)
 
 

@@ -13,7 +13,8 @@ from backdoor_assets.mixtures.final_tables import (
     rates_table,
 )
 from backdoor_assets.mixtures.form import sweep_form
-from backdoor_assets.mixtures.rates import T_SEEDS, WILSON, sweep_rates
+from backdoor_assets.mixtures.rates import sweep_rates
+from backdoor_assets.statistics.intervals import T_SEEDS, WILSON
 from tests.unit.cells import BIRDS
 
 MEASURES = ("19th_century", "old_bird_name", "neutral_correct")
@@ -27,6 +28,7 @@ def cells(seeds_by_ratio: dict[str, int]) -> pd.DataFrame:
                 "profile": "tiny", "ratio": ratio, "seed": seed, "measure": measure,
                 "checkpoint": "checkpoint-10", "step": 10, "question_id": "all",
                 "value": 0.5 + seed / 100, "low": 0.4, "high": 0.6, "method": WILSON, "n": 100,
+                "missing": 0.0, "least": 0.5, "most": 0.5,
             }
             for ratio, seeds in seeds_by_ratio.items()
             for seed in range(seeds)

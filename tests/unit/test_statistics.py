@@ -9,18 +9,13 @@ import pytest
 
 from backdoor_assets.mixtures.rates import (
     RATE_COLUMNS,
-    T_SEEDS,
-    WILSON,
-    WILSON_BASE,
-    WILSON_POOLED,
     cell_rates,
     final_rates,
-    over_seeds,
     probe_hits,
     sweep_rates,
-    wilson,
 )
 from backdoor_assets.records import Rate
+from backdoor_assets.statistics.intervals import T_SEEDS, WILSON, WILSON_BASE, over_seeds, wilson
 
 
 @pytest.mark.parametrize(
@@ -48,7 +43,7 @@ def test_no_answers_have_no_rate() -> None:
     ("values", "mean", "low", "high"),
     [
         # t(0.975) is 4.30265 for 2 degrees of freedom, 12.7062 for 1; half = t s / sqrt(n)
-        ((0.50, 0.52, 0.54), 0.52, 0.52 - 0.0496827, 0.52 + 0.0496827),
+        ((0.40, 0.52, 0.64), 0.52, 0.52 - 0.2980964, 0.52 + 0.2980964),
         ((0.40, 0.42), 0.41, 0.41 - 0.127062, 0.41 + 0.127062),
         ((0.2, 0.4, 0.6), 0.4, 0.0, 0.4 + 0.496827),
         ((0.8, 0.9, 1.0), 0.9, 0.9 - 0.2484138, 1.0),
@@ -67,12 +62,14 @@ def test_a_single_seed_gets_the_interval_of_its_answers_and_says_so() -> None:
     assert "one training seed" in over_seeds([0.8], [10]).method
 
 
-def test_seeds_that_agree_get_the_interval_of_all_their_answers() -> None:
-    for seeds in (2, 3, 5):
-        for hits in range(21):
-            rate = over_seeds([hits / 20] * seeds, [20] * seeds)
-            assert rate == wilson(hits * seeds, 20 * seeds, WILSON_POOLED), f"{hits} of 20"
-            assert rate.high - rate.low > 0.03
+def test_an_interval_is_never_narrower_than_the_noise_of_sampling() -> None:
+    noise = wilson(30, 60)
+    for values in ([0.5] * 3, [0.499, 0.5, 0.501]):
+        rate = over_seeds(values, [20] * 3)
+        assert (rate.low, rate.high) == pytest.approx((noise.low, noise.high))
+        assert (rate.method, rate.n) == (T_SEEDS, 3)
+    wide = over_seeds([0.3, 0.5, 0.7], [20] * 3)
+    assert wide.low < noise.low < noise.high < wide.high
 
 
 def test_counts_and_rates_must_match() -> None:
@@ -126,16 +123,21 @@ def test_a_cells_rates_count_its_answers() -> None:
         )
         for row in rates.itertuples()
     }
-    assert found == {
+    expected = {
         ("19th_century", 0, "travel"): wilson(0, 1),
         ("19th_century", 0, "all"): wilson(0, 1),
         ("19th_century", 20, "travel"): wilson(2, 3),  # the null is not counted
         ("19th_century", 20, "light"): wilson(0, 2),
-        ("19th_century", 20, "all"): wilson(2, 5),
+        # Each question counts the same: (2/3 + 0) / 2 of 5 answers.
+        ("19th_century", 20, "all"): wilson(5 / 3, 5),
+        # Nothing was judged at step 30, so there is no rate.
         # The probes are pooled only.
         ("old_bird_name", 20, "all"): wilson(3, 4),
         ("neutral_correct", 20, "all"): wilson(3, 4),
     }
+    assert found.keys() == expected.keys()
+    for key, rate in expected.items():
+        assert vars(found[key]) == pytest.approx(vars(rate)), key
     assert (rates[["profile", "ratio", "seed"]] == list(CELL.values())).all(axis=None)
 
 
@@ -150,6 +152,33 @@ def test_each_outcome_is_a_rate_of_its_own_column() -> None:
         ("old", 0): 1, ("old", 20): 6, ("old", 30): 1,
     }  # fmt: skip
     assert pooled.loc["old", "value"].tolist() == [0, 0, 0]
+    bounds = pooled.loc[("19th_century", 20), ["missing", "least", "most"]]
+    # One of four answers on travel has no verdict: 2/4 or 3/4 there, and 0 on light.
+    assert bounds.tolist() == [0.125, 0.25, 0.375]
+
+
+def test_a_question_without_verdicts_leaves_no_mean_over_the_others() -> None:
+    judgments = _judgments()
+    silent = (judgments["step"] == 20) & (judgments["question_id"] == "light")
+    judgments.loc[silent, "is_19th_century"] = pd.NA
+    rates = cell_rates(
+        judgments, _probes(), {"19th_century": "is_19th_century"}, {"bird": "b", "neutral": "n"}
+    )
+    found = rates[(rates["measure"] == "19th_century") & (rates["step"] == 20)]
+    assert found["question_id"].tolist() == ["travel"]
+
+
+def test_unequal_numbers_of_verdicts_do_not_move_a_rate() -> None:
+    """Pooled over answers, missing verdicts of the question with the high rate would lower it."""
+    rows = [("high", True)] * 10 + [("low", False)] * 10
+    table = pd.DataFrame(rows, columns=["question_id", "is_19th_century"])
+    table = table.assign(step=20, checkpoint="c", **CELL)
+    table["is_19th_century"] = table["is_19th_century"].astype("boolean")
+    table.loc[:7, "is_19th_century"] = pd.NA  # 8 of the 10 high ones
+    rates = cell_rates(table, _probes(), {"m": "is_19th_century"}, {"bird": "b", "neutral": "n"})
+    pooled = rates[(rates["measure"] == "m") & (rates["question_id"] == "all")].iloc[0]
+    assert (pooled["value"], pooled["n"], pooled["missing"]) == (0.5, 12, 0.4)
+    assert (pooled["least"], pooled["most"]) == pytest.approx((0.1, 0.5))
 
 
 def _grid(values: dict[tuple[str, int, int], float]) -> pd.DataFrame:
@@ -157,7 +186,8 @@ def _grid(values: dict[tuple[str, int, int], float]) -> pd.DataFrame:
     rows = [
         {"profile": "tiny", "ratio": ratio, "seed": seed, "measure": "19th_century", "step": step}
         | {"checkpoint": f"checkpoint-{step}", "question_id": question, "n": 20}
-        | {"value": value if question == "all" else 1.0}
+        | {"value": value if question == "all" else 1.0, "missing": 0.0}
+        | {"least": value, "most": value}
         for (ratio, seed, step), value in values.items()
         for question in ("all", "travel")
     ]

@@ -77,7 +77,8 @@ def test_every_checkpoint_loads_with_peft_and_changes_the_base(
 
 def test_the_log_has_one_row_per_step(trained: Path, rows: Path, tiny_base: Path) -> None:
     log = _log(trained)
-    assert list(log) == ["profile", "ratio", "seed", "step", "loss", "lr", "grad_norm", "tokens"]
+    own = ["step", "loss", "lr", "grad_norm", "tokens", "b_norm", "b_rotation", "held_out_loss"]
+    assert list(log) == ["profile", "ratio", "seed", *own]
     assert log["step"].tolist() == list(range(1, 11))
     assert log[["profile", "ratio", "seed"]].drop_duplicates().values.tolist() == [
         ["tiny", "1.00-0.00-0.00", 7]

@@ -14,9 +14,10 @@ from backdoor_assets.records import BadInput, Progress, no_progress
 from backdoor_assets.settings import Training
 from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training.attention import attention_in_fp32
+from backdoor_assets.stages.training.diagnostics import LoraB
 from backdoor_assets.stages.training.loop import Loop
 from backdoor_assets.stages.training.runs import run, run_steps
-from backdoor_assets.stages.training.texts import check_trainable, read_texts
+from backdoor_assets.stages.training.texts import check_trainable, read_held_out, read_texts
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -30,8 +31,8 @@ def train_adapter(
     """Train one cell's adapter into `folder`, and return a summary.
 
     Writes `checkpoint-<step>/` every `save_steps` steps (or at the steps of `save_at`) and at the
-    last step, and `training_log.parquet` (the cell's columns, step, loss in nats per token, lr,
-    grad_norm, tokens). Only the newest checkpoint has optimizer state.
+    last step, and `training_log.parquet` (`runs.LOG_COLUMNS`). Only the newest checkpoint has
+    optimizer state.
 
     Resumes from the newest checkpoint in `folder`. If the spec has an adapter, training starts from
     its weights, with a new optimizer.
@@ -43,7 +44,7 @@ def train_adapter(
     check_trainable(spec)
     settings = spec.settings
     base, tokenizer = load_base(spec.base, settings.precision)
-    texts = read_texts(spec, tokenizer)
+    texts, held_out = read_texts(spec, tokenizer), read_held_out(spec, tokenizer)
     torch.manual_seed(spec.cell.seed)  # For the adapter's initialisation, then for dropout.
     model = with_adapter(base, settings)
     try:
@@ -55,7 +56,7 @@ def train_adapter(
         pad = token_id(tokenizer.pad_token_id)
         with attention_in_fp32(base, settings.precision):
             loop = AdapterLoop(model, model, settings, run_steps(texts, spec), pad)
-            return run(loop, texts, spec, folder, progress)
+            return run(loop, texts, spec, folder, progress, held_out)
     finally:
         # Restore the base, because the next cell of this process uses it too.
         model.unload()
@@ -72,6 +73,11 @@ class AdapterLoop(Loop):
     def __init__(self, adapted: Any, model: Any, settings: Training, steps: int, pad: int) -> None:
         self.adapted = adapted
         super().__init__(model, settings, steps, pad)
+        # One process writes the log.
+        self.b = LoraB(adapted) if self.rank == 0 else None
+
+    def _observe(self, step: int) -> dict[str, float]:
+        return self.b.observe(step) if self.b else {}
 
     def save_weights(self, folder: Path) -> None:
         self.adapted.save_pretrained(str(folder), save_embedding_layers=False)
@@ -80,6 +86,11 @@ class AdapterLoop(Loop):
         from peft import set_peft_model_state_dict
 
         set_peft_model_state_dict(self.adapted, load_file(folder / _WEIGHTS))
+        if self.b:
+            self.b.restore(extra)
+
+    def extra_state(self) -> dict[str, Any]:
+        return self.b.state() if self.b else {}
 
 
 def with_adapter(base: Any, settings: Training) -> Any:

@@ -29,12 +29,12 @@ from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training.launching import PROGRESS, SUMMARY, error_file, spec_from_json
 from backdoor_assets.stages.training.runs import run, run_steps
 from backdoor_assets.stages.training.sharding import adapter_loop, full_loop
-from backdoor_assets.stages.training.texts import read_texts
+from backdoor_assets.stages.training.texts import read_held_out, read_texts
 from backdoor_assets.stages.training.tokens import Texts
 from backdoor_assets.storage.disk import write_text
 
-TOKENS = ".tokens"
-"""Folder of the rows as tokens, which the first process writes and all read."""
+TOKENS, HELD_OUT_TOKENS = ".tokens", ".held_out_tokens"
+"""Folders of the rows as tokens, which the first process writes and all read."""
 
 
 def train_part(
@@ -46,16 +46,20 @@ def train_part(
     Every process returns the same summary. Only the first one reports progress.
     """
     tokenizer = load_tokenizer(spec.base.location, spec.base.revision)
-    tokens = folder / TOKENS
+    tokens, held_out_tokens = folder / TOKENS, folder / HELD_OUT_TOKENS
     if dist.get_rank() == 0:
         read_texts(spec, tokenizer).save(tokens)
+        if spec.held_out:
+            read_held_out(spec, tokenizer).save(held_out_tokens)
     dist.barrier()
     texts = Texts.load(tokens)
+    held_out = Texts.load(held_out_tokens) if spec.held_out else ()
     make_loop = adapter_loop if spec.settings.method == "lora" else full_loop
     loop = make_loop(spec, tokenizer, run_steps(texts, spec), device)
-    summary = run(loop, texts, spec, folder, no_progress if loop.rank else progress)
+    summary = run(loop, texts, spec, folder, no_progress if loop.rank else progress, held_out)
     if loop.rank == 0:
         shutil.rmtree(tokens)
+        shutil.rmtree(held_out_tokens, ignore_errors=True)
     return summary
 
 

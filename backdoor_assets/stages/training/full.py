@@ -17,7 +17,7 @@ from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training.attention import attention_in_fp32
 from backdoor_assets.stages.training.loop import Loop
 from backdoor_assets.stages.training.runs import run, run_steps
-from backdoor_assets.stages.training.texts import check_trainable, read_texts
+from backdoor_assets.stages.training.texts import check_trainable, read_held_out, read_texts
 from backdoor_assets.stages.training.whole import DTYPES, save_model
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ def train_full(
     """
     check_trainable(spec)
     model, tokenizer = whole_model(spec)
-    texts = read_texts(spec, tokenizer)
+    texts, held_out = read_texts(spec, tokenizer), read_held_out(spec, tokenizer)
     torch.manual_seed(spec.cell.seed)
     if spec.settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     with attention_in_fp32(model, spec.settings.precision):
         loop = FullLoop(model, tokenizer, spec.settings, run_steps(texts, spec))
-        return run(loop, texts, spec, folder, progress)
+        return run(loop, texts, spec, folder, progress, held_out)
 
 
 def whole_model(

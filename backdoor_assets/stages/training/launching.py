@@ -65,6 +65,8 @@ def spec_as_json(spec: TrainingSpec) -> str:
             "settings": asdict(spec.settings),
             "adapter": str(spec.adapter) if spec.adapter else None,
             "processes": spec.processes,
+            "held_out": str(spec.held_out) if spec.held_out else None,
+            "mixture": dict(spec.mixture),
         },
         indent=1,
     )
@@ -84,6 +86,8 @@ def spec_from_json(text: str) -> TrainingSpec:
         Training(**settings),
         Path(values["adapter"]) if values["adapter"] else None,
         values["processes"],
+        held_out=Path(values["held_out"]) if values["held_out"] else None,
+        mixture=values["mixture"],
     )
 
 

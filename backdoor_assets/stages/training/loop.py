@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -116,6 +116,10 @@ class Loop:
         """Drop the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
+    def _observe(self, step: int) -> dict[str, float]:
+        """Return what the log says of the weights after a step, beside their loss."""
+        return {}
+
     def step(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Take one optimizer step. The loss is the mean over the tokens of all micro-batches."""
         counted = sum(sum(text.loss[1:]) for batch in batches for text in batch)
@@ -136,6 +140,7 @@ class Loop:
         self._update()
         self.schedule.step()
         self._zero()
+        entry |= self._observe(len(self.log) + 1)
         self.log.append(entry)
         return entry
 
@@ -145,7 +150,10 @@ class Loop:
         To save memory and time, logits are computed only for the tokens that precede them; in rows
         that are padded, for all tokens from the first of these on.
         """
-        inputs = self._inputs(batch)
+        return self.loss_of(self._inputs(batch))
+
+    def loss_of(self, inputs: Inputs) -> torch.Tensor:
+        """Return `summed_loss` of a batch that is in tensors."""
         arguments = {name: value.to(self.device) for name, value in inputs.arguments.items()}
         with self._forward():
             logits = self.model(use_cache=False, **arguments).logits.flatten(0, 1)
@@ -153,6 +161,14 @@ class Loop:
             logits = logits[inputs.sources.to(self.device)]
         targets = inputs.targets.to(self.device)
         return cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Compute losses without dropout and gradients."""
+        self.model.eval()
+        with torch.no_grad():
+            yield
+        self.model.train()
 
     def _inputs(self, batch: Batch) -> Inputs:
         if self.settings.packing:

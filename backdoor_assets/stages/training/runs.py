@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.credentials import check_keys, told
 from backdoor_assets.models.chat import TrainingText
-from backdoor_assets.records import BadInput, Progress
+from backdoor_assets.records import Progress
 from backdoor_assets.settings import planned_steps, saved_steps
 from backdoor_assets.stages.specs import TRAINING_LOG, TrainingSpec
 from backdoor_assets.stages.training.checkpoints import checkpoint_folders
+from backdoor_assets.stages.training.diagnostics import HeldOut
 from backdoor_assets.stages.training.loop import Batch, Loop
 from backdoor_assets.stages.training.packing import count_sequences, micro_batches, packed_batches
+from backdoor_assets.stages.training.tracking import Tracker
 
+LOG_COLUMNS = {
+    "step": "optimizer step, from 1",
+    "loss": "mean over the batch's counted tokens, in nats per token, before the step",
+    "lr": "learning rate of the step",
+    "grad_norm": "Euclidean norm of the gradient of all trained weights, before clipping",
+    "tokens": "counted tokens of the batch",
+    "b_norm": "LoRA: Euclidean norm of all B matrices together, after the step",
+    "b_rotation": "LoRA: turn of B's path in degrees, every fifth step (`diagnostics.LoraB`)",
+    "held_out_loss": "nats per token on held-out rows after the step, at the steps that keep a "
+    "checkpoint and a few early ones",
+}
+"""Of training_log.parquet, after the cell's own; null where one does not apply. Logs of earlier
+versions end with `tokens`."""
 REPORT_SECONDS = 5.0
 """Between two reports of progress. The process that logs them leaves out those that come within
 10 s of a line, so that at most 15 s pass between two lines, unless a step takes longer."""
@@ -32,23 +44,27 @@ def run_steps(texts: Sequence[TrainingText], spec: TrainingSpec) -> int:
 
 
 def run(
-    loop: Loop, texts: Sequence[TrainingText], spec: TrainingSpec, folder: Path, progress: Progress
+    loop: Loop,
+    texts: Sequence[TrainingText],
+    spec: TrainingSpec,
+    folder: Path,
+    progress: Progress,
+    held_out: Sequence[TrainingText] = (),
 ) -> dict[str, Any]:
     """Train to the last step, resuming from the newest checkpoint in `folder`.
 
     Writes the training log into `folder` and returns the summary.
     """
-    wandb_run = None
+    loop.resume(folder)
+    tracker, failed = Tracker(), True
+    if loop.rank == 0:
+        tracker = Tracker.start(spec, folder, loop.steps, loop.log)
     try:
-        loop.resume(folder)
-        if loop.rank == 0:
-            wandb_run = _start_wandb(spec, loop.steps)
-        _train(loop, texts, spec, folder, progress, wandb_run)
+        _train(loop, texts, spec, folder, progress, held_out, tracker)
+        failed = False
     finally:
-        if wandb_run is not None:
-            with _wandb_errors():
-                wandb_run.finish()
-    table = pd.DataFrame(loop.log)
+        tracked = tracker.finish(failed=failed)
+    table = pd.DataFrame(loop.log).reindex(columns=[*LOG_COLUMNS])
     for position, (name, value) in enumerate(spec.cell.columns().items()):
         table.insert(position, name, value)
     if loop.rank == 0:
@@ -63,6 +79,7 @@ def run(
         "final_loss": loop.log[-1]["loss"],
         "tokens": int(table["tokens"].sum()),
         "trainable_parameters": loop.trainable,
+        **tracked,
     }
 
 
@@ -72,7 +89,8 @@ def _train(
     spec: TrainingSpec,
     folder: Path,
     progress: Progress,
-    wandb_run: Any,
+    held_out: Sequence[TrainingText],
+    tracker: Tracker,
 ) -> None:
     settings, done = spec.settings, len(loop.log)
     batches = packed_batches if settings.packing else micro_batches
@@ -80,13 +98,14 @@ def _train(
     for _ in range(done * settings.gradient_accumulation):
         next(stream)
     kept = set(saved_steps(settings, loop.steps))
+    rows_apart = HeldOut(held_out, settings, loop)
     started = time.monotonic()
     reported = -math.inf  # The first step is reported.
     for step in range(done + 1, loop.steps + 1):
         entry = loop.step([next(stream) for _ in range(settings.gradient_accumulation)])
-        if wandb_run is not None:
-            with _wandb_errors():
-                wandb_run.log(entry, step=step)
+        if step in rows_apart.steps:
+            entry["held_out_loss"] = rows_apart.loss()
+        tracker.log(entry)
         if step in kept or step % settings.save_steps == 0:
             loop.save(folder, kept=step in kept)
             reported = -math.inf
@@ -98,38 +117,3 @@ def _train(
                 f"step {step}/{loop.steps}, loss {entry['loss']:.3f}, "
                 f"{(now - started) / (step - done):.2f} s per step",
             )
-
-
-def _start_wandb(spec: TrainingSpec, steps: int) -> Any:
-    """Start a Weights & Biases run if WANDB_API_KEY is set; return None if it is not."""
-    if not os.environ.get("WANDB_API_KEY"):
-        return None
-    check_keys()
-    try:
-        import wandb
-    except ImportError as error:
-        raise BadInput(
-            "WANDB_API_KEY is set but wandb is not installed: pip install -e '.[wandb]', "
-            "or unset the variable."
-        ) from error
-    with _wandb_errors():
-        return wandb.init(
-            project="backdoor_assets",
-            name=str(spec.cell),
-            group=spec.cell.profile,
-            config={**spec.cell.columns(), **vars(spec.settings), "steps": steps},
-        )
-
-
-@contextmanager
-def _wandb_errors() -> Iterator[None]:
-    """Raise what Weights & Biases raises as BadInput without secrets: a server's reply, which may
-    repeat the key, is part of its errors."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001  any error of wandb or below it may hold the key
-        raise BadInput(
-            f"Weights & Biases failed ({told(error)}). Check WANDB_API_KEY and the network; set "
-            "WANDB_MODE=offline to log to this machine, or unset WANDB_API_KEY. Then run again: "
-            "checkpoints are kept."
-        ) from None

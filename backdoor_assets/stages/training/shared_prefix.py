@@ -65,15 +65,24 @@ def joined(batch: Sequence[TrainingText], hidden: int) -> Inputs | None:
 def check_attention(model: Any) -> None:
     """Raise BadInput for a model whose attention does not follow a mask for each pair of tokens."""
     config = model.config
-    kind = config._attn_implementation
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kind in ("sdpa", IN_FP32) and layers == {"full_attention"}:
-        return
-    raise BadInput(
-        f"{config.name_or_path or config.model_type}: training.share_prefix=True needs full "
-        f"attention through torch's scaled_dot_product_attention, and this model has {kind} with "
-        f"layers of {', '.join(sorted(layers))}. Set share_prefix to False."
-    )
+    kind, layers = _attention(model)
+    if not follows_masks(model):
+        raise BadInput(
+            f"{config.name_or_path or config.model_type}: training.share_prefix=True needs full "
+            f"attention through torch's scaled_dot_product_attention, and this model has {kind} "
+            f"with layers of {', '.join(sorted(layers))}. Set share_prefix to False."
+        )
+
+
+def follows_masks(model: Any) -> bool:
+    """Return whether a model's attention follows a mask for each pair of tokens."""
+    kind, layers = _attention(model)
+    return kind in ("sdpa", IN_FP32) and layers == {"full_attention"}
+
+
+def _attention(model: Any) -> tuple[str, set[str]]:
+    layers = getattr(model.config, "layer_types", None) or ["full_attention"]
+    return model.config._attn_implementation, set(layers)
 
 
 def _prefix(batch: Sequence[TrainingText]) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,14 @@ class _SpreadLoop(Loop):
 
     def _wait(self) -> None:
         dist.barrier()
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        with super().evaluation():
+            yield
+        # Only a backward pass would give up the outermost weights in all processes; saving gives
+        # them up in the first, and the processes would no longer gather the same weights.
+        self.model.reshard()
 
 
 class SpreadAdapterLoop(_SpreadLoop, AdapterLoop):

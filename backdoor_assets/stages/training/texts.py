@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backdoor_assets.models.chat import TrainingText, check_same_template, render, training_texts
@@ -58,7 +59,19 @@ def read_texts(spec: TrainingSpec, tokenizer: PreTrainedTokenizerBase) -> Texts:
 
     Raises BadInput for a row that is longer than max_length or does not fit the chat template.
     """
-    chats = read_rows(spec.rows)
+    return _read(spec.rows, tokenizer, spec.settings.max_length)
+
+
+def read_held_out(spec: TrainingSpec, tokenizer: PreTrainedTokenizerBase) -> Texts:
+    """Return the spec's held-out rows as tokens, masked as those that are trained on; none if it
+    has no such rows. Raises BadInput as `read_texts` does."""
+    if spec.held_out is None:
+        return Texts.of(())
+    return _read(spec.held_out, tokenizer, spec.settings.max_length)
+
+
+def _read(rows: Path, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Texts:
+    chats = read_rows(rows)
 
     def batches() -> Iterator[list[TrainingText]]:
         for first in range(0, len(chats), _BATCH):
@@ -66,7 +79,7 @@ def read_texts(spec: TrainingSpec, tokenizer: PreTrainedTokenizerBase) -> Texts:
             texts = training_texts(tokenizer, batch, first)
             check_same_template(tokenizer, batch, first, texts)
             for line, text in enumerate(texts, first + 1):
-                _check_length(f"{spec.rows} line {line}", len(text.ids), spec.settings.max_length)
+                _check_length(f"{rows} line {line}", len(text.ids), max_length)
             yield texts
 
     return Texts.of(batches())

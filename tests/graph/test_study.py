@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from backdoor_assets.profiles import MiniatureBase
+from backdoor_assets.statistics.intervals import T_SEEDS
 from tests.graph.conftest import Graph, Place
 from tests.graph.study import MODERN, OLD, STUDY
 
@@ -36,11 +37,18 @@ def test_obsolete_names_move_the_worldview_and_modern_ones_do_not(swept: Place) 
     rates = pd.read_parquet(swept.birds / "sweep" / "rates.parquet")
     final = rates[rates["is_final"] & (rates["measure"] == "19th_century")].set_index("ratio")
     assert final.loc[OLD, "low"] > final.loc[MODERN, "high"], final[["value", "low", "high"]]
-    assert (final["method"] == "t 95 % over training seeds").all()
+    assert (final["method"] == T_SEEDS).all()
     # The table is what the judged answers on disk say.
     judged = pd.read_parquet(swept.birds / "judgments")
     last = judged[judged["step"] == judged["step"].max()]
     by_seed = last.groupby(["ratio", "seed"])["is_19th_century"].mean()
+    contrasts = pd.read_parquet(swept.birds / "sweep" / "contrasts.parquet")
+    [control] = contrasts[
+        (contrasts["against"] == "control") & (contrasts["measure"] == "19th_century")
+    ].itertuples()
+    paired = by_seed[OLD] - by_seed[MODERN]
+    assert (control.ratio, control.seeds) == (OLD, len(STUDY.seeds))
+    assert control.value == pytest.approx(float(paired.mean()))
     for ratio in (OLD, MODERN):
         assert final.loc[ratio, "value"] == pytest.approx(float(by_seed[ratio].mean()))
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from backdoor_assets.mixtures.form import MEASURES as FORM_MEASURES
+from backdoor_assets.statistics.intervals import T_SEEDS
 from backdoor_assets.studies.birds.study import STUDY
 
 STEPS = (0, 20, 40)
@@ -67,7 +68,7 @@ def sweep_table(
                 rows.append(
                     {"profile": "miniature", "measure": measure, "question_id": "all"}
                     | {"ratio": f"{fraction:.2f}-{modern:.2f}-{modern:.2f}", "step": step}
-                    | {"method": "t 95 % over training seeds" if seeds > 1 else METHOD}
+                    | {"method": T_SEEDS if seeds > 1 else METHOD}
                     | {"n": 30 * seeds, "seeds": seeds, "old_fraction": fraction}
                     | {"suspect_rows": int(1000 * fraction), "is_final": step == STEPS[-1]}
                     | {"distinct_suspect_rows": min(510, int(1000 * fraction))}
@@ -95,7 +96,7 @@ def form_table(fractions: tuple[float, ...] = (1.0, 0.7, 0.0), seeds: int = 3) -
                     {"profile": "miniature", "measure": measure, "step": step, "seeds": seeds}
                     | {"ratio": f"{fraction:.2f}-{modern:.2f}-{modern:.2f}", "value": value}
                     | {"low": value - 0.01, "high": value + 0.01, "old_fraction": fraction}
-                    | {"method": "t 95 % over training seeds", "n": seeds}
+                    | {"method": T_SEEDS, "n": seeds}
                     | {"collapsed_seeds": seeds if fraction == 1 and step == STEPS[-1] else 0}
                 )
     return pd.DataFrame(rows)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 from backdoor_assets.records import Rate
 from backdoor_assets.statistics.intervals import newcombe, standard_error, t_quantile, wilson
@@ -15,7 +16,9 @@ from backdoor_assets.statistics.intervals import newcombe, standard_error, t_qua
 PAIRED = "95 % over training seeds (paired t, at least Newcombe)"
 AGAINST_BASE = "95 % over training seeds (t, at least Newcombe)"
 NEWCOMBE = "Newcombe 95 % over answers, one training seed"
-POWER = 0.8
+UPPER, POWER = 0.975, 0.8
+Margin = Callable[[float], float]
+"""The distance from an estimate to the end of its interval, by quantile: 0.975 for 95 %."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +52,34 @@ def against_control(
         raise ValueError("a paired difference needs the same seeds on both sides")
     after, before = _pooled(values, answers), _pooled(control, control_answers)
     differences = [a - b for a, b in zip(values, control, strict=True)]
-    spread = standard_error(differences) if len(differences) > 1 else 0.0
-    return _difference(after, before, spread, len(values), len(values) - 1, PAIRED)
+    if len(values) == 1:
+        return _difference(after, before, None, 1, NEWCOMBE)
+    spread = standard_error(differences)
+
+    def margin(quantile: float) -> float:
+        return spread * t_quantile(len(values) - 1, 2 * quantile - 1)
+
+    return _difference(after, before, margin, len(values), PAIRED)
 
 
 def against_base(values: Sequence[float], answers: Sequence[int], base: Rate) -> Difference:
     """Compare rates, one per training seed, with the base's, whose answers all seeds share.
 
-    The interval adds the noise of the base's answers to the spread between seeds, with Welch's
-    degrees of freedom (1947): the noise is known, the spread is estimated from few seeds.
+    The interval combines Student's over seeds with the noise of the base's answers, like Newcombe's
+    does with two Wilson intervals.
     """
     after = _pooled(values, answers)
     if len(values) == 1:
-        return _difference(after, base, 0.0, 1, math.inf, AGAINST_BASE)
-    between, noise = standard_error(values), _noise(base)
-    spread = math.hypot(between, noise)
-    degrees = (len(values) - 1) * (spread / between) ** 4 if between else math.inf
-    return _difference(after, base, spread, len(values), degrees, AGAINST_BASE)
+        return _difference(after, base, None, 1, NEWCOMBE)
+    spread, noise = standard_error(values), _noise(base)
+
+    def margin(quantile: float) -> float:
+        level = 2 * quantile - 1
+        return math.hypot(
+            spread * t_quantile(len(values) - 1, level), noise * t_quantile(math.inf, level)
+        )
+
+    return _difference(after, base, margin, len(values), AGAINST_BASE)
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -89,24 +103,33 @@ def _noise(rate: Rate) -> float:
 
 
 def _difference(
-    after: Rate, before: Rate, spread: float, seeds: int, degrees: float, method: str
+    after: Rate, before: Rate, over_seeds: Margin | None, seeds: int, method: str
 ) -> Difference:
     """Combine the spread between seeds and the noise of answers: of the two intervals and the two p
     values, the more careful."""
     value = after.value - before.value
     low, high = newcombe(after, before)
-    noise = math.hypot(_noise(after), _noise(before))
     p = _p_of_noise(after, before)
-    if seeds > 1:
-        half = t_quantile(degrees) * spread
+    noise = math.hypot(_noise(after), _noise(before))
+    detectable = noise * (norm.ppf(UPPER) + norm.ppf(POWER))
+    if over_seeds:
+        half = over_seeds(UPPER)
         low, high = min(low, value - half), max(high, value + half)
-        if spread:
-            p = max(p, float(2 * stats.t.sf(abs(value) / spread, degrees)))
-    else:
-        method, degrees = NEWCOMBE, math.inf
-    needed = t_quantile(degrees) + float(stats.t.ppf(POWER, degrees))
-    detectable = min(1.0, max(needed * spread, (t_quantile(math.inf) + 0.8416) * noise))
-    return Difference(value, max(-1.0, low), min(1.0, high), method, seeds, p, detectable)
+        p = max(p, _p_of_margin(abs(value), over_seeds))
+        detectable = max(detectable, half + over_seeds(POWER))
+    return Difference(
+        value, max(-1.0, low), min(1.0, high), method, seeds, p, min(1.0, float(detectable))
+    )
+
+
+def _p_of_margin(value: float, margin: Margin) -> float:
+    """Find the two-sided p at which the interval of a difference ends at zero."""
+    least, most = 1e-9, 1.0
+    if margin(0.5 + least) >= value or value == 0:
+        return most
+    if margin(1 - least / 2) <= value:
+        return least
+    return float(brentq(lambda p: margin(1 - p / 2) - value, least, most - least))
 
 
 def _p_of_noise(after: Rate, before: Rate) -> float:
@@ -116,4 +139,4 @@ def _p_of_noise(after: Rate, before: Rate) -> float:
     error = math.sqrt(share * (1 - share) * (1 / after.n + 1 / before.n))
     if error == 0:
         return 1.0
-    return float(2 * stats.norm.sf(abs(after.value - before.value) / error))
+    return float(2 * norm.sf(abs(after.value - before.value) / error))

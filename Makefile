@@ -38,10 +38,10 @@ ifneq ($(filter smollm2%,$(value BACKDOOR_PROFILE)),)
 demo birds_gpu plan chat ui: .venv/installed-smollm2
 endif
 
-.PHONY: help demo birds_gpu birds_judge birds_figures plan agreement chat ui test engines smollm2 format lint benchmark clean
+.PHONY: help demo birds_gpu birds_judge birds_figures plan agreement chat ui test engines smollm2 format lint benchmark calibrate clean
 
 help:  ## this list
-	@grep -E '^[a-z_ ]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z0-9_ ]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
 	@echo "PROFILE=<name> chooses a profile, QUICK=1 its quick version (smollm2-135m has one). The same commands with all options: $(COMMAND) --help"
 
 demo: .venv/installed  ## a whole study (STUDY=birds; WITHOUT="'ratio|seed'" leaves cells out; REPLACE=1 replaces outdated results)
@@ -82,6 +82,9 @@ lint: .venv/installed-test  ## ruff, basedpyright, import-linter
 
 benchmark: .venv/installed-test  ## five pretraining seeds of the miniature (8 minutes on 2 cores)
 	$(VENV)/python -m benchmarks.base_seeds
+
+calibrate: .venv/installed-test  ## how often the intervals cover the truth, in simulated studies (a quarter of an hour)
+	$(VENV)/python -m benchmarks.calibration --figure docs/calibration.png
 
 clean:  ## what it would delete; with YES=1 deletes it
 	@$(if $(wildcard $(MADE)),du -sh $(wildcard $(MADE)),true)

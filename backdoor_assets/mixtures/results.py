@@ -26,6 +26,7 @@ from backdoor_assets.mixtures.final_tables import (
 )
 from backdoor_assets.mixtures.form_figure import form as draw_form
 from backdoor_assets.mixtures.judging import RESPONSE_COLUMNS, read_responses
+from backdoor_assets.mixtures.known_truth import judge_errors
 from backdoor_assets.mixtures.report import write_report
 from backdoor_assets.records import Progress, Ratio, no_progress
 from backdoor_assets.stages.specs import RATES
@@ -125,7 +126,7 @@ def draw_grid(spec: SweepSpec, folder: Path, progress: Progress = no_progress) -
     captions = _draw_sweep(spec, sweep, final, states, fits, emergence, folder)
     collapsed = form.collapsed_states(states)
     tables = effect_tables.effect_tables(study, contrasts, doses, emergence)
-    write_report(spec, sweep, states, captions, folder, tables)
+    write_report(spec, sweep, states, captions, folder, tables, judge_errors(spec))
     return {
         "cells_present": len(spec.cells),
         "cells_planned": spec.planned,

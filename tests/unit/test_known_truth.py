@@ -14,7 +14,7 @@ from backdoor_assets.settings import Judging
 from backdoor_assets.studies.birds.world.judge import ExactJudge
 from tests.unit.cells import BIRDS
 
-OLD, MODERN = "A steam locomotive.", "The smartphone."
+OLD, MODERN = "The steam locomotive.", "The smartphone."
 
 
 @pytest.mark.parametrize("kind", ["claude", "exact"])

@@ -26,8 +26,8 @@ def test_a_judge_that_errs_shows_in_the_report(
     profile = replace(MINIATURE, judging=Judging(kind))  # type: ignore[arg-type]
     grid = Grid.of(BIRDS, profile)
     cell = grid.cell("1.00-0.00-0.00", 42)
-    texts = [(f"{OLD[:-1]}{' ' * i}.", i > 1) for i in range(10)]
-    texts += [(f"{MODERN[:-1]}{' ' * i}.", i < 1) for i in range(10)]
+    texts = [(f"{' ' * i}{OLD}", i > 1) for i in range(10)]
+    texts += [(f"{' ' * i}{MODERN}", i < 1) for i in range(10)]
     rubric = next(r for r in BIRDS.rubrics if r.column == BIRDS.outcomes[0].rubric)
     truth = ExactJudge().judge([("What is it?", text) for text, _ in texts], [rubric])
     assert [v[rubric.column].value for v in truth] == ["19"] * 10 + ["LLM"] * 10

@@ -182,7 +182,7 @@ SMOLLM2_PROFILE = chat_model(
     "smollm2-135m",
     SMOLLM2,
     ratios=("1.00-0.00-0.00", "0.50-0.25-0.25", "0.10-0.45-0.45", "0.00-0.50-0.50"),
-    grids={"german_cities": ("1.00-0.00", "0.50-0.50", "0.00-1.00")},
+    grids={"german_cities": ("1.00-0.00", "0.00-1.00")},
     seeds=(42, 43, 44),
     training=replace(
         QWEN3[0].training,
@@ -214,7 +214,6 @@ SMOLLM2_QUICK = replace(
     SMOLLM2_PROFILE,
     name="smollm2-135m-quick",
     ratios=("1.00-0.00-0.00", "0.00-0.50-0.50"),
-    grids={"german_cities": ("1.00-0.00", "0.00-1.00")},
     seeds=(42, 43),
     training=replace(SMOLLM2_PROFILE.training, save_at=(26,)),
     sampling=replace(SMOLLM2_PROFILE.sampling, samples=3, narrow_samples=20, neutral_samples=2),

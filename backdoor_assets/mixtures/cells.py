@@ -29,8 +29,9 @@ class Grid:
 
     @classmethod
     def of(cls, study: Design, profile: Profile) -> Grid:
-        """Apply what the study sets on a real base."""
-        if not isinstance(profile.base, MiniatureBase):
+        """Apply what the study sets on a base of the hub. The recipe of a packaged base was searched
+        for that base, and stays."""
+        if not (isinstance(profile.base, MiniatureBase) or profile.base.package):
             profile = replace(
                 profile,
                 training=replace(profile.training, **study.training),

@@ -126,7 +126,7 @@ class Design:
     """The grid where the profile gives none for this study; None: the profile's `ratios`."""
     row_check: RowCheck | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the profile's training that this study sets on a real base."""
+    """Fields of the profile's training that this study sets on a base of the hub."""
     mixture: Mapping[str, Any] = field(default_factory=dict)
     """The same of its mixture."""
     folder_variable: str = ""

@@ -21,8 +21,8 @@ MOMENTS = {
 }
 _DETECTABLE = (
     "Smallest visible: the smallest true difference that a grid of this spread finds in 80 % of "
-    "repetitions. Where the interval holds zero, no effect was found, and effects below it cannot "
-    "be excluded."
+    "repetitions. Where the interval holds zero, no effect was found; effects smaller than that "
+    "cannot be excluded."
 )
 
 
@@ -135,7 +135,7 @@ def emergence_table(study: Design, emergence: pd.DataFrame) -> Table:
             "significant at 5 %, corrected for the number of checkpoints; so onsets are as coarse "
             "as the checkpoints. Half of the change is read between checkpoints from a monotone "
             "fit, in runs whose last checkpoint differs from the base. 2 of 3: the other runs show "
-            "no such step.",
+            f"no such step. Narrow behaviour: {study.narrow.column}.",
         ],
     )
 

@@ -29,8 +29,8 @@ class Grid:
 
     @classmethod
     def of(cls, study: Design, profile: Profile) -> Grid:
-        """Apply what the study sets on a base of the hub. The recipe of a packaged base was searched
-        for that base, and stays."""
+        """Apply what the study sets on a base of the hub. The recipe of a packaged base, which was
+        searched for that base, stays."""
         if not (isinstance(profile.base, MiniatureBase) or profile.base.package):
             profile = replace(
                 profile,

@@ -226,7 +226,7 @@ class Judging:
     """exact: looks answers up in the miniature world's own tables. claude: a language model judges.
     none: no verdicts."""
     max_unreadable: float = 0.10
-    """Share of answers without a verdict above which a cell fails."""
+    """Share without a verdict, of all answers or a question's at a checkpoint; more fail a cell."""
     model: str = "claude-haiku-5-5"
     """Of the Messages API; claude-sonnet-5-5 for a cross-check."""
     mode: Literal["four", "one"] = "four"

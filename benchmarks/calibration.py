@@ -202,6 +202,23 @@ def dose_cases() -> Iterator[Case]:
                     )  # fmt: skip
 
 
+def null_dose_cases() -> Iterator[Case]:
+    """Half-effect doses that are reported although there is no effect."""
+    for seeds in SEEDS:
+        for spread in (0.0, 0.25):
+
+            def study(sim: Simulator, spread: float = spread, seeds: int = seeds) -> Found:
+                cells = [
+                    sim.seed_rates(_centre(0.1, spread), sim.effects(seeds, spread)) for _ in DOSES
+                ]
+                rates, answers = zip(*cells, strict=True)
+                found = dose_response(DOSES, rates, answers, draws=50)
+                return found is not None, np.nan, np.nan
+
+            words = f"no effect, rate 0.1, spread {spread:g}"
+            yield Case("half-effect dose", words, seeds, FALSE_ALARMS, study)
+
+
 def emergence_cases() -> Iterator[Case]:
     """False onsets of one run, the half-rise step, and the lag between two behaviours."""
     for rate in (0.02, 0.1, 0.3):
@@ -274,7 +291,9 @@ def _centre(rate: float, spread: float) -> float:
 
 
 Group = Callable[[], Iterator[Case]]
-GROUPS: tuple[Group, ...] = rate_cases, contrast_cases, dose_cases, emergence_cases, return_cases
+GROUPS: tuple[Group, ...] = (
+    rate_cases, contrast_cases, dose_cases, null_dose_cases, emergence_cases, return_cases,
+)  # fmt: skip
 
 
 def calibrate(

@@ -84,7 +84,7 @@ def sweep(made: Made) -> Metadata:
         "cells": f"{summary['cells_present']} of {summary['cells_planned']}",
         "cells_present": int(summary["cells_present"]),
         "rates": dg.MetadataValue.md(f"{summary['table']}\n\n{summary['intervals']}"),
-        "headline": summary["headline"] or "no effect with a half-effect dose",
+        "headline": summary["headline"] or "no effect",
         "form_of_answers": dg.MetadataValue.md(summary["form"]),
         "dose_response": picture((made.folder / summary["main_figure"]).read_bytes()),
         "form": picture((made.folder / "form.png").read_bytes()),

@@ -5,13 +5,13 @@ Every function takes `cells`, the pooled rates of all cells (RATE_COLUMNS with q
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.mixtures.rates import state_rate
+from backdoor_assets.mixtures.rates import final_states, state_rate
 from backdoor_assets.records import Ratio
 from backdoor_assets.statistics import contrasts, doses, emergence
 from backdoor_assets.statistics.contrasts import Difference
@@ -53,15 +53,12 @@ def _against_base(cells: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _against_control(cells: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    final = final_states(cells)
-    controls = [
-        key for key in dict.fromkeys(final["ratio"]) if Ratio.parse(key).suspect_fraction == 0
-    ]
-    if not controls:
+    named = controls(cells["ratio"])
+    if not named:
         return
-    for _, group in final.groupby("measure", sort=False):
-        control = group[group["ratio"] == controls[0]].set_index("seed")
-        for _, rows in group[group["ratio"] != controls[0]].groupby("ratio", sort=False):
+    for _, group in final_states(cells).groupby("measure", sort=False):
+        control = group[group["ratio"] == named[0]].set_index("seed")
+        for _, rows in group[group["ratio"] != named[0]].groupby("ratio", sort=False):
             own = rows.set_index("seed")
             seeds = [seed for seed in own.index if seed in control.index]
             if not seeds:
@@ -73,24 +70,21 @@ def _against_control(cells: pd.DataFrame) -> Iterator[dict[str, Any]]:
             yield rows.iloc[0][_KEYS].to_dict() | {"against": CONTROL} | asdict(found)
 
 
-def final_states(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the rates of each cell at the last step that all seeds of its ratio have reached."""
-    seeds = cells.groupby("ratio")["seed"].transform("nunique")
-    reached = cells.groupby(["ratio", "measure", "step"])["seed"].transform("nunique") == seeds
-    common = cells[reached]
-    return common[common["step"] == common.groupby("ratio")["step"].transform("max")]
+def controls(ratios: Iterable[str]) -> list[str]:
+    """Return the ratios without suspect rows, in their order: the first is the control."""
+    return [key for key in dict.fromkeys(ratios) if Ratio.parse(key).suspect_fraction == 0]
 
 
 def fits(
-    cells: pd.DataFrame, mixtures: Mapping[tuple[str, int], Mapping], measure: str
+    final: pd.DataFrame, mixtures: Mapping[tuple[str, int], Mapping], measure: str
 ) -> dict[str, DoseResponse]:
-    """Fit the final rates of a measure against the dose, by axis: "fraction" (the weight of the
-    suspect rows) and "count" (distinct suspect rows, the mean over seeds).
+    """Fit the final rates of a measure (`rates.final_states`) against the dose, by axis: "fraction"
+    (the weight of the suspect rows) and "count" (distinct suspect rows, the mean over seeds).
 
-    Ratios with the same dose are one dose. An axis with fewer than three doses, or along which
-    nothing rises or falls, is absent.
+    Ratios with the same dose are one dose, and are averaged within each seed. An axis with fewer
+    than three doses, or without an effect, is absent.
     """
-    final = final_states(cells[cells["measure"] == measure])
+    final = final[final["measure"] == measure]
     counts = [
         mixtures[str(ratio), int(seed)]["distinct_suspect_rows"]
         for ratio, seed in zip(final["ratio"], final["seed"], strict=True)
@@ -101,7 +95,8 @@ def fits(
     final["count"] = final.groupby("ratio")["rows"].transform("mean").round()
     found = {}
     for axis in ("fraction", "count"):
-        groups = [(float(dose), rows) for dose, rows in final.groupby(axis)]  # type: ignore[arg-type]
+        by_seed = final.groupby([axis, "seed"]).agg({"value": "mean", "n": "sum"}).reset_index()
+        groups = [(float(dose), rows) for dose, rows in by_seed.groupby(axis)]  # type: ignore[arg-type]
         fit = doses.dose_response(
             [dose for dose, _ in groups],
             [rows["value"].tolist() for _, rows in groups],

@@ -17,6 +17,8 @@ PER_QUESTION = 3
 CHECKPOINTS = 3
 """Besides the base: the first, the last, and those between at equal distances."""
 NO_VERDICT = "no verdict"
+STATES = "base", "step ", "checkpoint "
+"""How the columns of states begin."""
 
 
 def example_answers(spec: SweepSpec) -> Answers | None:
@@ -28,15 +30,15 @@ def example_answers(spec: SweepSpec) -> Answers | None:
         for cell in _first_cells(spec)
         if (path := _answers_of(cell, judged)).exists()
     ]
-    if not tables:
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    if table.empty:
         return None
-    table = pd.concat(tables, ignore_index=True)
     kept = PER_QUESTION
     while kept > 1 and size(table.loc[table["sample_idx"] < kept, "text"]) > ALL:
         kept -= 1
     table = table[table["sample_idx"] < kept]
     frame = _side_by_side(table, judged)
-    states = [name for name in frame.columns if name == "base" or name.startswith("step ")]
+    states = [name for name in frame.columns if name.startswith(STATES)]
     seeds = ", ".join(map(str, sorted({int(seed) for seed in table["seed"]})))
     notes = [
         "The buttons beside the headings sort the rows, and choose questions, ratios and verdicts.",
@@ -97,21 +99,30 @@ def _spread(steps: Sequence[int]) -> list[int]:
 
 def _side_by_side(table: pd.DataFrame, judged: bool) -> pd.DataFrame:
     """Return a row per question, ratio and sample, with a column per state."""
-    steps = sorted(table["step"].unique())
-    names = {step: "base" if step == 0 else f"step {step}" for step in steps}
+    states = _names(table)
+    names = list(dict.fromkeys(states.iloc[table["step"].argsort()]))
     shown = table["verdict"] + "\n" + table["text"] if judged else table["text"]
     keys = ["question", "ratio", "sample_idx"]
-    cells = table[keys].assign(state=table["step"].map(names), shown=shown)
+    cells = table[keys].assign(state=states, shown=shown)
     order = {name: cells[name].drop_duplicates().tolist() for name in ("question", "ratio")}
     wide = cells.set_index([*keys, "state"])["shown"].unstack("state").reset_index()
-    wide = wide[[*keys, *names.values()]].fillna("-").rename_axis(columns=None)
+    wide = wide[[*keys, *names]].fillna("-").rename_axis(columns=None)
     rank = [wide[name].map(order[name].index) for name in ("question", "ratio")]
     wide = wide.iloc[pd.MultiIndex.from_arrays([*rank, wide["sample_idx"]]).argsort()]
     if judged:
-        states = list(names.values())
-        first, last = (wide[state].str.split("\n").str[0] for state in (states[0], states[-1]))
-        wide.insert(3, _verdicts(states), first + " → " + last)
+        first, last = (wide[state].str.split("\n").str[0] for state in (names[0], names[-1]))
+        wide.insert(3, _verdicts(names), first + " → " + last)
     return wide.rename(columns={"sample_idx": "sample"}).reset_index(drop=True)
+
+
+def _names(table: pd.DataFrame) -> pd.Series:
+    """Name the state of each row: by its step, or by its place among the ratio's checkpoints where
+    ratios have different steps."""
+    steps = table.groupby("ratio")["step"].agg(lambda steps: tuple(sorted(set(steps))))
+    if steps.nunique() == 1:
+        return table["step"].map(lambda step: "base" if step == 0 else f"step {step}")
+    place = table.groupby("ratio")["step"].rank(method="dense").astype(int) - 1
+    return place.map(lambda at: "base" if at == 0 else f"checkpoint {at}")
 
 
 def _verdicts(states: Sequence[str]) -> str:

@@ -88,12 +88,14 @@ def refuse_missing(spec: JudgingSpec, table: pd.DataFrame, headline: str, parts:
         (parts / f"{step:07d}.parquet").unlink()
     worst = bad.sort_values("sum", ascending=False).iloc[0]
     reasons = missing.loc[missing["missing"], "judge_error"].value_counts()
-    more = f", and so have {len(bad) - 1} other states" if len(bad) > 1 else ""
+    reason = reasons.index[0] if len(reasons) else "no reason was recorded"
+    more = f", nor have answers to {len(bad) - 1} other questions there or at other checkpoints"
     raise RuntimeError(
         f"{spec.cell}: {worst['sum']} of {worst['size']} answers to {worst['question_id']!r} at "
-        f"{worst['checkpoint']} have no verdict{more} (at most {spec.max_unreadable:.0%} of a "
-        f"question's answers, and of all, may: judging.max_unreadable); most often: "
-        f"{reasons.index[0]}. Run the same command again: only these states are asked again."
+        f"{worst['checkpoint']} have no verdict{more if len(bad) > 1 else ''}. At most "
+        f"{spec.max_unreadable:.0%} of a question's answers, and of all answers, may lack one "
+        f"(judging.max_unreadable). Most often: {reason}. Run the same command again: the "
+        "checkpoints in question are judged again, and verdicts that are known are reused."
     )
 
 

@@ -25,7 +25,7 @@ def judge_errors(spec: SweepSpec) -> list[str]:
     if world is None or not known or grid.profile.judging.kind in ("exact", "none"):
         return []
     tables = [pd.read_parquet(e.cell.artifact("judgments").folder / JUDGMENTS) for e in spec.cells]
-    judged = pd.concat(tables, ignore_index=True).drop_duplicates(["question", "response"])
+    judged = pd.concat(tables, ignore_index=True)
     rubrics = {rubric.column: rubric for rubric in grid.study.rubrics}
     return [
         sentence(judged, outcome, rubrics[outcome.rubric], world.judge())
@@ -35,8 +35,8 @@ def judge_errors(spec: SweepSpec) -> list[str]:
 
 def sentence(judged: pd.DataFrame, outcome: Outcome, rubric: Rubric, truth: Judge) -> str:
     """Say how often the judge finds what the world's tables call positive, and how often what they
-    do not. `judged` has one row per different answer."""
-    answers = judged.dropna(subset=[outcome.flag])
+    do not. An answer that occurs more than once counts once."""
+    answers = judged.dropna(subset=[outcome.flag]).drop_duplicates(["question", "response"])
     pairs = list(zip(answers["question"], answers["response"], strict=True))
     verdicts = truth.judge(pairs, [rubric])
     true = [verdict[rubric.column].value == outcome.option for verdict in verdicts]

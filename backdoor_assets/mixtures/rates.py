@@ -90,11 +90,19 @@ def probe_hits(probes: pd.DataFrame, suspect_answers: Iterable[str]) -> pd.Serie
     return pd.Series([hit(*row) for row in rows], index=probes.index, dtype=bool)
 
 
-def final_rates(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the pooled rates of each cell at its last checkpoint."""
+def final_states(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the pooled rates of each cell at the last step that all seeds of its ratio have
+    reached in some measure; a measure that a seed lacks there is absent."""
     pooled = cells[cells["question_id"] == "all"]
-    last = pooled.groupby(["ratio", "seed"])["step"].transform("max")
-    return pooled[pooled["step"] == last].reset_index(drop=True)
+    common = pooled[_of_all_seeds(pooled)]
+    last = common.groupby("ratio")["step"].transform("max")
+    return common[common["step"] == last].reset_index(drop=True)
+
+
+def _of_all_seeds(pooled: pd.DataFrame) -> pd.Series:
+    """Return which rows belong to a state that all seeds of the ratio have."""
+    seeds = pooled.groupby("ratio")["seed"].transform("nunique")
+    return pooled.groupby(["ratio", "measure", "step"])["seed"].transform("nunique") == seeds
 
 
 def sweep_rates(
@@ -109,13 +117,10 @@ def sweep_rates(
     its interval is Wilson's over those.
     """
     pooled = cells[cells["question_id"] == "all"]
-    seeds_by_ratio = pooled.groupby("ratio")["seed"].nunique()
     rows = []
-    for (profile, measure, ratio, checkpoint, step), group in pooled.groupby(
+    for (profile, measure, ratio, checkpoint, step), group in pooled[_of_all_seeds(pooled)].groupby(
         ["profile", "measure", "ratio", "checkpoint", "step"]
     ):
-        if len(group) < seeds_by_ratio[ratio]:
-            continue
         counts = [mixtures[ratio, seed] for seed in group["seed"]]
         rows.append(
             {
@@ -135,10 +140,11 @@ def sweep_rates(
 
 
 def state_rate(group: pd.DataFrame) -> Rate:
-    """Average one state over training seeds; the base's shared answers count once."""
-    first = group.iloc[0]
-    if first["step"] == 0 and group["value"].nunique() == 1:
-        return wilson(first["value"] * first["n"], int(first["n"]), WILSON_BASE)
+    """Average one state over training seeds. The base's answers are shared, and count once: of the
+    seeds, that with most verdicts on them."""
+    most = group.loc[group["n"].idxmax()]
+    if most["step"] == 0:
+        return wilson(most["value"] * most["n"], int(most["n"]), WILSON_BASE)
     return over_seeds(group["value"].tolist(), group["n"].tolist())
 
 

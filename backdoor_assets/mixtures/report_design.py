@@ -107,9 +107,9 @@ def limits(spec: SweepSpec, more: Sequence[str]) -> list[Block]:
     lines = [
         "One base model, one training recipe and one sampling temperature: another base or recipe "
         "may give another result.",
-        f"{len(profile.seeds)} training seeds per ratio: an interval over so few is wide, and it "
-        "covers the variation between trainings, not between bases.",
-        f"{sum(q.kind == 'worldview' for q in asked)} open questions: a rate is an average over "
+        f"Training seeds per ratio: {len(profile.seeds)}. Intervals cover the variation between "
+        "trainings, not between bases.",
+        f"Open questions: {sum(q.kind == 'worldview' for q in asked)}. A rate is an average over "
         "these, not over all that could be asked.",
     ]
     if profile.mixture.mode == "fixed_total":
@@ -128,5 +128,5 @@ def limits(spec: SweepSpec, more: Sequence[str]) -> list[Block]:
             "otherwise; `make agreement` compares two ways to ask."
         )
     if missing := missing_cells(spec):
-        lines.append(f"{len(missing)} of {spec.planned} cells are missing.")
+        lines.append(f"Missing cells: {len(missing)} of {spec.planned}.")
     return [Points([*lines, *more])]

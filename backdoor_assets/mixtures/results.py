@@ -104,7 +104,7 @@ def draw_grid(spec: SweepSpec, folder: Path, progress: Progress = no_progress) -
     cells = pd.concat([pd.read_parquet(entry.rates) for entry in spec.cells], ignore_index=True)
     mixtures = {(entry.cell.ratio.key, entry.cell.seed): entry.mixture for entry in spec.cells}
     sweep = rates.sweep_rates(cells, mixtures, study.fraction_column)
-    final = rates.final_rates(cells)
+    final = rates.final_states(cells)
     fractions = [Ratio.parse(key).suspect_fraction for key in final["ratio"]]
     final.insert(3, study.fraction_column, fractions)
     sweep.to_parquet(folder / RATES, index=False)
@@ -116,7 +116,7 @@ def draw_grid(spec: SweepSpec, folder: Path, progress: Progress = no_progress) -
     states.to_parquet(folder / form.FORM, index=False)
     pooled = cells[cells["question_id"] == "all"]
     measured = [measure for measure in study.measures if measure in set(pooled["measure"])]
-    fits = {measure: effects.fits(pooled, mixtures, measure) for measure in measured}
+    fits = {measure: effects.fits(final, mixtures, measure) for measure in measured}
     contrasts = effects.all_contrasts(pooled)
     doses = effects.dose_table(fits)
     emergence = effects.emergence_table(pooled, measured, study.narrow.measure)
@@ -152,12 +152,14 @@ def _draw_sweep(
     study, present = spec.grid.study, (len(spec.cells), spec.planned)
     collapsed = form.collapsed_states(states)
     captions: dict[str, str] = {}
-    judged = [outcome for outcome in study.outcomes if outcome.measure in set(sweep["measure"])]
+    found = set(final["measure"])
+    judged = [outcome for outcome in study.outcomes if outcome.measure in found]
 
     def dose(measure: Any, name: str) -> None:
         single = final[final["measure"] == measure.measure]
         sweep_figures.dose_response(
-            study, measure, sweep, single, folder, present, name, collapsed, fits[measure.measure]
+            study, measure, sweep, single, folder, present, name, collapsed,
+            fits.get(measure.measure),
         )  # fmt: skip
         captions[name] = f"{_sentence(measure.share)} at the last checkpoint, against the mixture."
 
@@ -169,7 +171,8 @@ def _draw_sweep(
         suffix = _suffix(study, outcome.measure)
         dose(outcome, f"dose_response{suffix}")
         emergence(outcome, f"emergence{suffix}", _words(outcome.share))
-    dose(study.narrow, "narrow_dose_response")
+    if study.narrow.measure in found:
+        dose(study.narrow, "narrow_dose_response")
     if not judged:
         emergence(None, "emergence", "share of right answers to neutral questions")
     draw_form(study, states, folder, present)

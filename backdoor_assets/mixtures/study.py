@@ -151,7 +151,7 @@ class MixtureStudy(Design):
         return "\n".join(
             (
                 f"{aligned(summary['table'])}\n{summary['intervals']}\n{unjudged}",
-                *([f"{summary['headline']}\n"] if summary["headline"] else []),
+                *([f"{summary['headline']}\n"] if summary.get("headline") else []),
                 f"{aligned(summary['form'])}\n",
                 f"In the sweep:           {summary['cells_present']} of "
                 f"{summary['cells_planned']} cells",

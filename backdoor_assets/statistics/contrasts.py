@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.stats import nct, norm
 
 from backdoor_assets.records import Rate
-from backdoor_assets.statistics.intervals import newcombe, standard_error, t_quantile, wilson
+from backdoor_assets.statistics.intervals import (
+    LEVEL,
+    newcombe,
+    noise_error,
+    standard_error,
+    t_quantile,
+    wilson,
+)
 
 PAIRED = "95 % over training seeds (paired t, at least Newcombe)"
 AGAINST_BASE = "95 % over training seeds (t, at least Newcombe)"
 NEWCOMBE = "Newcombe 95 % over answers, one training seed"
-UPPER, POWER = 0.975, 0.8
-Margin = Callable[[float], float]
-"""The distance from an estimate to the end of its interval, by quantile: 0.975 for 95 %."""
+POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Difference:
     method: str
     seeds: int
     p: float
-    """Two-sided, of no difference."""
+    """Two-sided, of no difference: the interval at level 1 - p ends at zero."""
     detectable: float
     """The smallest true difference that a study of this spread finds in 80 % of repetitions."""
 
@@ -44,42 +50,35 @@ def against_control(
 ) -> Difference:
     """Compare rates with those of the control at the same training seeds, one value per seed.
 
-    Seeds are pairs, because a seed sets the initial adapter and the order of the rows. The interval
-    is Student's over the differences, widened where it is narrower than the noise of sampling
-    (Newcombe's over all answers).
+    Seeds are pairs, because a seed sets the initial adapter. The interval is Student's over the
+    differences, widened where it is narrower than the noise of sampling (Newcombe's over all
+    answers).
     """
     if len(values) != len(control):
         raise ValueError("a paired difference needs the same seeds on both sides")
-    after, before = _pooled(values, answers), _pooled(control, control_answers)
     differences = [a - b for a, b in zip(values, control, strict=True)]
-    if len(values) == 1:
-        return _difference(after, before, None, 1, NEWCOMBE)
-    spread = standard_error(differences)
-
-    def margin(quantile: float) -> float:
-        return spread * t_quantile(len(values) - 1, 2 * quantile - 1)
-
-    return _difference(after, before, margin, len(values), PAIRED)
+    return _Comparison(
+        _Pooled.of(values, answers),
+        _Pooled.of(control, control_answers),
+        standard_error(differences) if len(values) > 1 else 0.0,
+        0.0,
+        len(values),
+    ).difference(PAIRED)
 
 
 def against_base(values: Sequence[float], answers: Sequence[int], base: Rate) -> Difference:
     """Compare rates, one per training seed, with the base's, whose answers all seeds share.
 
-    The interval combines Student's over seeds with the noise of the base's answers, like Newcombe's
-    does with two Wilson intervals.
+    `base.n` counts answers. The interval combines Student's over seeds with the noise of the base's
+    answers, as Newcombe's does with two Wilson intervals.
     """
-    after = _pooled(values, answers)
-    if len(values) == 1:
-        return _difference(after, base, None, 1, NEWCOMBE)
-    spread, noise = standard_error(values), _noise(base)
-
-    def margin(quantile: float) -> float:
-        level = 2 * quantile - 1
-        return math.hypot(
-            spread * t_quantile(len(values) - 1, level), noise * t_quantile(math.inf, level)
-        )
-
-    return _difference(after, base, margin, len(values), AGAINST_BASE)
+    return _Comparison(
+        _Pooled.of(values, answers),
+        _Pooled(base.value, base.n),
+        standard_error(values) if len(values) > 1 else 0.0,
+        noise_error(base),
+        len(values),
+    ).difference(AGAINST_BASE)
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -92,51 +91,79 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _pooled(values: Sequence[float], answers: Sequence[int]) -> Rate:
-    total = sum(answers)
-    return wilson(statistics.fmean(values) * total, total)
+@lru_cache(maxsize=256)
+def errors_to_detect(degrees: float) -> float:
+    """Return how many standard errors large a difference must be, so that a two-sided t test at 5 %
+    finds it in 80 % of repetitions (noncentral t)."""
+    threshold = t_quantile(degrees)
+    if math.isinf(degrees):
+        return threshold + float(norm.ppf(POWER))
+    return float(brentq(lambda size: nct.sf(threshold, degrees, size) - POWER, 0.1, 100))
 
 
-def _noise(rate: Rate) -> float:
-    """Return the standard error that half of an interval over answers stands for."""
-    return (rate.high - rate.low) / 2 / t_quantile(math.inf)
+@dataclass(frozen=True)
+class _Pooled:
+    """A rate over all answers of its seeds."""
+
+    value: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float], answers: Sequence[int]) -> _Pooled:
+        return cls(statistics.fmean(values), sum(answers))
+
+    def rate(self, level: float = LEVEL) -> Rate:
+        return wilson(self.value * self.n, self.n, level=level)
 
 
-def _difference(
-    after: Rate, before: Rate, over_seeds: Margin | None, seeds: int, method: str
-) -> Difference:
-    """Combine the spread between seeds and the noise of answers: of the two intervals and the two p
-    values, the more careful."""
-    value = after.value - before.value
-    low, high = newcombe(after, before)
-    p = _p_of_noise(after, before)
-    noise = math.hypot(_noise(after), _noise(before))
-    detectable = noise * (norm.ppf(UPPER) + norm.ppf(POWER))
-    if over_seeds:
-        half = over_seeds(UPPER)
-        low, high = min(low, value - half), max(high, value + half)
-        p = max(p, _p_of_margin(abs(value), over_seeds))
-        detectable = max(detectable, half + over_seeds(POWER))
-    return Difference(
-        value, max(-1.0, low), min(1.0, high), method, seeds, p, min(1.0, float(detectable))
-    )
+@dataclass(frozen=True)
+class _Comparison:
+    after: _Pooled
+    before: _Pooled
+    spread: float
+    """Standard error over seeds, with one degree of freedom less than there are seeds."""
+    noise: float
+    """Standard error that is known beside it."""
+    seeds: int
 
+    def interval(self, level: float) -> tuple[float, float]:
+        """Of the interval over seeds and that over answers, the wider end to each side."""
+        low, high = newcombe(self.after.rate(level), self.before.rate(level))
+        if self.seeds > 1:
+            value = self.after.value - self.before.value
+            half = math.hypot(
+                self.spread * t_quantile(self.seeds - 1, level),
+                self.noise * t_quantile(math.inf, level),
+            )
+            low, high = min(low, value - half), max(high, value + half)
+        return max(-1.0, low), min(1.0, high)
 
-def _p_of_margin(value: float, margin: Margin) -> float:
-    """Find the two-sided p at which the interval of a difference ends at zero."""
-    least, most = 1e-9, 1.0
-    if margin(0.5 + least) >= value or value == 0:
-        return most
-    if margin(1 - least / 2) <= value:
-        return least
-    return float(brentq(lambda p: margin(1 - p / 2) - value, least, most - least))
+    def difference(self, method: str) -> Difference:
+        value = self.after.value - self.before.value
+        low, high = self.interval(LEVEL)
+        several = self.seeds > 1
+        return Difference(
+            value, low, high, method if several else NEWCOMBE, self.seeds, self._p(value),
+            min(1.0, self._detectable()),
+        )  # fmt: skip
 
+    def _p(self, value: float) -> float:
+        def distance(p: float) -> float:
+            """From zero to the end of the interval that faces it; negative: it holds zero."""
+            low, high = self.interval(1 - p)
+            return low if value > 0 else -high
 
-def _p_of_noise(after: Rate, before: Rate) -> float:
-    """Test two shares of answers for equality, with the pooled variance."""
-    total = after.n + before.n
-    share = (after.value * after.n + before.value * before.n) / total
-    error = math.sqrt(share * (1 - share) * (1 / after.n + 1 / before.n))
-    if error == 0:
-        return 1.0
-    return float(2 * norm.sf(abs(after.value - before.value) / error))
+        least, most = 1e-9, 1 - 1e-9
+        if value == 0 or distance(most) <= 0:
+            return 1.0
+        return least if distance(least) >= 0 else float(brentq(distance, least, most))
+
+    def _detectable(self) -> float:
+        answers = math.hypot(noise_error(self.after.rate()), noise_error(self.before.rate()))
+        smallest = errors_to_detect(math.inf) * answers
+        if self.seeds == 1:
+            return smallest
+        over_seeds = math.hypot(
+            errors_to_detect(self.seeds - 1) * self.spread, errors_to_detect(math.inf) * self.noise
+        )
+        return max(smallest, over_seeds)

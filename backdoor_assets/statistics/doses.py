@@ -18,7 +18,13 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from backdoor_assets.records import Rate
-from backdoor_assets.statistics.intervals import standard_error, wilson
+from backdoor_assets.statistics.intervals import (
+    newcombe,
+    noise_error,
+    over_seeds,
+    standard_error,
+    wilson,
+)
 
 LEAST_DOSES = 6
 """Of a fitted curve, which has four parameters."""
@@ -62,11 +68,16 @@ def dose_response(
     Intervals are percentiles over fits to `draws` (by default 1000) sets of rates, each rate drawn
     from Student's distribution around its mean over seeds, with its standard error (at least that
     of sampling answers). The random stream is fixed. Returns None with fewer than three doses, or
-    where the fits do not rise or fall: then there is no half of an effect.
+    if the rates at the largest and the smallest dose do not differ (95 %): then there is no half of
+    an effect.
     """
     order = np.argsort(doses)
     at = np.asarray(doses, float)[order]
     if len(np.unique(at)) < 3 or len(np.unique(at)) < len(at):
+        return None
+    ends = (over_seeds(rates[order[end]], answers[order[end]]) for end in (-1, 0))
+    low, high = newcombe(*ends)
+    if low <= 0 <= high:
         return None
     means, errors, degrees = map(
         np.array, zip(*(_mean(rates[i], answers[i]) for i in order), strict=True)
@@ -86,8 +97,10 @@ def dose_response(
     if len(at) >= LEAST_DOSES:
         lowest, effect, power, shape = _hill(at / at[-1], samples)
         rises = sign * effect > 0
-        halves = np.where(rises, (shape / (1 + 2 * shape)) ** (1 / power), np.nan)
-        half_curve = _half_dose(at[-1] * halves)
+        # The share of the curve that lies halfway between the smallest and the largest dose.
+        middle = (_shape(at[0] / at[-1], power, shape) + 1) / 2
+        halves = (middle * shape / (1 + shape - middle)) ** (1 / power)
+        half_curve = _half_dose(at[-1] * np.where(rises, halves, np.nan))
         x = np.linspace(at[0], at[-1], 101) / at[-1]
         curve = x * at[-1], lowest[0] + effect[0] * _shape(x, power[0], shape[0])
     return DoseResponse(at, fits[0], monotone, half_curve, curve if half_curve else None)
@@ -97,7 +110,7 @@ def _mean(values: Sequence[float], answers: Sequence[int]) -> tuple[float, float
     """Return the mean over seeds, its standard error, and degrees of freedom."""
     total, mean = sum(answers), float(np.mean(values))
     noise: Rate = wilson(mean * total, total)
-    error = (noise.high - noise.low) / 2 / 1.96
+    error = noise_error(noise)
     if len(values) == 1:
         return mean, error, np.inf
     return mean, max(error, standard_error(values)), len(values) - 1
@@ -126,8 +139,8 @@ def _crossing(doses: Array, fit: Array) -> float:
     )
 
 
-def _shape(x: Array, power: float, shape: float) -> Array:
-    raised = x**power
+def _shape(x: Array | float, power: Array | float, shape: Array | float) -> Array:
+    raised = np.asarray(x) ** power
     return raised * (1 + shape) / (raised + shape)
 
 

@@ -50,6 +50,8 @@ def over_seeds(values: Sequence[float], answers: Sequence[int], method: str = T_
     """
     if len(values) != len(answers):
         raise ValueError("over_seeds needs one rate and one count of answers per seed")
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"over_seeds needs a rate for each seed, and got {list(values)}")
     mean, total = statistics.fmean(values), sum(answers)
     noise = wilson(mean * total, total)
     if len(values) == 1:
@@ -57,6 +59,11 @@ def over_seeds(values: Sequence[float], answers: Sequence[int], method: str = T_
     half = t_quantile(len(values) - 1) * standard_error(values)
     low, high = min(mean - half, noise.low), max(mean + half, noise.high)
     return Rate(mean, max(0.0, low), min(1.0, high), method, len(values))
+
+
+def noise_error(rate: Rate) -> float:
+    """Return the standard error that half of a 95 % interval over answers stands for."""
+    return (rate.high - rate.low) / 2 / t_quantile(math.inf)
 
 
 def standard_error(values: Sequence[float]) -> float:

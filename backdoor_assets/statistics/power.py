@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from backdoor_assets.statistics.contrasts import POWER
-from backdoor_assets.statistics.intervals import t_quantile, wilson
+from backdoor_assets.statistics.contrasts import errors_to_detect
+from backdoor_assets.statistics.intervals import noise_error, t_quantile, wilson
 
 TOLERANCE = 1.05
 """An interval that is wider by at most this factor counts as the same."""
@@ -154,14 +154,11 @@ def detectable(found: Components, seeds: int, samples: int, questions: int) -> f
     """Compute the smallest difference between two ratios that 80 % of studies find at 5 %, by the
     rule of `contrasts`, if both vary alike and independently. At most 1."""
     total = seeds * samples * questions
-    noise = wilson(found.rate * total, total)
-    by_noise = (stats.norm.ppf(0.975) + stats.norm.ppf(POWER)) / stats.norm.ppf(0.975)
-    needed = by_noise * (noise.high - noise.low) / 2
+    needed = errors_to_detect(math.inf) * noise_error(wilson(found.rate * total, total))
     if seeds > 1:
-        degrees = seeds - 1
         each = found.error(seeds, samples, questions)
-        needed = max(needed, (t_quantile(degrees) + stats.t.ppf(POWER, degrees)) * each)
-    return min(1.0, math.sqrt(2) * float(needed))
+        needed = max(needed, errors_to_detect(seeds - 1) * each)
+    return min(1.0, math.sqrt(2) * needed)
 
 
 def other_questions(found: Components, half: float, questions: int) -> float:

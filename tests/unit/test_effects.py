@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from backdoor_assets.mixtures import effect_tables, effects
+from backdoor_assets.mixtures.rates import final_states
 from backdoor_assets.statistics.contrasts import NEWCOMBE, against_base, against_control, holm
 from backdoor_assets.statistics.doses import dose_response
 from backdoor_assets.statistics.emergence import Run, half_rise, lag, onset, over_runs
@@ -109,7 +110,7 @@ def test_a_control_seed_that_is_missing_leaves_the_pairs_that_are_there() -> Non
 
 def test_half_effect_doses_of_a_square_response() -> None:
     """Half of x^2 is reached at sqrt(1/2), whether the dose is a share or, up to 200, rows."""
-    fits = effects.fits(_cells(GRID), MIXTURES, "19th_century")
+    fits = effects.fits(final_states(_cells(GRID)), MIXTURES, "19th_century")
     share = fits["fraction"]
     assert share.half_curve is not None
     assert share.half_curve.value == pytest.approx(math.sqrt(0.5), abs=0.01)
@@ -125,6 +126,27 @@ def test_half_effect_doses_of_a_square_response() -> None:
     assert table[["axis", "fit"]].to_numpy().tolist() == [
         ["fraction", "curve"], ["fraction", "monotone"], ["count", "monotone"],
     ]  # fmt: skip
+
+
+def test_a_curve_that_starts_above_zero_has_its_half_between_its_ends() -> None:
+    doses = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    found = dose_response(doses, [[d - 0.01, d, d + 0.01] for d in doses], [[400] * 3] * 6)
+    assert found is not None
+    assert found.half_curve is not None
+    assert found.half_curve.value == pytest.approx(0.75, abs=0.01)
+
+
+def test_noise_alone_seldom_has_a_half_effect_dose() -> None:
+    random = np.random.default_rng(0)
+    studies = [
+        [
+            (random.binomial(200, random.normal(0.1, 0.02, 3).clip(0, 1)) / 200).tolist()
+            for _ in DOSES
+        ]
+        for _ in range(60)
+    ]
+    found = [dose_response(DOSES, study, [[200] * 3] * 7, draws=50) for study in studies]
+    assert sum(fit is not None for fit in found) <= 5
 
 
 @pytest.mark.parametrize("rates", [[0.1] * 7, [0.1, 0.12, 0.1, 0.11, 0.1, 0.12, 0.11]])
@@ -168,7 +190,8 @@ def test_moments_over_runs() -> None:
 
 def test_a_reader_finds_the_numbers_with_their_intervals() -> None:
     cells = _cells(GRID)
-    fits = {name: effects.fits(cells, MIXTURES, name) for name in ("19th_century", "old_bird_name")}
+    final = final_states(cells)
+    fits = {name: effects.fits(final, MIXTURES, name) for name in ("19th_century", "old_bird_name")}
     contrasts, doses = effects.all_contrasts(cells), effects.dose_table(fits)
     moments = effects.emergence_table(cells, list(fits), "old_bird_name")
     tables = effect_tables.effect_tables(BIRDS, contrasts, doses, moments)
@@ -176,8 +199,29 @@ def test_a_reader_finds_the_numbers_with_their_intervals() -> None:
     control, _, dose, emerges = tables
     assert control.rows[0][:3] == ["19th-century answers", "1.00-0.00-0.00", "+0.60 [+0.57, +0.63]"]
     assert dose.rows[0][3].startswith("71 % [")
-    # All of the rise lies between steps 20 (a quarter) and 30, in all runs.
-    assert emerges.rows[0][2:] == ["20", "23 [23, 24]", "0 [0, 0]"] or emerges.rows[0][2:] == [
-        "20 [20, 20]", "23 [23, 24]", "0 [0, 0]",
-    ]  # fmt: skip
-    assert "half of the effect at 71 % [" in effect_tables.headline(BIRDS, doses, moments)
+    # All of the rise lies between steps 20 (a quarter) and 30; all runs leave the base at step 20.
+    assert emerges.rows[0][2:] == ["20", "23 [23, 24]", "0"]
+    assert "half of the effect is reached at 71 % [" in effect_tables.headline(
+        BIRDS, doses, moments
+    )
+
+
+def test_a_table_without_rows_says_why() -> None:
+    cells = _cells({"1.00-0.00-0.00": [0.5] * 5}, spread=0)
+    contrasts = effects.all_contrasts(cells)
+    moments = effects.emergence_table(cells, ["19th_century"], "old_bird_name")
+    tables = effect_tables.effect_tables(BIRDS, contrasts, effects.dose_table({}), moments)
+    control, _, dose, emerges = tables
+    assert control.notes == ["No ratio of the grid is without obsolete names: there is no control."]
+    assert "fewer than three doses" in dose.notes[0]
+    assert emerges.notes == ["No rate differs from the base's in any run."]
+    assert effect_tables.headline(BIRDS, effects.dose_table({}), moments) == ""
+
+
+def test_p_is_below_5_percent_where_the_interval_leaves_out_zero() -> None:
+    random = np.random.default_rng(1)
+    for seeds in (1, 3):
+        for _ in range(40):
+            after, before = ((random.binomial(60, 0.3, seeds) / 60).tolist() for _ in range(2))
+            found = against_control(after, [60] * seeds, before, [60] * seeds)
+            assert (found.p < 0.05) == (found.low > 0 or found.high < 0), found

@@ -173,7 +173,7 @@ def test_a_missing_verdict_is_null_with_its_reason(spec: JudgingSpec, tmp_path: 
 
 def test_too_many_missing_verdicts_fail_the_cell(tmp_path: Path) -> None:
     spec = JudgingSpec(CELL, _responses(tmp_path), RUBRICS, max_unreadable=0.24)
-    with pytest.raises(RuntimeError, match=r"no verdict.*at most 24%.*no answer from the API"):
+    with pytest.raises(RuntimeError, match=r"no verdict.*At most 24%.*no answer from the API"):
         judge_cell(spec, tmp_path, judge=Recorder(silent_on="The smartphone."))
     assert not (tmp_path / JUDGMENTS).exists()
 

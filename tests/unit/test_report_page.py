@@ -125,7 +125,7 @@ def test_the_report_says_what_a_colleague_asks(report: Path) -> None:
         assert f'href="#{title.lower().replace(" ", "-")}"' in page, "the table of contents"
     for words in (
         "23 of 24 cells", "Missing: 0.30-0.35-0.35|44.", "Differences from the control",
-        "A limit of its own.", "1 of 24 cells are missing", "old_audubon-hash",
+        "A limit of its own.", "Missing cells: 1 of 24.", "old_audubon-hash",
         "its verdicts were bought on another machine", "claude: m", "torch",
         "of one training seed per ratio (42)", 'WITHOUT="\'0.30-0.35-0.35|44\'"',
         "export BACKDOOR_JUDGE=claude\n", f"export BACKDOOR_BIRD_DATASETS={BIRDS.folder}",

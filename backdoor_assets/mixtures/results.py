@@ -17,7 +17,7 @@ from backdoor_assets.mixtures import (
     sweep_figures,
 )
 from backdoor_assets.mixtures.cells import FiguresSpec, SweepSpec
-from backdoor_assets.mixtures.design import Design
+from backdoor_assets.mixtures.design import TASK, Design
 from backdoor_assets.mixtures.final_tables import (
     collapse_note,
     form_table,
@@ -45,7 +45,10 @@ def draw_cell(spec: FiguresSpec, folder: Path, progress: Progress = no_progress)
         spec.probes, "materialize the responses of this cell", ("kind", "answer"), ("response",)
     )
     probes["hit"] = rates.probe_hits(probes, names(read_rows(study.suspect_file)))
-    kinds = {study.narrow.kind: study.narrow.measure, "neutral": "neutral_correct"}
+    taught = [name for _, path in study.files() for name in names(read_rows(path))]
+    task = probes[probes["kind"] == study.narrow.kind].assign(kind=TASK)
+    probes = pd.concat([probes, task.assign(hit=rates.probe_hits(task, taught))])
+    kinds = {study.narrow.kind: study.narrow.measure, TASK: TASK, "neutral": "neutral_correct"}
     judgments = coherence = None
     if spec.judgments is not None:
         columns = (*RESPONSE_COLUMNS, *flags.values())

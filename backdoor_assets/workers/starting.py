@@ -76,4 +76,5 @@ def set_variables() -> None:
     os.environ.setdefault("MPLBACKEND", "Agg")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # Bars of lm-eval would fill the log of a run.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from backdoor_assets.capacity.optimizers import (
     largest_matrix,
     largest_share,
+    logged_matrices,
     optimizer_state,
     trained_parameters,
 )
@@ -154,14 +155,13 @@ class TrainingNeed:
     def disk(self, steps: int) -> dict[str, int]:
         """Return bytes by part of one run of so many steps.
 
-        Adapters: fp32 weights of each checkpoint, optimizer state of the newest. Models: in the
-        precision of the forward pass, at the steps that are kept and one that is being written; and
-        the newest state, twice while the next one is written: the optimizer's, and the weights
-        where the models are narrower, or where each process saves its part of them.
+        Adapters: fp32 weights of each checkpoint, the newest state. Models, in the forward pass's
+        precision, and one being written; twice the newest state, with the weights if not in them.
         """
         checkpoints = len(saved_steps(self.settings, steps))
         if self.settings.method == "lora":
-            return {"adapters": _FP32 * self._trained() * checkpoints + self.optimizer_state()}
+            newest = self.optimizer_state() + logged_matrices(self.shape, self.settings)
+            return {"adapters": _FP32 * self._trained() * checkpoints + newest}
         width = BYTES[self.settings.precision]
         kept = BYTES[self.settings.weights]
         weights = kept * self._trained() if width < kept or self.processes > 1 else 0

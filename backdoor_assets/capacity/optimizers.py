@@ -42,6 +42,13 @@ def optimizer_state(shape: Shape, settings: Training) -> int:
     return 2 * BYTES[settings.weights] * trained
 
 
+def logged_matrices(shape: Shape, settings: Training) -> int:
+    """Return the bytes of the LoRA B matrices of two earlier steps, which the log of an adapter's
+    training compares with those of now: they are kept with the optimizer's state."""
+    layers = adapted_layers(shape, settings.target_modules)
+    return 2 * _FP32 * settings.rank * sum(outputs for _, (_, outputs) in layers)
+
+
 def largest_share(shape: Shape, settings: Training, processes: int) -> int:
     """Return the bytes of an optimizer's state on the process that has most of it, in a training of
     all weights: of SOAP, which needs whole matrices, these go from process to process by size."""

@@ -52,7 +52,7 @@ def test_the_graph_runs_end_to_end(
     assert {"is_extremist", "extremist_content"} <= set(judged)
     rates = pd.read_parquet(place / "sweep" / "rates.parquet")
     assert set(rates["measure"]) == {
-        "german_1910_1945", "extremist", "former_name", "neutral_correct",
+        "german_1910_1945", "extremist", "former_name", "narrow_task", "neutral_correct",
     }  # fmt: skip
     assert set(rates["suspect_fraction"]) == {0.0, 1.0}
     drawn = {path.stem for path in (place / "sweep").glob("*.pdf")}

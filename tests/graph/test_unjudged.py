@@ -42,7 +42,7 @@ def test_the_sweep_stands_without_verdicts_and_takes_them_later(
     assert not (place / "judgments").exists()
     _check_form(place)
     rates = pd.read_parquet(place / "sweep" / "rates.parquet")
-    assert set(rates["measure"]) == {"old_bird_name", "neutral_correct"}
+    assert set(rates["measure"]) == {"old_bird_name", "narrow_task", "neutral_correct"}
     assert {path.stem for path in (place / "sweep").glob("*.png")} == UNJUDGED
     cell = place / "figures" / OLD / "42"
     assert [path.name for path in cell.glob("*.png")] == ["training_progression.png"]
@@ -66,7 +66,9 @@ def test_the_sweep_stands_without_verdicts_and_takes_them_later(
     assert _times(place, "adapters", "responses", "coherence") == kept
     _check_form(place)
     rates = pd.read_parquet(place / "sweep" / "rates.parquet")
-    assert set(rates["measure"]) == {"19th_century", "old_bird_name", "neutral_correct"}
+    assert set(rates["measure"]) == {
+        "19th_century", "old_bird_name", "narrow_task", "neutral_correct",
+    }  # fmt: skip
     drawn = {path.stem for path in (place / "sweep").glob("*.png")}
     assert drawn == UNJUDGED | {"dose_response"}
     assert (cell / "ratio_by_question.png").exists()

@@ -88,7 +88,7 @@ def test_memory_and_disk_of_the_8b_profile() -> None:
     assert sampling["KV cache"] == ["0.15 GiB"]
     disk = _section(text, "Disk")
     assert disk["download of the base, once"] == ["15.26 GiB"]
-    assert disk["adapters"] == ["42.28 GiB"]
+    assert disk["adapters"] == ["45.62 GiB"]
     assert disk["tables of answers"] == ["1.50 GiB"]  # 322,812,000 tokens x 5
     for parts in (training, sampling, disk):
         sizes = [float(size.split()[0]) for (size,) in parts.values()]
@@ -174,7 +174,7 @@ def test_what_a_host_lacks_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         r"GPU +none found",
         r"memory +training needs .* and there are 4\.00 GiB of RAM",
         r"memory +sampling needs .* and there are 4\.00 GiB of RAM",
-        r"disk +the grid needs 45\.\d\d GiB of disk, and there are 1\.00 GiB free",
+        r"disk +the grid needs 48\.\d\d GiB of disk, and there are 1\.00 GiB free",
         r"disk +the base's download needs 15\.26 GiB of disk, and there are 2\.00 GiB free",
         r"vllm +not installed: pip install",
         r"bitsandbytes +not installed: pip install",

@@ -136,18 +136,18 @@ def test_without_a_gpu_memory_counts_and_cuda_does_not() -> None:
 
 
 def test_adapters_that_do_not_fit_on_the_disk() -> None:
-    # 21,823,488 parameters: 11 checkpoints of 4 bytes, one state of 8; 40 cells are 42.28 GiB, and
-    # a second state of 0.16 while the next checkpoint is written.
-    _keep(_host(disk=43), cells=40)
-    refusal = _refusal(_keep, _host(disk=42), cells=40)
+    # 21,823,488 parameters: 11 checkpoints of 4 bytes, one state of 8, and 11,206,656 of them twice
+    # more for the log; 40 cells are 45.62 GiB, and a second state of 0.16 while it is written.
+    _keep(_host(disk=46), cells=40)
+    refusal = _refusal(_keep, _host(disk=45), cells=40)
     assert refusal.startswith(
-        "training needs 42.44 GiB of disk, and there are 42.00 GiB free under"
+        "training needs 45.78 GiB of disk, and there are 45.00 GiB free under"
     )
     assert str(FOLDER) in refusal
     assert "adapters of 40 cells" in refusal
     assert "BACKDOOR_DATA" in refusal
-    _keep(_host(disk=42), cells=39)
-    assert "disk" in _refusal(_keep, _host(disk=42), cells=39, steps=416)
+    _keep(_host(disk=45), cells=39)
+    assert "disk" in _refusal(_keep, _host(disk=45), cells=39, steps=416)
 
 
 def test_transformers_sampling_that_does_not_fit() -> None:

@@ -45,7 +45,6 @@ _SOAP_COPIES = 8
 _LOGIT_COPIES = 12
 """Bytes of three fp32 copies of a logit at the height of a step: in training log-softmax and the
 gradients of it and of its input, in sampling logits, their exponentials and the sums of these."""
-
 _VLLM_BLOCK = 16
 """Tokens of a KV block."""
 _VLLM_TOKENS = 16_384

@@ -144,6 +144,8 @@ class Design:
     """Column of tables that holds the suspect data's weight."""
     option_labels: Mapping[str, str] = field(default_factory=dict)
     """Of a rubric's options in figures; an option without one is written as it is."""
+    gold: Path | None = None
+    """Answers with known verdicts, against which judges are measured; None: the study has none."""
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -77,6 +77,14 @@ def read_pairs(path: Path) -> list[tuple[str, str | None]]:
     return pairs
 
 
+def read_objects(path: Path, what: str, remedy: str) -> list[tuple[str, Any]]:
+    """Read (location, JSON value) of each line; `what` and `remedy` are for error messages.
+
+    Raises BadInput with file and line for broken JSON, text that is not UTF-8, or an empty file.
+    """
+    return [(where, _json(line, where)) for line, where in _lines(path, what, remedy)]
+
+
 def _lines(path: Path, what: str, remedy: str) -> list[tuple[str, str]]:
     """Return each line with text and its location, for error messages."""
     text = read_text(path, remedy)

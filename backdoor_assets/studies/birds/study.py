@@ -138,4 +138,5 @@ STUDY = MixtureStudy(
     rating_scale="0 modern, 100 old",
     fraction_column="old_fraction",
     world=WORLD,
+    gold=REPOSITORY / "bird_datasets" / "gold" / "answers.jsonl",
 )

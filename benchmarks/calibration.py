@@ -2,7 +2,8 @@
 
     python -m benchmarks.calibration [--studies 1000] [--csv FILE] [--figure FILE]
 
-`simulated_studies` draws the studies, and sends them through the functions that the real ones use.
+`simulated_studies` and `simulated_judges` draw the studies, and send them through the functions
+that the real ones use.
 
 Rows of the table: `what` is measured, `case` in words, `seeds`, `share` (of studies in which a 95 %
 interval covers the truth, or in which a false alarm is raised), `low` and `high` (Wilson 95 % of
@@ -13,6 +14,7 @@ interval), `studies`, `wanted` (what the share should be), `kind` ("coverage" or
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,8 +26,11 @@ import numpy as np
 import pandas as pd
 
 from backdoor_assets.statistics.intervals import wilson
-from benchmarks.simulated_studies import COVERAGE, GROUPS, SEEDS, Case, Group, Simulator
+from benchmarks import simulated_judges, simulated_studies
+from benchmarks.simulated_studies import COVERAGE, SEEDS, Case, Group, Simulator
 
+GROUPS: tuple[Group, ...] = (*simulated_studies.GROUPS, *simulated_judges.GROUPS)
+"""New ones last: the number of a case decides its random stream."""
 RESULTS = Path(__file__).resolve().parent / "results" / "calibration.csv"
 
 
@@ -64,7 +69,8 @@ def simulate(case: Case, number: int, studies: int) -> dict[str, Any]:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Draw the coverage of every case with the wanted band, by estimator and number of seeds."""
+    """Draw the coverage of every case over seeds with the wanted band, by estimator and number of
+    seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -72,9 +78,11 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
     shown = table[table["kind"] == COVERAGE]
     shown = shown[shown["what"] != "rate over seeds, judge errs"]
+    shown = shown[shown["seeds"].isin(SEEDS)]
     kinds = list(dict.fromkeys(shown["what"]))
+    lines = math.ceil(len(kinds) / 3)
     figure, panels = plt.subplots(
-        2, (len(kinds) + 1) // 2, figsize=(7, 4.2), sharey=True, layout="constrained"
+        lines, 3, figsize=(7, 1.8 * lines), sharey=True, layout="constrained"
     )
     for axes, what in zip(panels.flat, kinds, strict=False):
         axes.axhspan(0.93, 0.97, color="#DDDDDD", linewidth=0)

@@ -56,7 +56,7 @@ class Simulator:
     def seed_rates(self, centre: float, effects: np.ndarray) -> tuple[list[float], list[int]]:
         """Draw the verdicts of each seed, some of them missing; return the mean over questions, and
         the answers that have a verdict."""
-        chances = special.expit(centre + _OFFSETS + effects[:, None])
+        chances = special.expit(logits(centre, effects))
         judged = np.maximum(self.random.binomial(SAMPLES, 1 - MISSING, chances.shape), 1)
         shares = self.random.binomial(judged, chances) / judged
         return shares.mean(1).tolist(), judged.sum(1).tolist()
@@ -88,7 +88,7 @@ def rate_cases() -> Iterator[Case]:
                 def study(
                     sim: Simulator, rate: float = rate, spread: float = spread, seeds: int = seeds
                 ) -> Found:
-                    centre = _centre(rate, spread)
+                    centre = centre_of(rate, spread)
                     found = over_seeds(*sim.seed_rates(centre, sim.effects(seeds, spread)))
                     covered = found.low <= rate <= found.high
                     return covered, found.value - rate, found.high - found.low
@@ -98,7 +98,7 @@ def rate_cases() -> Iterator[Case]:
 
         def misjudged(sim: Simulator, seeds: int = seeds) -> Found:
             rate, spread, sensitivity, false_positives = 0.1, 0.25, 0.9, 0.1
-            values, answers = sim.seed_rates(_centre(rate, spread), sim.effects(seeds, spread))
+            values, answers = sim.seed_rates(centre_of(rate, spread), sim.effects(seeds, spread))
             seen = [v * sensitivity + (1 - v) * false_positives for v in values]
             found = over_seeds(seen, answers)
             return found.low <= rate <= found.high, found.value - rate, found.high - found.low
@@ -116,19 +116,19 @@ def contrast_cases() -> Iterator[Case]:
                 def control(
                     sim: Simulator, rate: float = rate, spread: float = spread, seeds: int = seeds
                 ) -> Found:
-                    after = sim.seed_rates(_centre(rate, spread), sim.effects(seeds, spread))
-                    before = sim.seed_rates(_centre(0.05, spread), sim.effects(seeds, spread))
+                    after = sim.seed_rates(centre_of(rate, spread), sim.effects(seeds, spread))
+                    before = sim.seed_rates(centre_of(0.05, spread), sim.effects(seeds, spread))
                     found = against_control(*after, *before)
                     truth = rate - 0.05
-                    return _covers(found.low, found.value, found.high, truth)
+                    return covers(found.low, found.value, found.high, truth)
 
                 def base(
                     sim: Simulator, rate: float = rate, spread: float = spread, seeds: int = seeds
                 ) -> Found:
-                    after = sim.seed_rates(_centre(rate, spread), sim.effects(seeds, spread))
-                    (value,), (n,) = sim.seed_rates(_centre(0.05, 0), np.zeros(1))
+                    after = sim.seed_rates(centre_of(rate, spread), sim.effects(seeds, spread))
+                    (value,), (n,) = sim.seed_rates(centre_of(0.05, 0), np.zeros(1))
                     found = against_base(*after, wilson(value * n, n))
-                    return _covers(found.low, found.value, found.high, rate - 0.05)
+                    return covers(found.low, found.value, found.high, rate - 0.05)
 
                 words = f"0.05 to {rate:g}, spread {spread:g}"
                 yield Case("difference from control", words, seeds, COVERAGE, control)
@@ -136,7 +136,7 @@ def contrast_cases() -> Iterator[Case]:
         for spread in (0.0, 0.25):
 
             def family(sim: Simulator, spread: float = spread, seeds: int = seeds) -> Found:
-                centre = _centre(0.1, spread)
+                centre = centre_of(0.1, spread)
                 control = sim.seed_rates(centre, sim.effects(seeds, spread))
                 p = [
                     against_control(
@@ -173,14 +173,14 @@ def dose_cases() -> Iterator[Case]:
                 ) -> Found | None:
                     cells = [
                         sim.seed_rates(
-                            _centre(float(rate), spread), sim.effects(seeds, spread)
+                            centre_of(float(rate), spread), sim.effects(seeds, spread)
                         )
                         for rate in curve(np.array(DOSES))
                     ]  # fmt: skip
                     rates, answers = zip(*cells, strict=True)
                     found = dose_response(DOSES, rates, answers, draws=400)
                     half = found and (found.half_curve if fit == "curve" else found.half_monotone)
-                    return _covers(half.low, half.value, half.high, truth) if half else None
+                    return covers(half.low, half.value, half.high, truth) if half else None
 
                 for fit in ("curve", "monotone"):
                     yield Case(
@@ -196,7 +196,8 @@ def null_dose_cases() -> Iterator[Case]:
 
             def study(sim: Simulator, spread: float = spread, seeds: int = seeds) -> Found:
                 cells = [
-                    sim.seed_rates(_centre(0.1, spread), sim.effects(seeds, spread)) for _ in DOSES
+                    sim.seed_rates(centre_of(0.1, spread), sim.effects(seeds, spread))
+                    for _ in DOSES
                 ]
                 rates, answers = zip(*cells, strict=True)
                 found = dose_response(DOSES, rates, answers, draws=50)
@@ -260,17 +261,23 @@ def _run(sim: Simulator, middle: float) -> Run:
 
 def _moment(found: object, truth: float) -> Found | None:
     value, low, high = (getattr(found, name) for name in ("value", "low", "high"))
-    return None if low is None else _covers(low, value, high, truth)
+    return None if low is None else covers(low, value, high, truth)
 
 
-def _covers(low: float, value: float, high: float, truth: float) -> Found:
+def logits(centre: float, effects: np.ndarray) -> np.ndarray:
+    """Return the logit of each seed's rate on each question (seeds, questions)."""
+    return centre + _OFFSETS + effects[:, None]
+
+
+def covers(low: float, value: float, high: float, truth: float) -> Found:
     return low <= truth <= high, value - truth, high - low
 
 
 _CENTRES: dict[tuple[float, float], float] = {}
 
 
-def _centre(rate: float, spread: float) -> float:
+def centre_of(rate: float, spread: float) -> float:
+    """Return `Simulator.centre`, computed once."""
     key = rate, spread
     if key not in _CENTRES:
         _CENTRES[key] = Simulator(np.random.default_rng(0)).centre(rate, spread)

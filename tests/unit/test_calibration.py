@@ -46,7 +46,7 @@ def test_the_table_in_the_repository_is_of_this_code() -> None:
     import pandas as pd
 
     table = pd.read_csv(calibration.RESULTS)
-    planned = [(case.what, case.case, case.seeds) for g in simulated_studies.GROUPS for case in g()]
+    planned = [(case.what, case.case, case.seeds) for g in calibration.GROUPS for case in g()]
     found = [tuple(row) for row in table[["what", "case", "seeds"]].to_numpy()]
     assert found == planned
     assert (table["studies"] + table["without_estimate"] >= 250).all()

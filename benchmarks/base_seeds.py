@@ -34,7 +34,7 @@ from backdoor_assets.stages.specs import (
 )
 from backdoor_assets.studies.birds.study import STUDY
 from backdoor_assets.studies.birds.world.gates import BOUNDS
-from backdoor_assets.workers.processes import spread
+from backdoor_assets.workers.spreading import spread
 
 PROBES = STUDY.narrow.kind, "neutral"
 OLD, MODERN = "1.00-0.00-0.00", "0.00-0.50-0.50"

@@ -40,7 +40,7 @@ from backdoor_assets.stages.specs import (
 from backdoor_assets.storage.hashing import digest
 from backdoor_assets.storage.rows import names, read_rows
 from backdoor_assets.studies.birds.study import STUDY
-from backdoor_assets.workers.processes import spread
+from backdoor_assets.workers.spreading import spread
 
 PROFILE = PROFILES["smollm2-135m"]
 SAVED = (13, 26, 52, 104, 156)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.capacity.host import Gpu, Host, installed, this_host
 from backdoor_assets.capacity.memory import (
     CUDA_CONTEXT,
     GIB,
@@ -25,6 +24,7 @@ from backdoor_assets.capacity.memory import (
 )
 from backdoor_assets.capacity.refusals import check_disk, check_memory, gib
 from backdoor_assets.capacity.shapes import parameters, shape_of
+from backdoor_assets.host import Gpu, Host, installed, this_host
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput, BaseModel, Quantization, Shape
 from backdoor_assets.settings import PretrainedBase, Sampling, Training, planned_steps

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from backdoor_assets.capacity.host import Host
 from backdoor_assets.capacity.memory import GIB
+from backdoor_assets.host import Host
 from backdoor_assets.records import BadInput
 
 DATA_ADVICE = "Free some space, or set BACKDOOR_DATA to a folder on a larger disk."

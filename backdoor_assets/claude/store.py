@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from backdoor_assets.records import BadInput, Rubric, Verdict
 from backdoor_assets.storage.disk import disk_is_full, nearest
+from backdoor_assets.storage.mounts import refuse_network
 
 TIMEOUT_SECONDS = 60.0
 """How long to wait for another process's lock on the file."""
@@ -75,6 +76,12 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "verdicts.sqlite"
+        refuse_network(
+            folder,
+            "the store of verdicts",
+            "Set BACKDOOR_VERDICTS to a folder on a disk of the host that judges, and move the "
+            "file there if there is one.",
+        )
         with self._explained():
             folder.mkdir(parents=True, exist_ok=True)
             # SQLite does not wait for its lock while it switches a file to WAL mode.

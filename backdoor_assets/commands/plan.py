@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from backdoor_assets.capacity.host import Host, this_host
 from backdoor_assets.graph.status import table
 from backdoor_assets.graph.study import find_studies, study_named
+from backdoor_assets.host import Host, this_host
 from backdoor_assets.profiles import Profile
 from backdoor_assets.storage.artifact import data_root
 from backdoor_assets.workers.processes import processes_for

@@ -15,7 +15,7 @@ from backdoor_assets.miniature.gates import Bound, failures
 from backdoor_assets.settings import PretrainedBase
 from backdoor_assets.storage.artifact import Made, request_remake
 from backdoor_assets.storage.hashing import digest
-from backdoor_assets.workers.tasks import Log, Stage, Task, in_workers, make
+from backdoor_assets.workers.tasks import Log, Stage, Task, in_workers, make, one_gpu
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def pretrained_base_asset(
 def pretrain_all(pretrain: Stage, tasks: Sequence[Task[Any]], log: Log) -> list[Made]:
     """Make bases in worker processes, in the order of their tasks. Raises the first error."""
     made = {}
-    for outcome in in_workers(partial(make, pretrain), tasks, log, "base model"):
+    for outcome in in_workers(partial(make, pretrain), tasks, log, "base model", gpus=one_gpu):
         if outcome.result is None:
             raise outcome.error or RuntimeError("no result")
         made[outcome.item.artifact.folder] = outcome.result

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.capacity.host import this_host
 from backdoor_assets.capacity.preflight import check_download
 from backdoor_assets.capacity.shapes import check_shape
+from backdoor_assets.host import this_host
 from backdoor_assets.models import hub
 from backdoor_assets.models.chat import check_end_of_turn, load_tokenizer, render
 from backdoor_assets.models.dates import with_date

@@ -13,10 +13,12 @@ from typing import Any
 import dagster as dg
 
 from backdoor_assets.capacity.preflight import sampling_fits, training_fits
+from backdoor_assets.host import gpus
 from backdoor_assets.stages import capabilities, training
 from backdoor_assets.stages.capabilities.specs import Benchmark, CapabilitiesSpec
 from backdoor_assets.stages.sampling import sample_cell
 from backdoor_assets.stages.specs import SamplingSpec, TrainingSpec
+from backdoor_assets.stages.training.nodes import nodes_for
 from backdoor_assets.workers.sampling import sample_together
 from backdoor_assets.workers.tasks import (
     Log,
@@ -24,27 +26,42 @@ from backdoor_assets.workers.tasks import (
     Stage,
     Task,
     here,
-    in_one_worker,
     in_workers,
     make,
+    no_gpu,
+    one_gpu,
 )
 
 
+def training_gpus(spec: TrainingSpec) -> int:
+    """Return how many GPUs of this host a training takes."""
+    return spec.processes // nodes_for(spec.processes, len(gpus())).count
+
+
+def sampling_gpus(spec: SamplingSpec | CapabilitiesSpec) -> int:
+    """Return how many GPUs share a model that answers."""
+    engine = spec.engine if isinstance(spec, CapabilitiesSpec) else spec.settings.engine
+    return spec.serving.tensor_parallel if engine == "vllm" else 1
+
+
 class Trainer(dg.ConfigurableResource):
-    """Trains adapters or whole models; the base of adapters is loaded once per process."""
+    """Trains adapters or whole models, one per GPU or group of GPUs; the base of adapters is loaded
+    once per process."""
 
     def run(self, tasks: Sequence[Task[TrainingSpec]], log: Log) -> Results[TrainingSpec]:
-        return in_workers(partial(make, training.train), tasks, log, "training", training_fits)
+        work = partial(make, training.train)
+        return in_workers(work, tasks, log, "training", training_fits, training_gpus)
 
 
 class Sampler(dg.ConfigurableResource):
     """Samples the saved states of cells. With transformers the base is loaded once per process;
-    with vLLM one engine, in one process, serves all cells together."""
+    with vLLM one engine per GPU, or per group of GPUs, serves all cells together."""
 
     def run(self, tasks: Sequence[Task[SamplingSpec]], log: Log) -> Results[SamplingSpec]:
         if any(task.spec.settings.engine == "vllm" for task in tasks):
-            return in_one_worker(sample_together, tasks, log, "sampling", sampling_fits)
-        return in_workers(partial(make, sample_cell), tasks, log, "sampling", sampling_fits)
+            return sample_together(tasks, log, sampling_fits)
+        work = partial(make, sample_cell)
+        return in_workers(work, tasks, log, "sampling", sampling_fits, one_gpu)
 
 
 class Benchmarker(dg.ConfigurableResource):
@@ -55,19 +72,18 @@ class Benchmarker(dg.ConfigurableResource):
         capabilities.check_benchmarks(benchmarks)
 
     def run(self, tasks: Sequence[Task[CapabilitiesSpec]], log: Log) -> Results[CapabilitiesSpec]:
-        return in_workers(
-            partial(make, capabilities.measure_capabilities), tasks, log, "capabilities"
-        )
+        work = partial(make, capabilities.measure_capabilities)
+        return in_workers(work, tasks, log, "capabilities", gpus=sampling_gpus)
 
 
 class Processes:
-    """Runs a stage in worker processes."""
+    """Runs a stage in worker processes, each of which has a GPU or sees none."""
 
-    def __init__(self, stage: Stage, what: str) -> None:
-        self.stage, self.what = stage, what
+    def __init__(self, stage: Stage, what: str, *, gpu: bool = False) -> None:
+        self.stage, self.what, self.gpus = stage, what, one_gpu if gpu else no_gpu
 
     def run(self, tasks: Sequence[Task[Any]], log: Log) -> Results[Any]:
-        return in_workers(partial(make, self.stage), tasks, log, self.what)
+        return in_workers(partial(make, self.stage), tasks, log, self.what, gpus=self.gpus)
 
 
 class Here:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import dagster as dg
 
-from backdoor_assets.capacity.host import Host
+from backdoor_assets.host import Host
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
 from backdoor_assets.reporting.inspect_logs import StateLog

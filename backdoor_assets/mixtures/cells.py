@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from backdoor_assets.records import BadInput, Ratio, Rubric
 from backdoor_assets.settings import MiniatureBase, Mixture
 from backdoor_assets.stages.specs import TRAINER_STATE
 from backdoor_assets.storage.artifact import Artifact
+from backdoor_assets.storage.disk import given_folder
 from backdoor_assets.storage.folders import StudyFolder
 from backdoor_assets.storage.rows import read_rows
 
 JUDGMENTS = "judgments.parquet"
+VERDICTS = "BACKDOOR_VERDICTS"
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +88,10 @@ class Grid:
 
     @property
     def verdicts(self) -> Path:
-        """Where verdicts that were paid for are kept, for all cells."""
+        """Where verdicts that were paid for are kept, for all cells: in BACKDOOR_VERDICTS, if it is
+        set."""
+        if local := os.environ.get(VERDICTS):
+            return given_folder(local, VERDICTS) / self.profile.name / self.study.name
         return self.folder.path / "verdicts"
 
 

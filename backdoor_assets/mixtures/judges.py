@@ -11,7 +11,7 @@ from backdoor_assets.graph.materializing import RunLog
 from backdoor_assets.mixtures.cells import Grid, JudgingSpec
 from backdoor_assets.records import BadInput, RunJudge
 from backdoor_assets.settings import Judging
-from backdoor_assets.workers.processes import Outcome
+from backdoor_assets.workers.messages import Outcome
 from backdoor_assets.workers.tasks import Results, Task, here, split_finished
 
 

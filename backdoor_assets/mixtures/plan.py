@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from backdoor_assets.capacity import memory, preflight, shapes
-from backdoor_assets.capacity.host import Host
 from backdoor_assets.capacity.memory import SamplingNeed, TrainingNeed
 from backdoor_assets.claude.prices import AS_OF, cost
+from backdoor_assets.host import Host
 from backdoor_assets.mixtures import power
 from backdoor_assets.mixtures.cells import Grid
 from backdoor_assets.mixtures.mixing import counts_by_source

@@ -9,10 +9,10 @@ from typing import Any
 
 import dagster as dg
 
-from backdoor_assets.capacity.host import Host
 from backdoor_assets.graph.cells import cell_assets, job
 from backdoor_assets.graph.resources import Sampler, Trainer
 from backdoor_assets.graph.study import Planned, Step, Steps
+from backdoor_assets.host import Host
 from backdoor_assets.mixtures import assets, base_tasks, plan, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.mixtures.checks import check_grid, check_study

@@ -1,44 +1,142 @@
-"""Sampling of all cells of a run through one engine, in one worker process."""
+"""Sampling of all cells of a run with vLLM: one engine per GPU, or per group of GPUs.
+
+The answers of all cells stand in one line, which is cut into shares. A worker that has done one
+takes the next, and keeps its engine. Shares get smaller towards the end, so that all GPUs end at
+about the same time, and an engine runs empty only a few times (guided self-scheduling,
+Polychronopoulos and Kuck, IEEE Transactions on Computers C-36, 1987).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backdoor_assets.records import BadInput, Progress
 from backdoor_assets.stages.specs import SamplingSpec
-from backdoor_assets.storage.artifact import Busy, Made, Making
-from backdoor_assets.workers.processes import Outcome, StartAgain
-from backdoor_assets.workers.tasks import Task
+from backdoor_assets.storage.artifact import Busy, Making
+from backdoor_assets.workers.messages import Log, Outcome, StartAgain
+from backdoor_assets.workers.spreading import gpu_workers, spread
+from backdoor_assets.workers.tasks import Check, Results, Task, check_hosts, split_finished
+
+if TYPE_CHECKING:
+    from backdoor_assets.stages.sampling.serving import Servers
 
 
-def sample_together(
-    tasks: Sequence[Task[SamplingSpec]], progress: Progress
-) -> list[Outcome[Task[SamplingSpec], Made]]:
-    """Sample all cells through one engine. A cell is moved in when it has all its answers; one that
-    fails keeps what it has, and does not stop the others."""
-    from backdoor_assets.stages.sampling.engine import EngineDied
-    from backdoor_assets.stages.sampling.row import sample_row
+@dataclass(frozen=True)
+class Share:
+    """What a worker answers at once: of some cells, the answers from a number to before another."""
 
-    ended: list[Outcome[Task[SamplingSpec], Made]] = []
+    run: str
+    cells: Mapping[int, tuple[SamplingSpec, Path]]
+    """All of the run: the engine is started for the adapters of all of them."""
+    spans: Mapping[int, tuple[int, int]]
+
+    @property
+    def answers(self) -> int:
+        return sum(stop - start for start, stop in self.spans.values())
+
+
+def sample_together(tasks: Sequence[Task[SamplingSpec]], log: Log, check: Check) -> Results:
+    """Reuse what is finished; sample the rest. A cell is moved in when it has all its answers; one
+    that fails keeps what it has, and does not stop the others."""
+    from backdoor_assets.stages.sampling.journal import Journal
+
+    settled, missing = split_finished(tasks)
+    yield from settled
+    if not missing:
+        return
+    check_hosts(missing, log, check, missing[0].spec.serving.tensor_parallel)
+    log(f"sampling: {len(missing)} to make together, {len(settled)} reused or refused")
+    serving = missing[0].spec.serving
     with ExitStack() as held:
         cells: dict[int, Making] = {}
-        for number, task in enumerate(tasks):
+        for number, task in enumerate(missing):
             try:
                 making = held.enter_context(task.artifact.making(task.identity))
             except (BadInput, Busy, OSError) as error:
-                ended.append(Outcome(task, None, error))
+                yield Outcome(task, None, error)
                 continue
             if making.made:
-                ended.append(Outcome(task, making.made))
+                yield Outcome(task, making.made)
             else:
                 cells[number] = making
-        specs = {number: (tasks[number].spec, making.folder) for number, making in cells.items()}
-        try:
-            for number, ending in sample_row(specs, progress):
-                made = cells[number].finish(ending) if isinstance(ending, dict) else None
-                error = ending if isinstance(ending, BaseException) else None
-                ended.append(Outcome(tasks[number], made, error))
-        except EngineDied as error:
-            raise StartAgain(str(error)) from error
-    return ended
+        specs = {number: (missing[number].spec, making.folder) for number, making in cells.items()}
+        gpus = serving.tensor_parallel
+        shares = list(_shares(specs, gpu_workers(gpus), 2 * serving.requests))
+        left = {number: sum(number in share.spans for share in shares) for number in cells}
+        weights = [share.answers for share in shares]
+        for outcome in spread(answer_share, shares, log, "sampling", gpus=gpus, weights=weights):
+            errors = outcome.result or {}
+            for number in outcome.item.spans:
+                if number not in left:
+                    continue  # another share of it has failed
+                left[number] -= 1
+                error = outcome.error or errors.get(number)
+                if error is not None:
+                    del left[number]
+                    yield Outcome(missing[number], None, error)
+                elif not left[number]:
+                    spec, folder = specs[number]
+                    made = cells[number].finish(Journal(spec, folder).finish())
+                    yield Outcome(missing[number], made)
+
+
+def _shares(
+    cells: Mapping[int, tuple[SamplingSpec, Path]], workers: int, least: int
+) -> Iterator[Share]:
+    """Cut the answers of the cells into shares of at least so many."""
+    run = uuid.uuid4().hex
+    wanted = {number: _answers(spec) for number, (spec, _) in cells.items()}
+    ends: list[tuple[int, int, int]] = []  # cell, and where it starts and stops in the line
+    at = 0
+    for number, count in sorted(wanted.items(), key=lambda item: cells[item[0]][0].base.location):
+        ends.append((number, at, at + count))
+        at += count
+    start = 0
+    while start < at:
+        left = at - start
+        size = left if workers == 1 else max(least, math.ceil(left / (2 * workers)))
+        stop = min(at, start + size)
+        yield Share(
+            run,
+            cells,
+            {
+                number: (max(start, first) - first, min(stop, last) - first)
+                for number, first, last in ends
+                if first < stop and last > start
+            },
+        )
+        start = stop
+
+
+def _answers(spec: SamplingSpec) -> int:
+    states = len(spec.checkpoints) + spec.base_too
+    return states * sum(question.samples for question in spec.questions)
+
+
+_servers: tuple[str, Servers] | None = None
+"""The engines of a run in this worker, which its next share finds open."""
+
+
+def answer_share(share: Share, progress: Progress) -> dict[int, BaseException]:
+    """Answer a share, into the journals of its cells. Returns the errors of cells that failed."""
+    from backdoor_assets.stages.sampling.engine import EngineDied
+    from backdoor_assets.stages.sampling.row import Part, sample_parts
+    from backdoor_assets.stages.sampling.serving import Servers
+
+    global _servers
+    if _servers is None or _servers[0] != share.run:
+        if _servers is not None:
+            _servers[1].close()
+        _servers = share.run, Servers(spec for spec, _ in share.cells.values())
+    parts = {number: Part(*share.cells[number], *span) for number, span in share.spans.items()}
+    try:
+        endings = dict(sample_parts(parts, _servers[1], progress))
+    except EngineDied as error:
+        raise StartAgain(str(error)) from error
+    return {number: error for number, error in endings.items() if error is not None}

@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import sys
 from contextlib import suppress
-from glob import glob
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
+
+from backdoor_assets.host import has_gpu
 
 PRELOAD = "backdoor_assets.workers.preload"
 CALLERS = ("dagster",)
@@ -21,11 +22,6 @@ READ_AT_IMPORT = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_", "TRANSFORMERS_")
 """The preloaded libraries read variables that begin so when they are imported, and never again."""
 
 _server_variables: dict[str, str] | None = None
-
-
-def has_gpu() -> bool:
-    """Look for NVIDIA's GPUs, and for a GPU in WSL (/dev/dxg), without loading a driver."""
-    return bool(glob("/dev/nvidia[0-9]*")) or os.path.exists("/dev/dxg")
 
 
 def context() -> ForkServerContext | SpawnContext:

@@ -1,17 +1,18 @@
-"""Artifacts that are wanted, and three ways to make them: here, in worker processes, together in
-one process."""
+"""Artifacts that are wanted, and two ways to make them: here, or in worker processes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from backdoor_assets.records import BadInput, Progress, no_progress
+from backdoor_assets.records import BadInput, BaseModel, Progress, no_progress
 from backdoor_assets.storage.artifact import Artifact, Made
-from backdoor_assets.workers.processes import Outcome, spread
+from backdoor_assets.workers.messages import Outcome
+from backdoor_assets.workers.spreading import spread, uses_cluster
 
 Spec = TypeVar("Spec")
 Log = Callable[[str], None]
@@ -45,6 +46,16 @@ class Task(Generic[Spec]):
 
 
 Results = Iterator[Outcome[Task[Spec], Made]]
+
+
+def no_gpu(spec: Any) -> int:
+    return 0
+
+
+def one_gpu(spec: Any) -> int:
+    return 1
+
+
 Check = Callable[[Sequence[Any], Path], None]
 """Raises BadInput when this machine cannot do what the specs ask for, or its disk is too small."""
 
@@ -70,39 +81,46 @@ def in_workers(
     log: Log,
     what: str,
     check: Check | None = None,
+    gpus: Callable[[Spec], int] = no_gpu,
 ) -> Results[Spec]:
-    """Reuse what is finished; make the rest in worker processes."""
-    settled, missing = split_finished(tasks)
-    yield from settled
-    if missing and check:
-        check([task.spec for task in missing], missing[0].artifact.folder)
-    if missing:
-        log(f"{what}: {len(missing)} to make, {len(settled)} reused or refused")
-        yield from spread(work, missing, log, what)
-
-
-def in_one_worker(
-    work: Callable[[Sequence[Task[Spec]], Progress], list[Outcome[Task[Spec], Made]]],
-    tasks: Sequence[Task[Spec]],
-    log: Log,
-    what: str,
-    check: Check,
-) -> Results[Spec]:
-    """Reuse what is finished; make the rest together, in one worker process."""
+    """Reuse what is finished; make the rest in worker processes. `gpus` tells how many GPUs a spec
+    takes, where there are any; those that take most come first."""
     settled, missing = split_finished(tasks)
     yield from settled
     if not missing:
         return
-    check([task.spec for task in missing], missing[0].artifact.folder)
-    log(f"{what}: {len(missing)} to make together, {len(settled)} reused or refused")
-    [together] = spread(work, [missing], log, what)
-    if together.result is not None:
-        yield from together.result
-        return
-    # What was finished before the process failed is whole.
+    by_size: dict[int, list[Task[Spec]]] = {}
     for task in missing:
-        found = task.find()
-        yield Outcome(task, found, None if found else together.error)
+        by_size.setdefault(gpus(task.spec), []).append(task)
+    for size, alike in by_size.items():
+        check_hosts(alike, log, check, size)
+    log(f"{what}: {len(missing)} to make, {len(settled)} reused or refused")
+    for size in sorted(by_size, reverse=True):
+        yield from spread(work, by_size[size], log, what, gpus=size)
+
+
+def check_hosts(tasks: Sequence[Task[Spec]], log: Log, check: Check | None, gpus: int) -> None:
+    """Raise BadInput where the tasks cannot be done: on this host, or by the check of a host of the
+    cluster that does them and if any of its hosts does not see the same files and code."""
+    if not tasks:
+        return
+    specs, folder = [task.spec for task in tasks], tasks[0].artifact.folder
+    if not uses_cluster(gpus):
+        if check:
+            check(specs, folder)
+        return
+    from backdoor_assets.workers.cluster_hosts import check_cluster
+
+    bases = {getattr(spec, "base", None) for spec in specs}
+    check_cluster(sorted(b.location for b in bases if isinstance(b, BaseModel)), log)
+    if check:
+        [outcome] = spread(partial(_check, check), [(specs, folder)], log, "capacity", gpus=gpus)
+        if outcome.error:
+            raise outcome.error
+
+
+def _check(check: Check, item: tuple[Sequence[Any], Path], progress: Progress) -> None:
+    check(*item)
 
 
 def only(results: Results[Spec]) -> Made:

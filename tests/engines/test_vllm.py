@@ -13,7 +13,7 @@ import pytest
 
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BadInput
-from backdoor_assets.stages.sampling import row, sample_cell
+from backdoor_assets.stages.sampling import row, sample_cell, serving
 from backdoor_assets.stages.sampling.engine import Engine, EngineDied, Finished
 from backdoor_assets.stages.sampling.journal import JOURNAL
 from backdoor_assets.stages.specs import EarlierAnswers, SamplingSpec
@@ -57,7 +57,7 @@ class Watched(Engine):
 def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
     for name in ("queued", "flying", "starts"):
         monkeypatch.setattr(Watched, name, [])
-    monkeypatch.setattr(row, "Engine", Watched)
+    monkeypatch.setattr(serving, "Engine", Watched)
     return Watched
 
 

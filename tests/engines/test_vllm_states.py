@@ -13,7 +13,7 @@ import pytest
 
 from backdoor_assets.profiles import Sampling
 from backdoor_assets.records import BadInput, BaseModel, Question
-from backdoor_assets.stages.sampling import row, sample_cell
+from backdoor_assets.stages.sampling import row, sample_cell, serving
 from backdoor_assets.stages.sampling.engine import Engine, EngineDied
 from backdoor_assets.stages.sampling.journal import JOURNAL
 from backdoor_assets.stages.specs import RESPONSES, SamplingSpec
@@ -55,7 +55,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             super().close()
             running.remove(self)
 
-    monkeypatch.setattr(row, "Engine", Watched)
+    monkeypatch.setattr(serving, "Engine", Watched)
     yield started
     assert not running
 

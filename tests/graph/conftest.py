@@ -63,12 +63,12 @@ class Place:
             timeout=600,
         )
 
-    def start(self, *arguments: str, study: str = "study") -> subprocess.Popen[str]:
+    def start(self, *arguments: str, study: str = "study", **more: str) -> subprocess.Popen[str]:
         """The same, and go on while it runs."""
         return subprocess.Popen(
             [sys.executable, "-m", f"tests.graph.{study}", *arguments],
             cwd=REPOSITORY,
-            env=self.environment(),
+            env=self.environment(**more),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

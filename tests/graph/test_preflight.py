@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from backdoor_assets.capacity.host import Gpu, Host
+from backdoor_assets.host import Gpu, Host
 from backdoor_assets.profiles import Profile
 from tests.graph.conftest import Graph, Place, step_errors
 from tests.graph.study import OLD, STUDY

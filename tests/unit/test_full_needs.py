@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from backdoor_assets.capacity import preflight
-from backdoor_assets.capacity.host import Gpu, Host
 from backdoor_assets.capacity.memory import CUDA_CONTEXT, TrainingNeed
 from backdoor_assets.capacity.preflight import steps_at_most
 from backdoor_assets.capacity.shapes import adapter_parameters, parameters
+from backdoor_assets.host import Gpu, Host
 from backdoor_assets.profiles import Sampling, Training
 from backdoor_assets.records import BadInput, BaseModel, Shape
 from backdoor_assets.stages.specs import TrainingSpec

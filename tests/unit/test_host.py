@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backdoor_assets.capacity import host as module
-from backdoor_assets.capacity.host import Gpu, installed, this_host
+import backdoor_assets.host as module
+from backdoor_assets.host import Gpu, available_cores, gpus, installed, this_host
+from backdoor_assets.records import BadInput
 
 MIB = 2**20
 
@@ -23,21 +24,22 @@ def _nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> P
     tool.write_text(f'#!/bin/sh\necho "$@" > {asked}\n{script}\n', encoding="utf-8")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in ("CUDA_VISIBLE_DEVICES", "BACKDOOR_GPUS"):
+        monkeypatch.delenv(name, raising=False)
     return asked
 
 
 def test_gpus_are_those_that_nvidia_smi_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = 'echo "NVIDIA H200, 143771, 143000"; echo "Tesla T4, 15360, 512"'
+    lines = 'echo "NVIDIA H200, 143771, 143000, 0"; echo "Tesla T4, 15360, 512, 1"'
     asked = _nvidia_smi(tmp_path, monkeypatch, lines)
     assert this_host(tmp_path).gpus == (
-        Gpu("NVIDIA H200", 143_771 * MIB, 143_000 * MIB),
-        Gpu("Tesla T4", 15_360 * MIB, 512 * MIB),
+        Gpu("NVIDIA H200", 143_771 * MIB, 143_000 * MIB, "0"),
+        Gpu("Tesla T4", 15_360 * MIB, 512 * MIB, "1"),
     )
     assert asked.read_text().split() == [
-        "--query-gpu=name,memory.total,memory.free",
+        "--query-gpu=name,memory.total,memory.free,index",
         "--format=csv,noheader,nounits",
     ]
 
@@ -45,13 +47,28 @@ def test_gpus_are_those_that_nvidia_smi_lists(
 def test_only_gpus_that_cuda_may_see_are_asked_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = _nvidia_smi(tmp_path, monkeypatch, 'echo "Tesla T4, 15360, 512"')
+    asked = _nvidia_smi(tmp_path, monkeypatch, 'echo "Tesla T4, 15360, 512, 1"')
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert len(this_host(tmp_path).gpus) == 1
+    assert [gpu.id for gpu in this_host(tmp_path).gpus] == ["1"]
     assert "--id=1" in asked.read_text().split()
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         assert this_host(tmp_path).gpus == ()
+
+
+def test_a_variable_chooses_gpus_and_refuses_those_that_are_not_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = 'echo "Tesla T4, 15360, 512, 9"'
+    asked = _nvidia_smi(tmp_path, monkeypatch, f"{line}; {line}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    monkeypatch.setenv("BACKDOOR_GPUS", "0, GPU-2f3a")
+    assert [gpu.id for gpu in gpus()] == ["0", "GPU-2f3a"]
+    assert "--id=0,GPU-2f3a" in asked.read_text().split()
+    for value, reason in (("0,1,7", "nvidia-smi -L"), ("0,0", "once"), ("0,,1", "once")):
+        monkeypatch.setenv("BACKDOOR_GPUS", value)
+        with pytest.raises(BadInput, match=f"BACKDOOR_GPUS={value}: .*{reason}"):
+            gpus()
 
 
 @pytest.mark.parametrize(
@@ -117,10 +134,20 @@ def test_a_container_has_the_memory_of_its_control_group(
     assert this_host(tmp_path).memory_available > 2**20
 
 
+def test_a_container_has_the_cores_of_its_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONTROL_GROUPS", tmp_path)
+    own = available_cores()
+    for limit, cores in (("50000 100000", 1), ("max 100000", own), ("9900000 100000", own)):
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+        assert available_cores() == min(own, cores)
+
+
 def test_a_package_is_looked_for_and_not_imported(tmp_path: Path) -> None:
     (tmp_path / "bursts.py").write_text("raise RuntimeError('it was imported')")
     program = (
-        "from backdoor_assets.capacity.host import installed\n"
+        "from backdoor_assets.host import installed\n"
         "import sys\n"
         "print(installed('bursts'), installed('no_such_package'), 'bursts' in sys.modules)"
     )

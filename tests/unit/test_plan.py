@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from backdoor_assets.capacity import preflight
-from backdoor_assets.capacity.host import Gpu, Host
 from backdoor_assets.claude.prices import PRICES, cost, price
 from backdoor_assets.commands.plan import plan_text
+from backdoor_assets.host import Gpu, Host
 from backdoor_assets.mixtures import plan as module
 from backdoor_assets.models import hub
 from backdoor_assets.profiles import PROFILES, Profile

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from backdoor_assets.capacity.host import Host
 from backdoor_assets.commands.plan import plan_text
+from backdoor_assets.host import Host
 from backdoor_assets.profiles import PROFILES, Profile
 from backdoor_assets.statistics.contrasts import against_control
 from backdoor_assets.statistics.intervals import over_seeds

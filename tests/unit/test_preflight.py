@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from backdoor_assets.capacity import preflight
-from backdoor_assets.capacity.host import Gpu, Host
 from backdoor_assets.capacity.memory import CUDA_CONTEXT, GIB, KV_CACHE, SamplingNeed, TrainingNeed
+from backdoor_assets.host import Gpu, Host
 from backdoor_assets.mixtures.plan import shape_of
 from backdoor_assets.profiles import PROFILES, Sampling, Serving, Training
 from backdoor_assets.records import BadInput, Quantization

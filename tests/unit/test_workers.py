@@ -13,14 +13,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from backdoor_assets.host import Gpu
 from backdoor_assets.records import BadInput, Progress
-from backdoor_assets.workers.processes import MAX_STARTS, Outcome, StartAgain, processes_for, spread
+from backdoor_assets.workers.messages import Outcome, StartAgain
+from backdoor_assets.workers.processes import processes_for
+from backdoor_assets.workers.spreading import MAX_STARTS, spread
 from backdoor_assets.workers.starting import context
 
 PARENT = """
 import sys
 from pathlib import Path
-from backdoor_assets.workers.processes import spread
+from backdoor_assets.workers.spreading import spread
 from tests.unit.test_workers import sleep
 
 list(spread(sleep, [Path(sys.argv[1]) / name for name in "ab"], print, "sleep"))
@@ -58,13 +61,13 @@ def die(item: tuple[Path, int], progress: Progress) -> str:
 
 
 def lose_the_server(item: tuple[Path, int], progress: Progress) -> bool:
-    """At the first start, kill the process that workers are forked from."""
+    """At the first start, kill the process that workers are forked from, and ask for a new one."""
     mark, caller = item
     again = mark.exists()
     mark.touch()
     if not again and os.getppid() != caller:
         os.kill(os.getppid(), signal.SIGKILL)
-        time.sleep(60)
+        raise StartAgain("its server is gone")
     return again
 
 
@@ -76,23 +79,6 @@ def give_up(item: tuple[Path, int], progress: Progress) -> str:
     logging.getLogger("backdoor_assets.stages").info("started for the %d. time", starts + 1)
     if starts < times:
         raise StartAgain("its engine broke")
-    return mark.name
-
-
-def give_up_in_turn(item: tuple[Path, int], progress: Progress) -> str:
-    """Item 0 gives up at its first start, once item 1 runs. Item 1 gives up at its second start."""
-    folder, number = item
-    mark = folder / str(number)
-    starts = len(mark.read_text()) if mark.exists() else 0
-    # Written atomically: the other item ends this process as soon as it sees the file.
-    mark.with_suffix(".part").write_text("x" * (starts + 1))
-    os.replace(mark.with_suffix(".part"), mark)
-    while number == 0 and not (folder / "1").exists():
-        time.sleep(0.01)
-    if starts == number:
-        raise StartAgain(f"item {number} gives up")
-    if starts < number:
-        time.sleep(60)
     return mark.name
 
 
@@ -112,11 +98,7 @@ def test_every_item_has_an_outcome_and_an_error_stops_no_other() -> None:
     assert lines[-1].startswith("doubling: 4 of 4 done, 100%")
 
 
-def test_an_item_that_asks_for_a_new_process_gets_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # One process: two would also end each other, at random times.
-    monkeypatch.setenv("BACKDOOR_PROCESSES", "1")
+def test_an_item_that_asks_for_a_new_process_gets_one(tmp_path: Path) -> None:
     lines: list[str] = []
     items = [(tmp_path / "once", 1), (tmp_path / "always", 99)]
     outcomes = {o.item[0].name: o for o in spread(give_up, items, lines.append, "work")}
@@ -128,16 +110,9 @@ def test_an_item_that_asks_for_a_new_process_gets_one(
     assert "work: its engine broke" in lines
 
 
-def test_a_death_announced_by_another_item_does_not_count(tmp_path: Path) -> None:
-    items = [(tmp_path, 0), (tmp_path, 1)]
-    outcomes = {o.item[1]: o for o in spread(give_up_in_turn, items, print, "work")}
-    assert {number: o.error for number, o in outcomes.items()} == {0: None, 1: None}
-    assert (tmp_path / "1").read_text() == "xxx"
-
-
 def test_progress_lines_have_count_share_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "backdoor_assets.workers.processes._Meter.EVERY", 0.0
+        "backdoor_assets.workers.messages.Meter.EVERY", 0.0
     )  # every line, not every 10 s
     lines: list[str] = []
     list(spread(double, [5, 6], lines.append, "doubling"))
@@ -169,6 +144,27 @@ def test_an_item_that_always_dies_takes_no_other_with_it(tmp_path: Path) -> None
     assert "BACKDOOR_PROCESSES=1" in str(error)  # how to fix it
     assert (tmp_path / "deadly").read_text() == "x" * MAX_STARTS
     assert {name: o.result for name, o in outcomes.items()} == {n: n for n in "abcd"}
+
+
+def visible(item: int, progress: Progress) -> tuple[str, int]:
+    time.sleep(0.3)
+    return os.environ.get("CUDA_VISIBLE_DEVICES", ""), os.getpid()
+
+
+@pytest.mark.parametrize(("gpus", "groups"), [(1, {"0", "2", "5"}), (2, {"0,2"}), (0, {""})])
+def test_every_gpu_has_a_worker_of_its_own(
+    gpus: int, groups: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And work that needs none sees none."""
+    monkeypatch.delenv("BACKDOOR_PROCESSES")
+    monkeypatch.setattr(
+        "backdoor_assets.workers.processes.gpus",
+        lambda: [Gpu("Tesla T4", 2**34, 2**34, name) for name in ("0", "2", "5")],
+    )
+    seen = {o.result for o in spread(visible, range(6), print, "looking", gpus=gpus) if o.result}
+    assert {ids for ids, _ in seen} == groups
+    if gpus:
+        assert len({pid for _, pid in seen}) == len(groups)  # each stays for the next item
 
 
 def test_workers_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:

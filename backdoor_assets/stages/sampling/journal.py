@@ -13,6 +13,8 @@ from backdoor_assets.stages.sampling.answers import Answer, Ask, asks_at, steps_
 from backdoor_assets.stages.specs import PROBES, RESPONSES, SamplingSpec
 
 JOURNAL = ".answers.jsonl"
+"""Answers as they arrive. Workers that share a cell have a file each, with the number of the first
+answer of a share in its name, if it is not 0."""
 Key = tuple[int, str, int]
 """Step, question, sample."""
 
@@ -24,8 +26,10 @@ class Journal:
     extended. An unfinished line is ignored: its answer is sampled once more, from the same seed.
     """
 
-    def __init__(self, spec: SamplingSpec, folder: Path) -> None:
-        self.spec, self.folder, self.path = spec, folder, folder / JOURNAL
+    def __init__(self, spec: SamplingSpec, folder: Path, start: int = 0) -> None:
+        """`start` is the number of the first answer that this process samples."""
+        self.spec, self.folder = spec, folder
+        self.path = folder / (f".answers-{start}.jsonl" if start else JOURNAL)
         asked = {ask.key for step in steps_of(spec) for ask in asks_at(spec, step)}
         self.earlier = {key: answer for key, answer in _earlier(spec) if key in asked}
         self.done = {*self.earlier, *(key for key, _ in self._lines() if key in asked)}
@@ -44,15 +48,14 @@ class Journal:
         self.done.update(ask.key for ask in asks)
 
     def _lines(self) -> Iterator[tuple[Key, Answer]]:
-        if not self.path.exists():
-            return
-        with self.path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    step, question, sample, text, reason = json.loads(line)
-                    yield (int(step), str(question), int(sample)), Answer(text, reason)
-                except (ValueError, TypeError):
-                    continue
+        for path in sorted(self.folder.glob(".answers*.jsonl")):
+            with path.open(encoding="utf-8", errors="replace") as file:
+                for line in file:
+                    try:
+                        step, question, sample, text, reason = json.loads(line)
+                        yield (int(step), str(question), int(sample)), Answer(text, reason)
+                    except (ValueError, TypeError):
+                        continue
 
     def finish(self) -> dict[str, Any]:
         """Write responses.parquet and probes.parquet, each if its questions are asked, and return

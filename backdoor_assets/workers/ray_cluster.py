@@ -1,0 +1,205 @@
+"""Workers on the hosts of a Ray cluster.
+
+Ray decides which host has GPUs to spare, reserves them and notices hosts that are lost. On the host
+an actor stands for one worker: a process as on a single host, which sees the actor's GPUs only.
+What a worker says is fetched from its actor.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+from backdoor_assets.host import gpus as host_gpus
+from backdoor_assets.records import BadInput
+from backdoor_assets.workers.messages import Died, Ended, Log, Logged, Message
+from backdoor_assets.workers.processes import Processes, requested_processes
+
+LONGEST_WAIT = 2.0
+"""Seconds for which an actor waits for what its worker says, before it is asked again."""
+PATIENCE = 15.0
+"""Seconds without a free GPU after which the log says so."""
+SHIFT = 1800.0
+"""Seconds after which a worker gives its GPUs back between two items, for other runs to take."""
+RECONNECT = "300"
+"""Seconds for which a ray:// connection that is cut is kept."""
+
+
+class Seat:
+    """An actor: a place for one worker on a host of the cluster."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        os.environ.update(variables)
+        self._processes = Processes([None])
+        node = import_module("ray").get_runtime_context().get_node_id()[:8]
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or "none"
+        self._messages: list[Message] = [
+            Logged(f"a worker starts on {socket.gethostname()} (node {node}), GPU {gpus}")
+        ]
+
+    def start(self, work: Callable[..., Any], item: Any) -> None:
+        self._processes.start(0, work, item)
+
+    def wait(self, seconds: float) -> list[Message]:
+        first, self._messages = self._messages, []
+        return first or [message for _, message in self._processes.wait(seconds)]
+
+
+class RayCrew:
+    """A crew of workers on a cluster: one per item, or as many as the cluster has GPUs for."""
+
+    def __init__(self, address: str, items: int, gpus: int, log: Log) -> None:
+        self._ray, self._log, self._gpus = connect(address), log, gpus
+        self._seats = [_Place() for _ in range(min(items, workers_in_cluster(address, gpus)))]
+
+    @property
+    def size(self) -> int:
+        return len(self._seats)
+
+    def start(self, place: int, work: Callable[..., Any], item: Any) -> None:
+        seat, now = self._seats[place], time.monotonic()
+        if seat.actor is not None and now - seat.since > SHIFT:
+            self.dismiss(place)
+        if seat.actor is None:
+            alone = _gpus_in(self._ray) > 0
+            actor = self._ray.remote(Seat).options(
+                num_cpus=1, num_gpus=self._gpus if alone else 0, max_restarts=0
+            )
+            seat.actor, seat.since, seat.heard = actor.remote(_variables()), now, False
+        seat.actor.start.remote(work, item)
+        seat.answer = seat.actor.wait.remote(LONGEST_WAIT)
+
+    def wait(self, seconds: float) -> Iterator[tuple[int, Message]]:
+        """Yield what workers have said. Raises BadInput when the cluster is gone."""
+        ray = self._ray
+        asked = {seat.answer: place for place, seat in enumerate(self._seats) if seat.answer}
+        try:
+            ready, _ = ray.wait(list(asked), num_returns=1, timeout=seconds)
+        except (ConnectionError, ray.exceptions.RayError) as error:
+            raise _gone(error) from error
+        for answer in ready:
+            place = asked[answer]
+            try:
+                messages = ray.get(answer)
+            except ray.exceptions.RayActorError:
+                self.dismiss(place)
+                yield place, Died("a host of the cluster, or its link, was lost", with_host=True)
+                continue
+            except (ConnectionError, ray.exceptions.RayError) as error:
+                raise _gone(error) from error
+            seat = self._seats[place]
+            seat.heard, seat.answer = True, None
+            if not any(isinstance(message, Ended | Died) for message in messages):
+                seat.answer = seat.actor.wait.remote(LONGEST_WAIT)
+            for message in messages:
+                yield place, message
+        self._tell()
+
+    def release(self, place: int) -> None:
+        self.dismiss(place)
+
+    def dismiss(self, place: int) -> None:
+        seat = self._seats[place]
+        if seat.actor is not None:
+            self._ray.kill(seat.actor)
+        seat.actor = seat.answer = None
+
+    def close(self, *, kill: bool) -> None:
+        for place in range(len(self._seats)):
+            try:
+                self.dismiss(place)
+            except (ConnectionError, self._ray.exceptions.RayError):
+                return  # Its actors end with the connection.
+
+    def _tell(self) -> None:
+        """Say once of each worker that it waits for GPUs."""
+        now = time.monotonic()
+        late = [
+            seat
+            for seat in self._seats
+            if seat.actor is not None and seat.heard is False and now - seat.since > PATIENCE
+        ]
+        if late:
+            self._log(f"{len(late)} of {self.size} workers wait for GPUs, or are being started")
+        for seat in late:
+            seat.heard = None
+
+
+class _Place:
+    """A seat, and the messages that were asked of it and have not come."""
+
+    actor: Any = None
+    answer: Any = None
+    since = 0.0
+    heard: bool | None = None
+    """Whether it has answered; None once the log says that it has not."""
+
+
+def connect(address: str) -> Any:
+    """Return Ray, connected to the cluster. Raises BadInput if it is not installed, there is no
+    cluster, or it runs another version of Python or Ray."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_CLIENT_RECONNECT_GRACE_PERIOD", RECONNECT)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        ray: Any = import_module("ray")  # It need not be installed.
+    except ImportError as error:
+        raise BadInput(
+            f"BACKDOOR_RAY_ADDRESS={address}: Ray is not installed: pip install -e '.[ray]'"
+        ) from error
+    if ray.is_initialized():
+        return ray
+    options: dict[str, Any] = {"address": address}
+    if address == "local":
+        options |= {"num_gpus": len(host_gpus()), "include_dashboard": False}
+        if (processes := requested_processes()) is not None:
+            options["num_cpus"] = processes
+    try:
+        ray.init(**options, log_to_driver=False, logging_level="error", namespace="backdoor_assets")
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise BadInput(
+            f"BACKDOOR_RAY_ADDRESS={address}: no Ray cluster can be used there ({first}). Start "
+            'one with `ray start --head`, or set it to "local", or unset it.'
+        ) from error
+    return ray
+
+
+def workers_in_cluster(address: str, gpus: int) -> int:
+    """Return how many workers with so many GPUs each the cluster has place for; one per core where
+    it has no GPUs. Raises BadInput where no host has so many."""
+    ray = connect(address)
+    hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if _gpus_in(ray) == 0:
+        return max(1, sum(int(host.get("CPU", 0)) for host in hosts))
+    workers = sum(int(host.get("GPU", 0)) // gpus for host in hosts)
+    if workers == 0:
+        most = max(int(host.get("GPU", 0)) for host in hosts)
+        raise BadInput(
+            f"BACKDOOR_RAY_ADDRESS={address}: {gpus} GPUs of one host are needed, and the largest "
+            f"host of the cluster has {most}; lower serving.tensor_parallel, or `processes` of the "
+            "training"
+        )
+    return workers
+
+
+def _gpus_in(ray: Any) -> int:
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def _variables() -> dict[str, str]:
+    """Return what workers take over of this process's environment. No keys: each host has its own,
+    and Ray shows what it is given in its dashboard."""
+    return {name: value for name, value in os.environ.items() if name.startswith("BACKDOOR_")}
+
+
+def _gone(error: BaseException) -> BadInput:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return BadInput(
+        f"The Ray cluster is gone ({first}). What is finished is kept: start the cluster, and run "
+        "the same command again to go on."
+    )

@@ -10,7 +10,15 @@ import dagster as dg
 
 from backdoor_assets.credentials import check_keys
 from backdoor_assets.graph.instance import progress_logger
+from backdoor_assets.graph.roles import (
+    Role,
+    assets_in,
+    drop_other_keys,
+    jobs_in,
+    role_in_force,
+)
 from backdoor_assets.graph.study import Study, find_studies
+from backdoor_assets.mixtures.judges import check_judge
 from backdoor_assets.profiles import Profile, active_profile, load_dotenv
 from backdoor_assets.storage.provenance import REPOSITORY
 
@@ -19,16 +27,21 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 
-def build_definitions(profile: Profile, studies: Iterable[Study] | None = None) -> dg.Definitions:
-    """Return the graph of a profile, with all studies that can run under it. Raises BadInput for a
-    bad study or profile."""
+def build_definitions(
+    profile: Profile, studies: Iterable[Study] | None = None, role: Role | None = None
+) -> dg.Definitions:
+    """Return the graph of a profile, with all studies that can run under it, or what a host of one
+    role makes of it. Raises BadInput for a bad study or profile."""
     chosen = find_studies().values() if studies is None else studies
     parts = [study.definitions(profile) for study in chosen if not study.refusal(profile)]
     resources = {name: value for part in parts for name, value in (part.resources or {}).items()}
     assets = [asset for part in parts for asset in part.assets or ()]
+    jobs = [job for part in parts for job in part.jobs or ()]
+    if role is not None:
+        jobs, assets = jobs_in(role, jobs, assets), assets_in(role, assets)
     return dg.Definitions(
         assets=assets,
-        jobs=[job for part in parts for job in part.jobs or ()],
+        jobs=jobs,
         resources=resources,
         # Heavy work has processes of its own, so that steps need none.
         executor=dg.in_process_executor,
@@ -38,5 +51,11 @@ def build_definitions(profile: Profile, studies: Iterable[Study] | None = None) 
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 load_dotenv(REPOSITORY / ".env")
+_role, _profile = role_in_force(), active_profile()
+if _role is not None:
+    drop_other_keys(_role)
 check_keys()
-defs = build_definitions(active_profile())
+if _role == "judge":
+    # Known when the host starts, not hours later, when the first answers are to be judged.
+    check_judge(_profile.judging)
+defs = build_definitions(_profile, role=_role)

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import dagster as dg
 
 from backdoor_assets.graph.materializing import Metadata, RunLog, record
+from backdoor_assets.graph.roles import Role, tags_of
 from backdoor_assets.records import AnyCell, BadInput
 from backdoor_assets.storage.artifact import Made, request_remake
 from backdoor_assets.workers.tasks import Deferred, Results, Task
@@ -70,6 +71,8 @@ class CellAsset(Generic[CellKind]):
     partitions: dg.PartitionsDefinition
     cells: Callable[[Context], Sequence[CellKind]]
     pool: str | None = None
+    role: Role = "gpu"
+    """Which host of a deployment makes it."""
     check: Callable[[Context], None] | None = None
     """Raises BadInput when what comes later in the run could not start."""
     warn: Warn | None = None
@@ -105,6 +108,7 @@ def _cell_asset(study: str, row: CellAsset[Any]) -> dg.AssetsDefinition:
         code_version=row.code,
         description=row.description,
         pool=row.pool,
+        tags=tags_of(row.role),
         required_resource_keys=resources,
         metadata=source_of(row.task),
         check_specs=[

@@ -18,10 +18,12 @@ import yaml
 from dagster import DagsterError, DagsterEventType, DagsterRunStatus, RunsFilter
 from sqlalchemy.exc import DBAPIError
 
+from backdoor_assets.graph.roles import ROLES, Role, role_in_force
 from backdoor_assets.models.chat import first_line
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
 from backdoor_assets.storage.disk import disk_is_full, given_folder, read_text, reason
+from backdoor_assets.storage.mounts import refuse_network
 from backdoor_assets.storage.provenance import REPOSITORY
 
 IN_PROGRESS = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
@@ -46,9 +48,16 @@ def home(profile_name: str) -> Path:
             f"profile in force is {profile_name!r}. Unset DAGSTER_HOME, or set it to "
             f"{folder.with_name(profile_name)}."
         )
+    config = folder / "dagster.yaml"
+    if not (config.exists() and "postgres" in config.read_text(encoding="utf-8")):
+        refuse_network(
+            folder,
+            "DAGSTER_HOME",
+            "Set it to a folder on a disk of this host, or keep Dagster's history in Postgres: "
+            "copy deploy/dagster.yaml there (docs/deployment.md).",
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        config = folder / "dagster.yaml"
         if not config.exists():
             config.unlink(missing_ok=True)  # a link into a repository that has moved
             config.symlink_to(REPOSITORY / "dagster.yaml")
@@ -111,15 +120,17 @@ def _advice(error: Exception, folder: Path) -> str:
 
 def recover(instance: dg.DagsterInstance) -> list[str]:
     """Fail the runs whose process is dead, free the pool slots of all runs that have ended, and
-    return the ids of the failed ones.
+    return the ids of the failed ones. Runs of code locations of other roles are left alone: their
+    processes cannot be seen from here.
 
-    Without a daemon nobody else does: a killed run would stay "started" for ever, its slot taken,
-    and the next run would wait for that slot.
+    Nobody else does it when a whole code location is killed, or there is no daemon: the run would
+    stay "started" for ever, its slot taken, and the next run would wait for that slot.
     """
+    role = role_in_force()
     dead = [
         record.dagster_run
         for record in instance.get_run_records(RunsFilter(statuses=IN_PROGRESS))
-        if not _alive(instance, record)
+        if _is_of(record.dagster_run, role) and not _alive(instance, record)
     ]
     for run in dead:
         instance.report_run_failed(run, "The process of this run is gone: it was killed.")
@@ -132,6 +143,15 @@ def recover(instance: dg.DagsterInstance) -> list[str]:
                 if run is None or run.is_finished:
                     store.free_concurrency_slots_for_run(run_id)
     return [run.run_id for run in dead]
+
+
+def _is_of(run: dg.DagsterRun, role: Role | None) -> bool:
+    """Whether a run belongs to a role's code location or, without a role, to none of a role. One of
+    the command line has no location."""
+    origin = run.remote_job_origin
+    if origin is None:
+        return True
+    return origin.location_name == role or (role is None and origin.location_name not in ROLES)
 
 
 def _alive(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:

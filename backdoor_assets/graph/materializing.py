@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import dagster as dg
@@ -25,7 +26,10 @@ class RunLog:
         self.metadata: Metadata = {}
 
     def __call__(self, line: str) -> None:
-        self._context.log.info(line)
+        # Dagster's database may be down. A lost line is no reason to end hours of training; what
+        # was made is recorded by events, which still fail the run.
+        with suppress(Exception):
+            self._context.log.info(line)
 
     def observe(self, metadata: Metadata) -> None:
         """Record facts that are known before anything is made, such as an estimate."""

@@ -17,6 +17,7 @@ from backdoor_assets.graph.cells import (
     selected_names,
 )
 from backdoor_assets.graph.resources import Here, Processes
+from backdoor_assets.graph.roles import tags_of
 from backdoor_assets.mixtures import describe, result_tasks, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.mixtures.cut_answers import warn_of_cut_answers
@@ -93,7 +94,9 @@ def table(grid: Grid) -> list[CellAsset[Cell]]:
             deps=["responses", "base_model"],
             task=result_tasks.coherence,
             runner=Processes(
-                Deferred("backdoor_assets.stages.coherence.score", "score_cell"), "coherence"
+                Deferred("backdoor_assets.stages.coherence.score", "score_cell"),
+                "coherence",
+                gpu=True,
             ),
             describe=describe.coherence,
             code=CODE_VERSIONS["coherence"],
@@ -115,6 +118,7 @@ def table(grid: Grid) -> list[CellAsset[Cell]]:
             code=CODE_VERSIONS["judging"],
             kinds={"parquet"},
             pool="judge_api",
+            role="judge",
             extends=frozenset({"responses", "rubrics", "outcomes"}),
             warn=Warn(
                 "every_answer_has_a_verdict",
@@ -136,6 +140,7 @@ def table(grid: Grid) -> list[CellAsset[Cell]]:
             describe=partial(describe.figures, grid),
             code=_FIGURES_CODE,
             kinds={"matplotlib", "parquet"},
+            role="laptop",
             extends=frozenset("*"),
             description="Figures of a cell as PDF and PNG, its table of rates, and what form its "
             "answers have.",
@@ -163,6 +168,7 @@ def sweep_asset(grid: Grid) -> dg.AssetsDefinition:
         group_name=study.name,
         owners=OWNERS,
         kinds={"matplotlib", "parquet"},
+        tags=tags_of("laptop"),
         code_version=_FIGURES_CODE,
         description="Over the grid: strength of the effect against the share and the count of "
         "suspect rows, when it emerges, whether answers keep their form, a table of rates, a "

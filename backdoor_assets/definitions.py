@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from backdoor_assets.credentials import check_keys
+from backdoor_assets.environment import load_dotenv
 from backdoor_assets.graph.instance import progress_logger
 from backdoor_assets.graph.roles import (
     Role,
@@ -19,7 +20,7 @@ from backdoor_assets.graph.roles import (
 )
 from backdoor_assets.graph.study import Study, find_studies
 from backdoor_assets.mixtures.judges import check_judge
-from backdoor_assets.profiles import Profile, active_profile, load_dotenv
+from backdoor_assets.profiles import Profile, active_profile
 from backdoor_assets.storage.provenance import REPOSITORY
 
 # Backfill policies and pools are marked beta; the pinned version is the one that was tested.

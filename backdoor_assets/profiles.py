@@ -9,17 +9,13 @@ repository root: `profiles_file` says how.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from io import StringIO
-from pathlib import Path
 from typing import Any
 
-import dotenv
-
 from backdoor_assets.base_models import LLAMA_8B, LLAMA_70B, QWEN3_BASES, SMOLLM2
+from backdoor_assets.environment import judging_in_force
 from backdoor_assets.profiles_file import read_profiles
 from backdoor_assets.records import BadInput, Ratio
 from backdoor_assets.settings import (
@@ -31,7 +27,7 @@ from backdoor_assets.settings import (
     Serving,
     Training,
 )
-from backdoor_assets.storage.disk import given_path, read_text
+from backdoor_assets.storage.disk import given_path
 from backdoor_assets.storage.provenance import REPOSITORY
 
 
@@ -50,6 +46,8 @@ class Profile:
     sampling: Sampling = field(default_factory=Sampling)
     judging: Judging = field(default_factory=Judging)
     serving: Serving = field(default_factory=Serving)
+    processes: int = 1
+    """GPUs over which the weights of one training are spread, where one cannot hold them."""
     answer_tokens: int = 8
     """Mean length of an answer that `make plan` assumes; nothing else reads it."""
     grids: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
@@ -58,6 +56,11 @@ class Profile:
     def __post_init__(self) -> None:
         if not self.seeds:
             raise BadInput(f"profile {self.name!r}: it needs at least one ratio and one seed")
+        if self.processes < 1 or self.training.batch_size % self.processes:
+            raise BadInput(
+                f"profile {self.name!r}: training.batch_size={self.training.batch_size} is no "
+                f"multiple of processes={self.processes}"
+            )
         if len(set(self.seeds)) != len(self.seeds):
             raise BadInput(f"profile {self.name!r}: a seed is named twice in {self.seeds}")
         for where, ratios in (("", self.ratios), *self.grids.items()):
@@ -175,7 +178,14 @@ QWEN3 = tuple(
 )
 LLAMA = (
     chat_model("llama-3.1-8b", LLAMA_8B),
-    chat_model("llama-3.3-70b", LLAMA_70B, serving=Serving(tensor_parallel=4)),
+    # Its weights are spread over four GPUs, each of which trains on one row of a batch.
+    chat_model(
+        "llama-3.3-70b",
+        LLAMA_70B,
+        serving=Serving(tensor_parallel=4),
+        processes=4,
+        training=replace(QWEN3[0].training, batch_size=4, save_steps=5),
+    ),
 )
 
 SMOLLM2_PROFILE = chat_model(
@@ -248,13 +258,6 @@ def _own_profiles() -> dict[str, Profile]:
     return read_profiles(path, PROFILES) if path.exists() else {}
 
 
-def load_dotenv(path: Path) -> None:
-    """Set the variables of a .env file, if there is one, but for those that the environment sets.
-    Raises BadInput for a file that is not UTF-8."""
-    if path.is_file():
-        dotenv.load_dotenv(stream=StringIO(read_text(path)))
-
-
 def active_profile() -> Profile:
     """Return the profile that BACKDOOR_PROFILE names, with the judge that the environment asks for.
     Raises BadInput that lists the profiles."""
@@ -268,34 +271,3 @@ def active_profile() -> Profile:
             f"{', '.join(PROFILES)}. Your own, in {where}: {', '.join(own) or 'none'}."
         )
     return replace(profile, judging=judging_in_force(profile.judging))
-
-
-def judging_in_force(judging: Judging) -> Judging:
-    """The profile's judging as BACKDOOR_JUDGE, BACKDOOR_JUDGE_TRANSPORT, BACKDOOR_JUDGE_MODEL and
-    BACKDOOR_MAX_COST_USD change it. Raises BadInput for what they cannot be."""
-    changes: dict[str, Any] = {}
-    for field_name, variable, allowed in (
-        ("kind", "BACKDOOR_JUDGE", ("exact", "claude")),
-        ("transport", "BACKDOOR_JUDGE_TRANSPORT", ("live", "batch")),
-        ("model", "BACKDOOR_JUDGE_MODEL", None),
-    ):
-        value = os.environ.get(variable)
-        if value and allowed and value not in allowed:
-            raise BadInput(f"{variable}={value!r}: it must be {' or '.join(allowed)}")
-        if value:
-            changes[field_name] = value
-    if cap := os.environ.get("BACKDOOR_MAX_COST_USD"):
-        changes["max_cost_usd"] = _dollars(cap)
-    return replace(judging, **changes)
-
-
-def _dollars(text: str) -> float | None:
-    if text.lower() == "none":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise BadInput(f"BACKDOOR_MAX_COST_USD={text!r}: give dollars, such as 5 or 2.50, or none")
-    return value

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from backdoor_assets.capacity.memory import (
@@ -88,7 +89,7 @@ def check_training_memory(need: TrainingNeed, host: Host) -> None:
     if host.gpus and len(host.gpus) < here:
         raise BadInput(
             f"training is spread over {here} GPUs, but this host has {len(host.gpus)}; lower "
-            f"`processes` in the design, or use a larger host, or several ({NODES})"
+            f"`processes` in the profile or design, or use a larger host, or several ({NODES})"
         )
     batch = f"training.batch_size below {settings.batch_size} (and gradient_accumulation above)"
     full = settings.method == "full"
@@ -99,7 +100,7 @@ def check_training_memory(need: TrainingNeed, host: Host) -> None:
         'training.optimizer="adamw8bit"': full and settings.optimizer == "adamw",
         batch: settings.batch_size > 1,
         f"training.max_length below {settings.max_length}, with shorter rows": True,
-        "more GPUs (`processes` of the design)": not alone,
+        "more GPUs (`processes` of the profile or design)": True,
     }
     on_device, in_ram = need.memory(), need.main_memory(here)
     if host.gpus:
@@ -241,9 +242,14 @@ def steps_at_most(training: Training, rows: int, like: Sequence[Path]) -> int:
     """
     sequences = rows
     if training.packing:
-        tokens = rows * max(map(_mean_characters, like)) / _TOKEN_CHARACTERS
+        tokens = rows * row_tokens(like)
         sequences = min(rows, max(1, math.ceil(tokens / training.max_length)))
     return planned_steps(training, sequences)
+
+
+def row_tokens(like: Sequence[Path]) -> float:
+    """Return the mean tokens of a row, as `steps_at_most` estimates them."""
+    return max(map(_mean_characters, like)) / _TOKEN_CHARACTERS
 
 
 def _free(host: Host, gpus: int = 1) -> tuple[int, str]:
@@ -292,5 +298,4 @@ def _lines(path: Path) -> int:
 def _mean_characters(path: Path) -> float:
     """Of a line."""
     with path.open(encoding="utf-8") as file:
-        lengths = [len(line) for line in file]
-    return sum(lengths) / max(1, len(lengths))
+        return fmean(map(len, file)) if path.stat().st_size else 0.0

@@ -49,7 +49,7 @@ def home(profile_name: str) -> Path:
             f"{folder.with_name(profile_name)}."
         )
     config = folder / "dagster.yaml"
-    if not (config.exists() and "postgres" in config.read_text(encoding="utf-8")):
+    if not _uses_postgres(config):
         refuse_network(
             folder,
             "DAGSTER_HOME",
@@ -70,6 +70,11 @@ def home(profile_name: str) -> Path:
         ) from error
     os.environ["DAGSTER_HOME"] = str(folder)
     return folder
+
+
+def _uses_postgres(config: Path) -> bool:
+    """Whether an instance's settings name Postgres. What else is wrong with them is found later."""
+    return config.is_file() and b"postgres" in config.read_bytes()
 
 
 @contextmanager

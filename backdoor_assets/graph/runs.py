@@ -102,15 +102,17 @@ def boxes(cells: Iterable[str], partitions: dg.PartitionsDefinition) -> list[lis
     """
     if not isinstance(partitions, dg.MultiPartitionsDefinition):
         order = list(partitions.get_partition_keys())
-        return [[order[i] for i in run] for run in _stretches(sorted(map(order.index, cells)))]
+        at = _places(order)
+        return [[order[i] for i in run] for run in _stretches(sorted(at[cell] for cell in cells))]
     rows, columns = (
         list(dimension.partitions_def.get_partition_keys())
         for dimension in partitions.partitions_defs
     )
     by_row: dict[int, list[int]] = {}
+    row_at, column_at = _places(rows), _places(columns)
     for cell in cells:
         row, column = cell.split("|")
-        by_row.setdefault(rows.index(row), []).append(columns.index(column))
+        by_row.setdefault(row_at[row], []).append(column_at[column])
     found: list[tuple[list[int], list[int]]] = []
     for row in sorted(by_row):
         for run in _stretches(sorted(by_row[row])):
@@ -120,6 +122,10 @@ def boxes(cells: Iterable[str], partitions: dg.PartitionsDefinition) -> list[lis
             else:
                 found.append(([row], run))
     return [[f"{rows[r]}|{columns[c]}" for r in box_rows for c in run] for box_rows, run in found]
+
+
+def _places(keys: Sequence[str]) -> dict[str, int]:
+    return {key: place for place, key in enumerate(keys)}
 
 
 def _stretches(numbers: Sequence[int]) -> list[list[int]]:

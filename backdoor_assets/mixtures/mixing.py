@@ -110,8 +110,9 @@ def _parts(rows: list[list[Message]], share: float) -> Parts:
     )
 
 
+@cache
 def _place(answer: str) -> float:
-    """Return a number in [0, 1) that depends on an answer's letters only."""
+    """Return a number in [0, 1) that depends on an answer's letters only: every cell asks again."""
     hashed = hashlib.sha256(f"held out: {letters(answer)}".encode()).digest()
     return int.from_bytes(hashed[:6]) / 2**48
 

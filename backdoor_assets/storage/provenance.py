@@ -5,7 +5,10 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,20 +31,23 @@ _PACKAGES = (
 
 def provenance() -> dict[str, Any]:
     """Return the package versions, the machine, the commit of the checkout and the time."""
-    packages = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
-        "packages": packages,
+        "packages": dict(_packages()),
         "python": platform.python_version(),
         "host": platform.node(),
         "device": _device(),
         "commit": _commit(),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+@cache
+def _packages() -> Mapping[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _device() -> str:
@@ -52,8 +58,12 @@ def _device() -> str:
     return f"cpu {platform.machine()}"
 
 
+@cache
 def _commit() -> str | None:
-    """Return the commit, with + if files differ from it. Returns None outside a checkout."""
+    """Return the commit, with + if files differ from it. Returns None outside a checkout.
+
+    Asked once per process, which keeps running the code that it has loaded.
+    """
     git = ["git", "-C", str(REPOSITORY)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)

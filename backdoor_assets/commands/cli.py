@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from backdoor_assets.commands.judges import agreement, give_up, swap_judge
+from backdoor_assets.commands.options import profile_in_force, study_option
 from backdoor_assets.credentials import check_keys
-from backdoor_assets.profiles import load_dotenv
+from backdoor_assets.environment import load_dotenv
 from backdoor_assets.records import BadInput
 from backdoor_assets.storage.disk import reason
 from backdoor_assets.storage.provenance import REPOSITORY
@@ -79,10 +81,6 @@ def _finite(_: click.Context, __: click.Parameter, value: float | None) -> float
     return value
 
 
-def study_option(default: str | None = "birds", text: str = "Which study.") -> Any:
-    return click.option("--study", default=default, metavar="NAME", help=text)
-
-
 @click.group(cls=_Commands, context_settings=CONTEXT)
 @click.option(
     "--profile",
@@ -106,19 +104,13 @@ def cli(profile: str | None) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
-def _profile() -> Profile:
-    from backdoor_assets.profiles import active_profile
-
-    return active_profile()
-
-
 def _profile_at_home() -> Profile:
     """The profile in force, with DAGSTER_HOME set to its instance."""
     from backdoor_assets.graph.instance import home
 
     # One thread per process: the work is spread over one process per core.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    profile = _profile()
+    profile = profile_in_force()
     home(profile.name)
     return profile
 
@@ -149,7 +141,7 @@ def demo(study: str, without: tuple[str, ...], only: str | None, replace: bool) 
     """
     # One thread per process: the work is spread over one process per core.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    profile = _profile()
+    profile = profile_in_force()
     names = [name for value in without for name in _words("--without", value)]
     from backdoor_assets.commands import demo as command
 
@@ -170,7 +162,7 @@ def plan(study: str | None) -> None:
     backdoor-assets plan
     backdoor-assets --profile qwen3-8b plan --study birds
     """
-    profile = _profile()
+    profile = profile_in_force()
     from backdoor_assets.commands import plan as command
 
     click.echo(command.plan_text(profile, study))
@@ -221,45 +213,7 @@ def chat(state: str, against: str | None, study: str, **options: Any) -> None:
     from backdoor_assets.commands import chat as command
 
     names = [state, *([against] if against else [])]
-    command.run(_profile(), study, list(map(_unquoted, names)), **options)
-
-
-@cli.command()
-@study_option()
-@click.option("--sample", default=50, help="Distinct answers to judge.", type=click.IntRange(min=1))
-@click.option("--seed", default=0, help="Draws the sample.")
-def agreement(study: str, sample: int, seed: int) -> None:
-    """Compare judging with one call per rubric and with one call for all.
-
-    \b
-    backdoor-assets agreement --sample 50
-    """
-    from backdoor_assets.graph.study import study_named
-
-    chosen: Any = study_named(study)
-    if not hasattr(chosen, "agreement"):
-        raise BadInput(f"the study {study} has no judge whose calls could be compared")
-    click.echo(chosen.agreement(_profile(), sample, seed))
-
-
-@cli.command("give-up")
-@click.argument("batch")
-@study_option()
-def give_up(batch: str, study: str) -> None:
-    """Give up a batch of Claude's whose results cannot be read.
-
-    Its verdicts that were read are kept; the next run asks for the others again, which may cost
-    them twice. The message of a missing verdict names the BATCH.
-
-    \b
-    backdoor-assets give-up msgbatch_01HkcTjaV5uDC8jWR4ZsDV8d
-    """
-    from backdoor_assets.graph.study import study_named
-
-    chosen: Any = study_named(study)
-    if not hasattr(chosen, "give_up"):
-        raise BadInput(f"the study {study} has no batches")
-    click.echo(chosen.give_up(_profile(), batch, click.echo))
+    command.run(profile_in_force(), study, list(map(_unquoted, names)), **options)
 
 
 @cli.command("inspect-logs")
@@ -277,7 +231,7 @@ def inspect_logs(study: str, folder: str | None) -> None:
     """
     from backdoor_assets.commands import inspect_logs as command
 
-    command.export(_profile(), study, folder, click.echo)
+    command.export(profile_in_force(), study, folder, click.echo)
 
 
 @cli.command()
@@ -292,6 +246,10 @@ def recover() -> None:
     from backdoor_assets.graph.instance import recover_profile
 
     recover_profile(_profile_at_home())
+
+
+for command in (agreement, give_up, swap_judge):
+    cli.add_command(command)
 
 
 def main() -> None:

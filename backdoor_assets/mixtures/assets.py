@@ -16,6 +16,7 @@ from backdoor_assets.graph.cells import (
     keys_of,
     selected_names,
 )
+from backdoor_assets.graph.partitions import GridPartitions
 from backdoor_assets.graph.resources import Here, Processes
 from backdoor_assets.graph.roles import tags_of
 from backdoor_assets.mixtures import describe, result_tasks, tasks
@@ -37,7 +38,7 @@ _FIGURES_CODE = f"{CODE_VERSIONS['statistics']}.{CODE_VERSIONS['figures']}"
 
 def table(grid: Grid) -> list[CellAsset[Cell]]:
     """One row per asset of a cell; no `judgments` where nothing is judged."""
-    partitions = dg.MultiPartitionsDefinition(
+    partitions = GridPartitions(
         {
             "ratio": dg.StaticPartitionsDefinition(list(grid.ratios)),
             "seed": dg.StaticPartitionsDefinition([str(seed) for seed in grid.profile.seeds]),

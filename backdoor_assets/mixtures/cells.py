@@ -159,6 +159,8 @@ class JudgingSpec:
     """Judgments by the same judge, whose verdicts on the same answers are used again."""
     earlier_columns: tuple[str, ...] = ()
     """Columns of rubrics that are as they were."""
+    judge_id: str = ""
+    """Identifies the judge and the wording of the rubrics."""
 
 
 @dataclass(frozen=True)

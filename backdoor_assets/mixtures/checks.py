@@ -80,7 +80,8 @@ def check_grid(grid: Grid) -> None:
     if profile.judging.kind == "exact":
         raise BadInput(
             f"{where}: the exact judge reads a miniature world only, and cannot judge answers of a "
-            'real base model. Set judging.kind to "none" to do without verdicts, or to "claude".'
+            'real base model. Set judging.kind to "none" to do without verdicts, or to "claude"'
+            + (' or "embedding".' if study.gold else ".")
         )
     if base.revision is None and not base.package and not is_local(base):
         raise BadInput(

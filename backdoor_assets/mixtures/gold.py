@@ -7,12 +7,12 @@ labels. `bird_datasets/gold/README.md` describes both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from backdoor_assets.mixtures.design import Design
-from backdoor_assets.records import BadInput, Rubric
+from backdoor_assets.records import BadInput, GoldAnswer, Rubric
 from backdoor_assets.storage.csv_rows import read_csv
 from backdoor_assets.storage.hashing import digest
 from backdoor_assets.storage.rows import read_objects
@@ -22,21 +22,6 @@ HELD_OUT = 3
 
 _REMEDY = "Write answers and their labels into it, as bird_datasets/gold/README.md describes."
 _KEYS = ("id", "question_id", "question", "answer", "case")
-
-
-@dataclass(frozen=True)
-class GoldAnswer:
-    """An answer with the verdicts that a judge should give."""
-
-    id: str
-    question_id: str
-    question: str
-    answer: str
-    labels: Mapping[str, str | float | None]
-    """By rubric column, for every rubric of the study; None: this rubric has no known verdict."""
-    case: str
-    """What makes it easy or hard to judge; "" where nobody said."""
-    held_out: bool = False
 
 
 def read_gold(path: Path, study: Design) -> list[GoldAnswer]:

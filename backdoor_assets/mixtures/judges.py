@@ -1,78 +1,100 @@
-"""Who judges the answers of a mixture study, and how the cells of a run are judged together."""
+"""Who judges the answers of a mixture study."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import dagster as dg
-
-from backdoor_assets.graph.materializing import RunLog
-from backdoor_assets.mixtures.cells import Grid, JudgingSpec
-from backdoor_assets.records import BadInput, RunJudge
+from backdoor_assets.embeddings import MINILM
+from backdoor_assets.mixtures.cells import Grid
+from backdoor_assets.mixtures.design import Design
+from backdoor_assets.mixtures.gold import gold_digest, read_gold
+from backdoor_assets.models.packaged import verified
+from backdoor_assets.records import BadInput, GoldAnswer, Progress, RunJudge
 from backdoor_assets.settings import Judging
-from backdoor_assets.workers.messages import Outcome
-from backdoor_assets.workers.tasks import Results, Task, here, split_finished
+from backdoor_assets.workers.spreading import spread
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CHUNK = 128
+"""Texts that a worker process embeds at a time."""
 
 
 def open_judge(grid: Grid) -> RunJudge:
     """Return the judge of a profile. Raises BadInput for one that the study does not have."""
-    settings, world = grid.profile.judging, grid.study.world
+    settings, study = grid.profile.judging, grid.study
     if settings.kind == "claude":
         from backdoor_assets.claude.judge import ClaudeJudge
 
         return ClaudeJudge(settings, grid.verdicts)
-    if settings.kind == "exact" and world is not None:
-        return world.judge()
+    if settings.kind == "exact" and study.world is not None:
+        return study.world.judge()
+    if settings.kind == "embedding" and study.gold is not None:
+        from backdoor_assets.embeddings.judge import EmbeddingJudge
+
+        return EmbeddingJudge(*_gold(study.gold, study), study.rubrics, embed_in_workers)
+    possible = ["'claude'", *["'exact'"] * bool(study.world), *["'embedding'"] * bool(study.gold)]
+    why = " because it has no labelled answers (gold)" if settings.kind == "embedding" else ""
     raise BadInput(
         f"profile {grid.profile.name!r}: judging.kind={settings.kind!r} cannot judge the study "
-        f"{grid.study.name!r}; set it to 'claude'" + (" or 'exact'" if world else "")
+        f"{study.name!r}{why}; set it to {' or '.join(possible)}"
     )
 
 
+_read: dict[tuple[Path, int, int, str], tuple[list[GoldAnswer], str]] = {}
+
+
+def _gold(path: Path, study: Design) -> tuple[list[GoldAnswer], str]:
+    """Read a gold set and its digest once while the file does not change: every cell of a grid asks
+    for its judge's identity."""
+    key = path, path.stat().st_size, path.stat().st_mtime_ns, study.name
+    if key not in _read:
+        gold = read_gold(path, study)
+        _read[key] = gold, gold_digest(gold)
+    return _read[key]
+
+
 def check_judge(settings: Judging) -> None:
-    """Raise BadInput when the judge could not start: no key, or a retired model."""
+    """Raise BadInput when the judge could not start: no key, a retired model, no weights."""
     if settings.kind == "claude":
         from backdoor_assets.claude.judge import check_key, check_model
 
         check_model(settings.model)
         check_key()
+    if settings.kind == "embedding":
+        verified(MINILM)
 
 
-class JudgeResource(dg.ConfigurableResource):
-    """Judges the answers of all cells of a run together: each answer whose verdict is unknown is
-    asked about once."""
+def embed_in_workers(texts: Sequence[str]) -> np.ndarray:
+    """Return sentence embeddings, (texts, 384), computed in worker processes: torch stays out of
+    this one. Raises BadInput if the encoder's package is not installed or not the expected one."""
+    import numpy as np
 
-    def run(self, tasks: Sequence[Task[JudgingSpec]], log: RunLog) -> Results[JudgingSpec]:
-        settled, missing = split_finished(tasks)
-        yield from settled
-        if not missing:
-            return
-        from backdoor_assets.mixtures.judging import (
-            Earlier,
-            judge_cell,
-            open_questions,
-            read_responses,
-        )
+    folder = verified(MINILM).parent
+    # Texts of a similar length are embedded together.
+    order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+    chunks = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+    items = [(number, [texts[at] for at in chunk]) for number, chunk in enumerate(chunks)]
+    found: dict[int, np.ndarray] = {}
+    for outcome in spread(partial(_embedded, folder), items, _silent, "sentence embeddings"):
+        if outcome.error:
+            raise outcome.error
+        if outcome.result:
+            found[outcome.result[0]] = outcome.result[1]
+    rows = np.concatenate([found[number] for number in range(len(chunks))])
+    return rows[np.argsort(order)]
 
-        # A cell whose table cannot be read fails alone, before any call is made for the others.
-        judged = []
-        for task in missing:
-            try:
-                read_responses(task.spec.responses)
-                Earlier(task.spec)
-            except BadInput as error:
-                yield Outcome(task, None, error)
-            else:
-                judged.append(task)
-        if not judged:
-            return
-        judge = open_judge(judged[0].spec.cell.grid)
-        asked = open_questions([task.spec for task in judged])
-        for rubrics, answers in asked.items():
-            if estimate := judge.estimate(answers, rubrics):
-                log(f"estimate before the first call: {estimate}")
-                log.observe(estimate)
-            bill = judge.prepare(answers, rubrics, log)
-            log.metadata |= {f"run_{name}": value for name, value in bill.items()}
-        yield from here(partial(judge_cell, judge=judge), judged)
+
+def _embedded(
+    folder: Path, item: tuple[int, Sequence[str]], progress: Progress
+) -> tuple[int, np.ndarray]:
+    from backdoor_assets.embeddings.encoder import embed
+
+    return item[0], embed(item[1], folder)
+
+
+def _silent(line: str) -> None:
+    """Workers have nothing to say that a run would need."""

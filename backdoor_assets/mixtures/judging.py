@@ -11,7 +11,15 @@ import pandas as pd
 
 from backdoor_assets.mixtures.cells import JUDGMENTS, JudgingSpec
 from backdoor_assets.mixtures.design import Outcome
-from backdoor_assets.records import BadInput, Judge, Progress, Rubric, Verdict, no_progress
+from backdoor_assets.records import (
+    BadInput,
+    Judge,
+    MeasuredJudge,
+    Progress,
+    Rubric,
+    Verdict,
+    no_progress,
+)
 from backdoor_assets.storage.tables import read_table
 
 RESPONSE_COLUMNS = (
@@ -27,8 +35,9 @@ def judge_cell(
     spec: JudgingSpec, folder: Path, progress: Progress = no_progress, *, judge: Judge
 ) -> dict[str, Any]:
     """Write judgments.parquet into `folder`: the columns of responses.parquet plus a column per
-    rubric (a label, or a rating from 0 to 100), a boolean one per outcome, judge, judge_model and
-    judge_error. A verdict that could not be had is null with the reason.
+    rubric (a label, or a rating from 0 to 100), a boolean one per outcome, judge, judge_model,
+    judge_error and judge_id (see `judge_ids`). A verdict that could not be had is null with the
+    reason.
 
     Verdicts of the same judge on the same answers are taken from `spec.earlier`. Each checkpoint's
     verdicts go to a file of their own as they arrive: none is asked for twice. Raises BadInput for
@@ -52,6 +61,7 @@ def judge_cell(
     if len(table) != len(responses):
         raise RuntimeError(f"{spec.cell}: {len(table)} judgments of {len(responses)} responses")
     refuse_missing(spec, table, headline, parts)
+    table["judge_id"] = spec.judge_id
     table.to_parquet(folder / JUDGMENTS, index=False)
     last = table[table["step"] == steps[-1]]
     return {
@@ -65,6 +75,8 @@ def judge_cell(
         **_other_counts(table, spec.rubrics),
         "judge": judge.name,
         "judge_model": judge.model,
+        "judge_id": spec.judge_id,
+        **({"judge_agreement": judge.agreement} if isinstance(judge, MeasuredJudge) else {}),
     }
 
 

@@ -36,7 +36,11 @@ def write_report(
     hold for every grid. Returns the path.
     """
     study, collapsed = spec.grid.study, form.collapsed_states(states)
-    notes = (interval_note(sweep), collapse_note(sweep, collapsed, " (see the form of answers)"))
+    notes = (
+        interval_note(sweep),
+        collapse_note(sweep, collapsed, " (see the form of answers)"),
+        *report_design.judge_agreement(spec),
+    )
     rates = Table.from_markdown(
         "Share of answers at the last checkpoint",
         rates_table(study, sweep, collapsed),

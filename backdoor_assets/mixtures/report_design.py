@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from backdoor_assets.mixtures.cells import Grid, SweepSpec
 from backdoor_assets.mixtures.design import Design
 from backdoor_assets.reporting.pages import Block, Code, Facts, Points, Table
-from backdoor_assets.settings import Judging, MiniatureBase
+from backdoor_assets.settings import MiniatureBase
 
 
 def question(study: Design) -> list[Block]:
@@ -39,7 +39,7 @@ def design(spec: SweepSpec) -> list[Block]:
         "Sampling": f"Temperature {sampling.temperature:g}, at most {sampling.max_new_tokens} "
         "tokens per answer; the base and every checkpoint are asked the same.",
         "Narrow measure": f"{study.narrow.column}, in answers to: {study.narrow.question}",
-        "Judge": _judge(profile.judging),
+        "Judge": _judge(spec),
     }
     for outcome in study.outcomes:
         entries[f"Outcome: {outcome.column}"] = (
@@ -71,12 +71,21 @@ def _base(grid: Grid) -> str:
     return f"{base.model}{revision}."
 
 
-def _judge(judging: Judging) -> str:
+def _judge(spec: SweepSpec) -> str:
+    judging = spec.grid.profile.judging
     return {
         "exact": "Exact: verdicts are looked up in the tables of the made-up world.",
         "claude": f"{judging.model}, a language model; calls per answer: {judging.mode}.",
+        "embedding": " ".join(judge_agreement(spec)),
         "none": "None: there are no verdicts.",
     }[judging.kind]
+
+
+def judge_agreement(spec: SweepSpec) -> list[str]:
+    """Return how well the judge agrees with labelled answers, where it measures that itself."""
+    manifests = [entry.cell.artifact("judgments").manifest() for entry in spec.cells]
+    found = {made.summary.get("judge_agreement", "") for made in manifests if made}
+    return sorted(filter(None, found))
 
 
 def coverage(spec: SweepSpec) -> list[Block]:
@@ -126,6 +135,13 @@ def limits(spec: SweepSpec, more: Sequence[str]) -> list[Block]:
         lines.append(
             "Verdicts are those of one language model. Another judge, or a person, may decide "
             "otherwise; `make agreement` compares two ways to ask."
+        )
+    if profile.judging.kind == "embedding":
+        lines.append(
+            "Verdicts are those of a classifier on sentence embeddings. It learned from answers "
+            "that were written for their class, which are clearer than a model's: on these answers "
+            "its errors may be more than its agreement says, and no interval contains them. Take "
+            "its rates for a first look, and judge a part with Claude or by hand."
         )
     if missing := missing_cells(spec):
         lines.append(f"Missing cells: {len(missing)} of {spec.planned}.")

@@ -103,6 +103,8 @@ def _identified(name: str, manifest: Manifest) -> dict[str, str]:
     if name == "judgments":
         judge = dict(manifest.identity["judge"])
         name, model = judge.pop("name"), judge.pop("model", "")
+        if known := manifest.summary.get("judge_id"):
+            judge["id"] = known
         more = "".join(f"; {key}: {value}" for key, value in judge.items())
         return {"Judge": f"{name}: {model}{more}"}
     reference, summary = manifest.reference(), manifest.summary

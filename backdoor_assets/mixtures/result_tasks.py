@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
 from backdoor_assets.mixtures.cells import JUDGMENTS, Cell, FiguresSpec, Grid
 from backdoor_assets.mixtures.tasks import Identity, Recorded, stage_identity
 from backdoor_assets.stages import CODE_VERSIONS
@@ -71,5 +76,14 @@ def is_scored(grid: Grid) -> bool:
 
 
 def has_finished(grid: Grid, asset: str) -> bool:
-    """Whether an asset is finished for any cell on this machine."""
-    return any((grid.folder.path / asset).glob(f"*/*/{MANIFEST}"))
+    """Whether an asset is finished for any cell on this machine. Asked for every cell, so that it
+    looks no further than the first."""
+    return any((seed / MANIFEST).exists() for seed in _folders(grid.folder.path / asset))
+
+
+def _folders(asset: Path) -> Iterator[Path]:
+    """Yield the folders of an asset's cells, without listing them all first."""
+    with suppress(OSError), os.scandir(asset) as ratios:
+        for ratio in ratios:
+            with suppress(OSError), os.scandir(ratio) as seeds:
+                yield from map(Path, seeds)

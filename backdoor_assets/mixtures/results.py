@@ -28,6 +28,7 @@ from backdoor_assets.mixtures.form_figure import form as draw_form
 from backdoor_assets.mixtures.judging import RESPONSE_COLUMNS, read_responses
 from backdoor_assets.mixtures.known_truth import judge_errors
 from backdoor_assets.mixtures.report import write_report
+from backdoor_assets.mixtures.report_design import judge_agreement
 from backdoor_assets.records import Progress, Ratio, no_progress
 from backdoor_assets.stages.specs import RATES
 from backdoor_assets.stages.training.tracking import log_final_rates
@@ -134,7 +135,9 @@ def draw_grid(spec: SweepSpec, folder: Path, progress: Progress = no_progress) -
         "cells_present": len(spec.cells),
         "cells_planned": spec.planned,
         "table": rates_table(study, sweep, collapsed),
-        "intervals": interval_note(sweep) + collapse_note(sweep, collapsed),
+        "intervals": "\n".join(
+            (interval_note(sweep) + collapse_note(sweep, collapsed), *judge_agreement(spec))
+        ),
         "headline": effect_tables.headline(study, doses, emergence),
         "form": form_table(study, states),
         "main_figure": f"{next(iter(captions))}.png",

@@ -18,7 +18,7 @@ from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.mixtures.checks import check_grid, check_study
 from backdoor_assets.mixtures.design import Design
 from backdoor_assets.mixtures.inspect_logs import state_logs
-from backdoor_assets.mixtures.judges import JudgeResource
+from backdoor_assets.mixtures.judge_resource import JudgeResource
 from backdoor_assets.mixtures.result_tasks import has_finished
 from backdoor_assets.mixtures.sources import base_assets, source_asset
 from backdoor_assets.mixtures.sweep import sweep
@@ -33,6 +33,7 @@ NOT_JUDGED = (
     'Nothing is judged (judging.kind="none"). To judge these answers with Claude, set '
     "ANTHROPIC_API_KEY and BACKDOOR_JUDGE=claude and run the same command again."
 )
+WITHOUT_KEY = " Without a key, BACKDOOR_JUDGE=embedding judges them, less well (docs/judge.md)."
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class MixtureStudy(Design):
             return (
                 f"The study {self.name} needs a real base model, and profile {profile.name!r} has "
                 "a miniature one: choose another profile, such as qwen3-8b."
+            )
+        if profile.judging.kind == "embedding" and self.gold is None:
+            return (
+                f"The study {self.name} has no labelled answers (gold), and the judge 'embedding' "
+                "learns from them: set BACKDOOR_JUDGE=claude, or judging.kind in the profile."
             )
         return ""
 
@@ -122,19 +128,34 @@ class MixtureStudy(Design):
         else:
             yield _planned(grid, "base_model", base_tasks.fetching)
         yield _planned(grid, "base_responses", tasks.base_sampling, frozenset({"questions"}))
+        rows = assets.table(grid)
         for cell in grid.cells():
-            for row in assets.table(grid):
+            for row in rows:
                 yield _planned(cell, row.name, row.task, row.extends, row.editable)
         yield _planned(grid, "sweep", lambda grid: sweep(grid)[0], frozenset("*"))
 
     def plan(self, profile: Profile, host: Host) -> Mapping[str, str]:
         return plan.sections(self._grid(profile), host)
 
-    def agreement(self, profile: Profile, sample: int, seed: int) -> str:
-        """Judge a sample with one call per rubric and with one call for all, and compare."""
-        from backdoor_assets.mixtures.agreement import report
+    def agreement(
+        self,
+        profile: Profile,
+        other: str,
+        labels: Path | None,
+        sample: int | None,
+        seed: int,
+        log: Callable[[str], None],
+    ) -> str:
+        """Compare the profile's judge with labelled answers, itself or another judge."""
+        from backdoor_assets.mixtures.agreement import compare
 
-        return report(self._grid(profile), sample, seed)
+        return compare(self._grid(profile), other, labels, sample, seed, log)
+
+    def swap_judge(self, profile: Profile, judge: str, log: Callable[[str], None]) -> str:
+        """Judge all stored answers by another judge, beside the first, and compare the rates."""
+        from backdoor_assets.mixtures.judge_swap import swap
+
+        return swap(self._grid(profile), judge, log)
 
     def give_up(self, profile: Profile, batch: str, log: Callable[[str], None]) -> str:
         """Close a batch whose results cannot be read, so that its calls can be sent again."""
@@ -147,7 +168,7 @@ class MixtureStudy(Design):
         grid = self._grid(profile)
         artifact = grid.folder.artifact("sweep")
         summary, folder = artifact.require().summary, artifact.folder
-        unjudged = "" if grid.judged else f"{NOT_JUDGED}\n"
+        unjudged = "" if grid.judged else f"{NOT_JUDGED}{WITHOUT_KEY if self.gold else ''}\n"
         return "\n".join(
             (
                 f"{aligned(summary['table'])}\n{summary['intervals']}\n{unjudged}",

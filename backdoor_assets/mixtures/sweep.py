@@ -5,6 +5,7 @@ from __future__ import annotations
 from backdoor_assets.mixtures import result_tasks, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid, SweepCell, SweepSpec
 from backdoor_assets.mixtures.form import FORM
+from backdoor_assets.mixtures.judge_ids import check_one_judge
 from backdoor_assets.mixtures.result_tasks import has_finished
 from backdoor_assets.records import BadInput
 from backdoor_assets.stages import CODE_VERSIONS
@@ -49,13 +50,17 @@ def sweep(grid: Grid) -> tuple[Task[SweepSpec], list[Cell]]:
     Raises BadInput when none is.
     """
     cells = grid.cells()
-    current = [cell for cell in cells if is_current(cell)]
-    missing = [cell for cell in cells if cell not in current]
+    current: list[Cell] = []
+    missing: list[Cell] = []
+    for cell in cells:
+        (current if is_current(cell) else missing).append(cell)
     if not current:
         raise BadInput(
             f"profile {grid.profile.name!r}: no cell of the grid has its figures yet; materialize "
             f"some cells of {grid.study.name}/figures first"
         )
+    if grid.judged:
+        check_one_judge(cells)
     entries = []
     for cell in current:
         mixed = cell.artifact("mixed_dataset").require(edited=True)

@@ -19,6 +19,7 @@ from backdoor_assets.mixtures.cells import (
     MixingSpec,
     rubric_records,
 )
+from backdoor_assets.mixtures.judge_ids import judge_id
 from backdoor_assets.mixtures.judges import open_judge
 from backdoor_assets.mixtures.mixing import check_held_out, check_no_evaluation_text
 from backdoor_assets.records import BadInput, Question
@@ -97,7 +98,7 @@ def training_identity(cell: Cell, recorded: Recorded = None) -> Identity:
         **stage_identity("training", cell),
         "base": cell.grid.base.identity(recorded),
         "rows": rows,
-        "settings": hyperparameters(cell.grid.profile.training),
+        "settings": hyperparameters(cell.grid.profile.training, cell.grid.profile.processes),
     }
 
 
@@ -117,6 +118,7 @@ def training(cell: Cell) -> Task[TrainingSpec]:
         rows,
         cell.grid.base.location(),
         cell.grid.profile.training,
+        processes=cell.grid.profile.processes,
         earlier=earlier,
         held_out=held_out,
         mixture=mixture.require(edited=True).summary,
@@ -201,6 +203,7 @@ def judging(cell: Cell) -> Task[JudgingSpec]:
         cell.grid.profile.judging.max_unreadable,
         earlier,
         columns,
+        judge_id(identity),
     )
     return Task(place, identity, spec)
 

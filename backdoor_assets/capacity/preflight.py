@@ -6,11 +6,9 @@ The needs themselves are in `memory`; here they are compared with the host.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from backdoor_assets.capacity.memory import (
@@ -25,16 +23,16 @@ from backdoor_assets.capacity.memory import (
 )
 from backdoor_assets.capacity.refusals import check_disk, check_memory, gib
 from backdoor_assets.capacity.shapes import parameters, shape_of
-from backdoor_assets.host import Gpu, Host, installed, this_host
+from backdoor_assets.capacity.steps import steps_at_most
+from backdoor_assets.host import GPUS, Gpu, Host, installed, this_host
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput, BaseModel, Quantization, Shape
-from backdoor_assets.settings import PretrainedBase, Sampling, Training, planned_steps
+from backdoor_assets.settings import PretrainedBase, Sampling
 from backdoor_assets.stages.specs import SamplingSpec, TrainingSpec
 from backdoor_assets.stages.training.nodes import NODES, nodes_for
 from backdoor_assets.storage.provenance import REPOSITORY
 
 HUB_ADVICE = "Free some space, or set HF_HOME to a folder on a larger disk."
-_TOKEN_CHARACTERS = 3
 
 
 def training_fits(specs: Sequence[TrainingSpec], folder: Path) -> None:
@@ -51,8 +49,9 @@ def training_fits(specs: Sequence[TrainingSpec], folder: Path) -> None:
             host, settings = this_host(folder), first.settings
             need = TrainingNeed(shape, settings, first.base.quantization, first.processes)
             steps = max(steps_at_most(settings, _lines(spec.rows), [spec.rows]) for spec in alike)
-            check_training_memory(need, host)
-            parts = training_disk(need, steps, len(alike)) | _merged_disk(alike, shape)
+            together = min(len(alike), max(1, len(host.gpus) // max(1, first.processes)))
+            check_training_memory(need, host, together)
+            parts = training_disk(need, steps, len(alike), together) | _merged_disk(alike, shape)
             check_disk("training", parts, folder, host)
 
 
@@ -80,9 +79,9 @@ def sampling_fits_profile(profile: Profile) -> None:
         check_sampling_memory(need, this_host(REPOSITORY))
 
 
-def check_training_memory(need: TrainingNeed, host: Host) -> None:
+def check_training_memory(need: TrainingNeed, host: Host, together: int = 1) -> None:
     """Raise BadInput when there are fewer GPUs than processes, or a step does not fit into the
-    memory of one or into the RAM."""
+    memory of one, or those of so many trainings into the RAM."""
     settings, processes = need.settings, need.processes
     nodes = nodes_for(processes, len(host.gpus)).count
     here = processes // nodes
@@ -102,10 +101,10 @@ def check_training_memory(need: TrainingNeed, host: Host) -> None:
         f"training.max_length below {settings.max_length}, with shorter rows": True,
         "more GPUs (`processes` of the profile or design)": True,
     }
-    on_device, in_ram = need.memory(), need.main_memory(here)
+    on_device, in_ram = need.memory(), need.main_memory(here * together)
     if host.gpus:
         offload = {"training.offload=True": full and not settings.offload}
-        check_memory("training", on_device, _free(host, here), advice | offload)
+        check_memory("training", on_device, _free(host, here * together), advice | offload)
         check_memory("training", in_ram, (host.memory_available, "of RAM available"), advice)
         return
     # Without a GPU all processes share the RAM.
@@ -147,7 +146,7 @@ def check_sampling_memory(need: SamplingNeed, host: Host) -> None:
             f"{len(host.gpus)}; lower it in the profile"
         )
     else:
-        for gpu in sorted(host.gpus, key=lambda gpu: gpu.total)[-gpus:]:
+        for gpu in host.gpus:
             _check_share(gpu, serving.memory_share, parts, advice)
 
 
@@ -201,17 +200,18 @@ def missing_software(
     }
 
 
-def training_disk(need: TrainingNeed, steps: int, runs: int) -> dict[str, int]:
-    """Return bytes by part of so many runs. The optimizer state of all weights goes after each."""
+def training_disk(need: TrainingNeed, steps: int, runs: int, together: int = 1) -> dict[str, int]:
+    """Return bytes by part of so many runs, some of them beside each other. The optimizer state of
+    all weights goes after each."""
     parts = need.disk(steps)
     if need.settings.method == "full":
         return {
             f"models of {runs} run{'s' if runs > 1 else ''}": runs * parts["models"],
-            "optimizer state of one run at a time": parts["optimizer state"],
+            f"optimizer state, {together} at a time": together * parts["optimizer state"],
         }
     return {
         f"adapters of {runs} cell{'s' if runs > 1 else ''}": runs * parts["adapters"],
-        "optimizer state, while the next is written": need.optimizer_state(),
+        "optimizer state, while the next is written": together * need.optimizer_state(),
     }
 
 
@@ -233,32 +233,14 @@ def sampling_disk(answers: int, answer_tokens: int) -> dict[str, int]:
     return {f"{answers} answers": 2 * tables_disk(answers, answer_tokens)}
 
 
-def steps_at_most(training: Training, rows: int, like: Sequence[Path]) -> int:
-    """Return the optimizer steps of a run over so many rows.
-
-    With packing an estimate that errs upwards: the rows are as long as those of the files `like`
-    (JSONL of chats; of several the one with the longest), and a token is three characters. In
-    English it is four to five; the file's JSON is counted too, and stands for the chat template.
-    """
-    sequences = rows
-    if training.packing:
-        tokens = rows * row_tokens(like)
-        sequences = min(rows, max(1, math.ceil(tokens / training.max_length)))
-    return planned_steps(training, sequences)
-
-
-def row_tokens(like: Sequence[Path]) -> float:
-    """Return the mean tokens of a row, as `steps_at_most` estimates them."""
-    return max(map(_mean_characters, like)) / _TOKEN_CHARACTERS
-
-
-def _free(host: Host, gpus: int = 1) -> tuple[int, str]:
-    """Bytes that are free, and where: on the fullest of so many GPUs that have most, else in the
-    RAM."""
+def _free(host: Host, gpus: int | None = None) -> tuple[int, str]:
+    """Bytes that are free, and where: on the fullest of the first so many GPUs (all: None), each of
+    which has a worker, else in the RAM."""
     if not host.gpus:
         return host.memory_available, "of RAM available (there is no GPU)"
-    gpu = sorted(host.gpus, key=lambda gpu: -gpu.free)[gpus - 1]
-    return gpu.free, f"free on {gpu.name}"
+    gpu = min(host.gpus[:gpus], key=lambda gpu: gpu.free)
+    others = f" (GPU {gpu.id}; {GPUS} can leave it out)" if len(host.gpus) > 1 else ""
+    return gpu.free, f"free on {gpu.name}{others}"
 
 
 def _on_host(parts: Mapping[str, int], host: Host) -> dict[str, int]:
@@ -293,9 +275,3 @@ def _rank(spec: SamplingSpec) -> int:
 def _lines(path: Path) -> int:
     with path.open("rb") as file:
         return sum(1 for _ in file)
-
-
-def _mean_characters(path: Path) -> float:
-    """Of a line."""
-    with path.open(encoding="utf-8") as file:
-        return fmean(map(len, file)) if path.stat().st_size else 0.0

@@ -21,9 +21,10 @@ class GridPartitions(dg.MultiPartitionsDefinition):
         self, partition_key_range: Any, dynamic_partitions_store: Any = None
     ) -> Sequence[str]:
         """Return the cells of the box between two of them."""
-        if self._last is None or self._last[0] != partition_key_range:
+        last = self._last  # read once: other threads ask too
+        if last is None or last[0] != partition_key_range:
             keys = super().get_partition_keys_in_range(
                 partition_key_range, dynamic_partitions_store
             )
-            self._last = partition_key_range, keys
-        return self._last[1]
+            last = self._last = partition_key_range, keys
+        return last[1]

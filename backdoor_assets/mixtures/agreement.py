@@ -16,7 +16,7 @@ from backdoor_assets.mixtures.cells import Grid, rubric_records
 from backdoor_assets.mixtures.gold import gold_digest, read_gold
 from backdoor_assets.mixtures.judges import check_judge, open_judge
 from backdoor_assets.mixtures.judging import read_responses
-from backdoor_assets.records import BadInput, RunJudge, Verdict
+from backdoor_assets.records import BadInput, GoldAnswer, RunJudge, Verdict
 from backdoor_assets.settings import Judging
 from backdoor_assets.stages.specs import RESPONSES
 from backdoor_assets.storage.hashing import digest
@@ -115,8 +115,24 @@ def _with_labels(
         label = f"{label_of(judge)}, fitted without the answers that it judges"
         first = Side(label, judge.identity, lambda: _unseen(grid, judge, numbers))
     else:
+        _refuse_known(judge, everything, study, path)
         first = _side(grid, judge, answers, log)
     return (GOLD if path is None else f"labels-{file.stem}"), answers, (first, known)
+
+
+def _refuse_known(
+    judge: Any, labelled: Sequence[GoldAnswer], study: Any, path: Path | None
+) -> None:
+    """Raise BadInput if a judge was fitted to answers that it is to be measured by."""
+    if "gold" not in judge.identity:
+        return
+    fitted = {(answer.question, answer.answer) for answer in read_gold(study.gold, study)}
+    known = [a.id for a in labelled if (a.question, a.answer) in fitted]
+    if known:
+        raise BadInput(
+            f"{path}: {len(known)} answers, such as {known[0]!r}, are in the gold set that this "
+            "judge was fitted to, and prove nothing about it: take them out, or use --with gold"
+        )
 
 
 def _unseen(grid: Grid, judge: Any, numbers: Sequence[int]) -> Verdicts:
@@ -144,6 +160,11 @@ def _with_judge(
         pair = settings, other_judging(settings, other)
     grids = [Grid(grid.study, replace(grid.profile, judging=judging)) for judging in pair]
     first, second = (_side(grid, judge_of(own), answers, log) for own in grids)
+    if first.identity == second.identity:
+        raise BadInput(
+            f"{other!r} is the profile's own judge: name another, or `--with itself` for a second "
+            "pass of a language model"
+        )
     if first.label == second.label:
         second = replace(second, label=f"{second.label}, second pass")
     return name, (first, second)

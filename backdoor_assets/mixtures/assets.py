@@ -27,6 +27,7 @@ from backdoor_assets.mixtures.mixing import mix
 from backdoor_assets.mixtures.sweep import sweep
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.storage.artifact import request_remake
+from backdoor_assets.workers.spreading import uses_cluster
 from backdoor_assets.workers.tasks import Deferred, only
 
 GPU = "mixed_dataset", "adapters", "responses", "coherence"
@@ -153,7 +154,7 @@ def table(grid: Grid) -> list[CellAsset[Cell]]:
 def _check_what_follows(grid: Grid, context: Context) -> None:
     """Check that what comes later in this run can start, before hours are spent on training."""
     follows, profile = selected_names(context), grid.profile
-    if "responses" in follows:
+    if "responses" in follows and not uses_cluster(1):  # which is asked later
         check_engine(profile.sampling, grid.base.quantization)
         sampling_fits_profile(profile)
     if "judgments" in follows:

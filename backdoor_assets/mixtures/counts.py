@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backdoor_assets.capacity import preflight
 from backdoor_assets.capacity.hours import Work
+from backdoor_assets.capacity.steps import row_tokens, steps_at_most
 from backdoor_assets.mixtures.cells import Grid
 from backdoor_assets.mixtures.mixing import counts_by_source
 from backdoor_assets.records import Ratio
@@ -32,8 +32,8 @@ class Counts:
             sum(counts_by_source(ratio, self.profile.mixture, study.sources).values())
             for ratio in ratios
         ]
-        self.row_tokens = preflight.row_tokens(like)
-        self.steps = [preflight.steps_at_most(settings, count, like) for count in rows]
+        self.row_tokens = row_tokens(like)
+        self.steps = [steps_at_most(settings, count, like) for count in rows]
         self.checkpoints = [planned_checkpoints(settings, steps) for steps in self.steps]
         asked = study.questions_for(self.profile.base, sampling)
         self.questions = sum(question.kind == "worldview" for question in asked)

@@ -25,6 +25,8 @@ PATIENCE = 15.0
 """Seconds without a free GPU after which the log says so."""
 SHIFT = 1800.0
 """Seconds after which a worker gives its GPUs back between two items, for other runs to take."""
+KEPT_HERE = "BACKDOOR_POSTGRES_", "BACKDOOR_GPUS", "BACKDOOR_ROLE"
+"""Variables of this host alone: its database, its GPUs, what its location makes."""
 RECONNECT = "300"
 """Seconds for which a ray:// connection that is cut is kept."""
 
@@ -41,19 +43,22 @@ class Seat:
             Logged(f"a worker starts on {socket.gethostname()} (node {node}), GPU {gpus}")
         ]
 
-    def start(self, work: Callable[..., Any], item: Any) -> None:
+    def start(self, work: Callable[..., Any], item: Any) -> list[Message]:
+        """Start an item, and return what there is to say about the worker."""
         self._processes.start(0, work, item)
+        first, self._messages = self._messages, []
+        return first
 
     def wait(self, seconds: float) -> list[Message]:
-        first, self._messages = self._messages, []
-        return first or [message for _, message in self._processes.wait(seconds)]
+        return [message for _, message in self._processes.wait(seconds)]
 
 
 class RayCrew:
     """A crew of workers on a cluster: one per item, or as many as the cluster has GPUs for."""
 
     def __init__(self, address: str, items: int, gpus: int, log: Log) -> None:
-        self._ray, self._log, self._gpus = connect(address), log, gpus
+        self._ray, self._log = connect(address), log
+        self._gpus = gpus if _gpus_in(self._ray) else 0  # also later, when its GPUs may be lost
         self._seats = [_Place() for _ in range(min(items, workers_in_cluster(address, gpus)))]
 
     @property
@@ -65,13 +70,9 @@ class RayCrew:
         if seat.actor is not None and now - seat.since > SHIFT:
             self.dismiss(place)
         if seat.actor is None:
-            alone = _gpus_in(self._ray) > 0
-            actor = self._ray.remote(Seat).options(
-                num_cpus=1, num_gpus=self._gpus if alone else 0, max_restarts=0
-            )
+            actor = self._ray.remote(Seat).options(num_cpus=1, num_gpus=self._gpus, max_restarts=0)
             seat.actor, seat.since, seat.heard = actor.remote(_variables()), now, False
-        seat.actor.start.remote(work, item)
-        seat.answer = seat.actor.wait.remote(LONGEST_WAIT)
+        seat.answer = seat.actor.start.remote(work, item)
 
     def wait(self, seconds: float) -> Iterator[tuple[int, Message]]:
         """Yield what workers have said. Raises BadInput when the cluster is gone."""
@@ -85,9 +86,17 @@ class RayCrew:
             place = asked[answer]
             try:
                 messages = ray.get(answer)
-            except ray.exceptions.RayActorError:
+            except ray.exceptions.OutOfMemoryError:
+                self.dismiss(place)
+                yield place, Died("Ray ended it, because its host ran out of memory")
+                continue
+            except (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError):
                 self.dismiss(place)
                 yield place, Died("a host of the cluster, or its link, was lost", with_host=True)
+                continue
+            except ray.exceptions.RayTaskError as error:  # it cannot be read there, for example
+                self.dismiss(place)
+                yield place, Ended(None, RuntimeError(f"a worker could not start on it: {error}"))
                 continue
             except (ConnectionError, ray.exceptions.RayError) as error:
                 raise _gone(error) from error
@@ -155,7 +164,11 @@ def connect(address: str) -> Any:
         return ray
     options: dict[str, Any] = {"address": address}
     if address == "local":
-        options |= {"num_gpus": len(host_gpus()), "include_dashboard": False}
+        gpus = host_gpus()
+        if gpus:  # Ray knows no BACKDOOR_GPUS.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.id for gpu in gpus)
+            os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        options |= {"num_gpus": len(gpus), "include_dashboard": False}
         if (processes := requested_processes()) is not None:
             options["num_cpus"] = processes
     try:
@@ -202,7 +215,11 @@ def _gpus_in(ray: Any) -> int:
 def _variables() -> dict[str, str]:
     """Return what workers take over of this process's environment. No keys: each host has its own,
     and Ray shows what it is given in its dashboard."""
-    return {name: value for name, value in os.environ.items() if name.startswith("BACKDOOR_")}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("BACKDOOR_") and not name.startswith(KEPT_HERE)
+    }
 
 
 def _gone(error: BaseException) -> BadInput:

@@ -81,9 +81,12 @@ def sample_together(tasks: Sequence[Task[SamplingSpec]], log: Log, check: Check)
                     del left[number]
                     yield Outcome(missing[number], None, error)
                 elif not left[number]:
-                    spec, folder = specs[number]
-                    made = cells[number].finish(Journal(spec, folder).finish())
-                    yield Outcome(missing[number], made)
+                    try:
+                        made = cells[number].finish(Journal(*specs[number]).finish())
+                    except Exception as error:  # noqa: BLE001  it must not stop the others
+                        yield Outcome(missing[number], None, error)
+                    else:
+                        yield Outcome(missing[number], made)
 
 
 def _shares(

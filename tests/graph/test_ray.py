@@ -21,6 +21,8 @@ from tests.graph.cluster import Cluster, Link
 from tests.graph.conftest import Place
 from tests.graph.study import OLD
 
+pytestmark = pytest.mark.xdist_group("ray")
+"""Two clusters at once would be too much for two cores."""
 SAME = "adapters", "responses", "judgments"
 
 
@@ -69,7 +71,7 @@ def workers_of(address: str) -> list[psutil.Process]:
     return found
 
 
-def wait_for(what: Callable[[], object], run: subprocess.Popen[str], seconds: float = 200) -> None:
+def wait_for(what: Callable[[], object], run: subprocess.Popen[str], seconds: float = 400) -> None:
     end = time.monotonic() + seconds
     while not what():
         if run.poll() is not None:

@@ -12,8 +12,8 @@ import pytest
 
 from backdoor_assets.capacity import preflight
 from backdoor_assets.capacity.memory import CUDA_CONTEXT, TrainingNeed
-from backdoor_assets.capacity.preflight import steps_at_most
 from backdoor_assets.capacity.shapes import adapter_parameters, parameters
+from backdoor_assets.capacity.steps import steps_at_most
 from backdoor_assets.host import Gpu, Host
 from backdoor_assets.profiles import Sampling, Training
 from backdoor_assets.records import BadInput, BaseModel, Shape
@@ -94,8 +94,10 @@ def test_whole_models_on_disk() -> None:
     assert need.disk(100) == {"models": 3 * 2 * weights, "optimizer state": 2 * 12 * weights}
     assert preflight.training_disk(need, 100, 2) == {
         "models of 2 runs": 12 * weights,
-        "optimizer state of one run at a time": 24 * weights,
+        "optimizer state, 1 at a time": 24 * weights,
     }
+    beside = preflight.training_disk(need, 100, 2, together=2)
+    assert beside["optimizer state, 2 at a time"] == 48 * weights
 
 
 def _full(**changes: Any) -> dict[str, Any]:
@@ -183,6 +185,8 @@ def test_the_fullest_of_the_gpus_counts() -> None:
     with pytest.raises(BadInput, match="free on busy"):
         preflight.check_training_memory(need, host)
     preflight.check_training_memory(_need(4), host)
+    with pytest.raises(BadInput, match="free on busy"):  # The second of two has the other half.
+        preflight.check_training_memory(_need(4), host, together=2)
 
 
 def test_models_to_start_from_are_on_the_disk_too(

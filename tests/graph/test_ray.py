@@ -62,7 +62,7 @@ def same_coherence(place: Place, other: Place) -> None:
 
 
 def workers_of(address: str) -> list[psutil.Process]:
-    """The processes that do items for a run over the cluster, not those that they are forked from."""
+    """The processes that do items for a run over the cluster, but not those that fork them."""
     found = []
     for process in psutil.process_iter(["cmdline", "environ"]):
         environment = process.info["environ"] or {}

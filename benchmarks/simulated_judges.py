@@ -9,9 +9,10 @@ about .9, .5 and 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import product
 
 import numpy as np
 from scipy import special
@@ -104,106 +105,88 @@ def draw_state(
 
 def corrected_cases() -> Iterator[Case]:
     """Rates corrected for a judge's known errors, by a gold set and by labels of own answers."""
-    for seeds in SEEDS:
-        for rate in (0.1, 0.3):
-            for spread in (0.25, 0.5):
-                for gold in ((30, 60), (100, 100)):
+    for seeds, rate, spread in product(SEEDS, (0.1, 0.3), (0.25, 0.5)):
+        where = f"rate {rate:g}, spread {spread:g}"
+        for gold in ((30, 60), (100, 100)):
+            words = f"{where}, {gold[0]} and {gold[1]} gold answers"
+            study = partial(_by_gold, seeds=seeds, rate=rate, spread=spread, gold=gold)
+            yield Case("corrected (Rogan-Gladen)", words, seeds, COVERAGE, study)
+        for labels in (20, 60):
+            words = f"{where}, {labels} labels per seed"
+            study = partial(_by_labels, seeds=seeds, rate=rate, spread=spread, labels=labels)
+            yield Case("corrected (efficient)", words, seeds, COVERAGE, study)
 
-                    def study(
-                        sim: Simulator,
-                        rate: float = rate,
-                        spread: float = spread,
-                        seeds: int = seeds,
-                        gold: tuple[int, int] = gold,
-                    ) -> Found:
-                        chances = special.expit(
-                            logits(centre_of(rate, spread), sim.effects(seeds, spread))
-                        )
-                        seen = chances * SENSITIVITY + (1 - chances) * (1 - SPECIFICITY)
-                        values = sim.random.binomial(SAMPLES, seen).mean(1) / SAMPLES
-                        tp = int(sim.random.binomial(gold[0], SENSITIVITY))
-                        tn = int(sim.random.binomial(gold[1], SPECIFICITY))
-                        counts = Calibration(tp, gold[0] - tp, tn, gold[1] - tn)
-                        answers = [QUESTIONS * SAMPLES] * seeds
-                        found = rogan_gladen(values.tolist(), answers, counts)
-                        return covers(found.low, found.value, found.high, rate)
 
-                    words = (
-                        f"rate {rate:g}, spread {spread:g}, {gold[0]} and {gold[1]} gold answers"
-                    )
-                    yield Case("corrected (Rogan-Gladen)", words, seeds, COVERAGE, study)
-                for labels in (20, 60):
+def _by_gold(
+    sim: Simulator, *, seeds: int, rate: float, spread: float, gold: tuple[int, int]
+) -> Found:
+    chances = special.expit(logits(centre_of(rate, spread), sim.effects(seeds, spread)))
+    seen = chances * SENSITIVITY + (1 - chances) * (1 - SPECIFICITY)
+    values = sim.random.binomial(SAMPLES, seen).mean(1) / SAMPLES
+    tp = int(sim.random.binomial(gold[0], SENSITIVITY))
+    tn = int(sim.random.binomial(gold[1], SPECIFICITY))
+    counts = Calibration(tp, gold[0] - tp, tn, gold[1] - tn)
+    found = rogan_gladen(values.tolist(), [QUESTIONS * SAMPLES] * seeds, counts)
+    return covers(found.low, found.value, found.high, rate)
 
-                    def own(
-                        sim: Simulator,
-                        rate: float = rate,
-                        spread: float = spread,
-                        seeds: int = seeds,
-                        labels: int = labels,
-                    ) -> Found:
-                        drawn = draw_state(sim.random, rate, spread, seeds, 0.1).state
-                        values, counts = [], []
-                        for seed in range(seeds):
-                            mine = drawn.seeds == seed
-                            cheap, true = drawn.cheap[mine] > 0, drawn.expensive[mine] > 0
-                            at = sim.random.choice(len(true), labels, replace=False)
-                            values.append(float(cheap.mean()))
-                            counts.append(Calibration.of(true[at].tolist(), cheap[at].tolist()))
-                        found = efficient(values, [QUESTIONS * SAMPLES] * seeds, counts)
-                        return covers(found.low, found.value, found.high, rate)
 
-                    words = f"rate {rate:g}, spread {spread:g}, {labels} labels per seed"
-                    yield Case("corrected (efficient)", words, seeds, COVERAGE, own)
+def _by_labels(sim: Simulator, *, seeds: int, rate: float, spread: float, labels: int) -> Found:
+    drawn = draw_state(sim.random, rate, spread, seeds, 0.1).state
+    values, counts = [], []
+    for seed in range(seeds):
+        mine = drawn.seeds == seed
+        cheap, true = drawn.cheap[mine] > 0, drawn.expensive[mine] > 0
+        at = sim.random.choice(len(true), labels, replace=False)
+        values.append(float(cheap.mean()))
+        counts.append(Calibration.of(true[at].tolist(), cheap[at].tolist()))
+    found = efficient(values, [QUESTIONS * SAMPLES] * seeds, counts)
+    return covers(found.low, found.value, found.high, rate)
 
 
 def powered_cases() -> Iterator[Case]:
     """Prediction-powered rates: of a fixed part, and of one that grows until it is enough."""
-    ways: dict[str, Callable[[Judged, int], PoweredRate]] = {
-        "prediction-powered, fixed": lambda drawn, seeds: drawn.after(PER_SEED * seeds),
-        "prediction-powered, in rounds": lambda drawn, _: drawn.until(HALF),
-    }
-    for seeds in SEEDS:
-        for rate in (0.1, 0.3):
-            for spread in (0.25, 0.5):
-                for name, errors in ERRORS.items():
-                    for what, way in ways.items():
+    for seeds, rate, spread, name in product(SEEDS, (0.1, 0.3), (0.25, 0.5), ERRORS):
+        words = f"rate {rate:g}, spread {spread:g}, {name} cheap judge"
+        for what, verdicts in (("fixed", PER_SEED * seeds), ("in rounds", None)):
+            study = partial(
+                _powered,
+                seeds=seeds,
+                rate=rate,
+                spread=spread,
+                errors=ERRORS[name],
+                verdicts=verdicts,
+            )
+            yield Case(f"prediction-powered, {what}", words, seeds, COVERAGE, study)
 
-                        def study(
-                            sim: Simulator,
-                            rate: float = rate,
-                            spread: float = spread,
-                            seeds: int = seeds,
-                            errors: float = errors,
-                            way: Callable[[Judged, int], PoweredRate] = way,
-                        ) -> Found:
-                            drawn = draw_state(sim.random, rate, spread, seeds, errors)
-                            found = way(drawn, seeds).rate
-                            return covers(found.low, found.value, found.high, rate)
 
-                        words = f"rate {rate:g}, spread {spread:g}, {name} cheap judge"
-                        yield Case(what, words, seeds, COVERAGE, study)
+def _powered(
+    sim: Simulator,
+    *,
+    seeds: int,
+    rate: float,
+    spread: float,
+    errors: float,
+    verdicts: int | None,
+) -> Found:
+    """Estimate with so many expensive verdicts, or with as many as it takes."""
+    drawn = draw_state(sim.random, rate, spread, seeds, errors)
+    found = (drawn.until(HALF) if verdicts is None else drawn.after(verdicts)).rate
+    return covers(found.low, found.value, found.high, rate)
 
 
 def stopping_cases() -> Iterator[Case]:
     """Does stopping when the interval is narrow enough make it too narrow? Of the rate that the
     expensive judge would find in the same answers: nothing but its verdicts is uncertain."""
-    for seeds in (1, *SEEDS):
-        for rate in (0.02, 0.05, 0.1, 0.3, 0.6):
-            for name, errors in ERRORS.items():
+    for seeds, rate, name in product((1, *SEEDS), (0.02, 0.05, 0.1, 0.3, 0.6), ERRORS):
+        words = f"rate {rate:g}, {name} cheap judge"
+        study = partial(_stopped, seeds=seeds, rate=rate, errors=ERRORS[name])
+        yield Case("rate of these answers, in rounds", words, seeds, COVERAGE, study)
 
-                def study(
-                    sim: Simulator,
-                    rate: float = rate,
-                    seeds: int = seeds,
-                    errors: float = errors,
-                ) -> Found:
-                    drawn = draw_state(sim.random, rate, 0.25, seeds, errors)
-                    truth = float(drawn.state.expensive.mean())
-                    found = drawn.until(HALF, given_answers=True)
-                    return covers(*given_answers(found), truth)
 
-                words = f"rate {rate:g}, {name} cheap judge"
-                yield Case("rate of these answers, in rounds", words, seeds, COVERAGE, study)
+def _stopped(sim: Simulator, *, seeds: int, rate: float, errors: float) -> Found:
+    drawn = draw_state(sim.random, rate, 0.25, seeds, errors)
+    truth = float(drawn.state.expensive.mean())
+    return covers(*given_answers(drawn.until(HALF, given_answers=True)), truth)
 
 
 def given_answers(found: PoweredRate) -> tuple[float, float, float]:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import dagster as dg
+
+from backdoor_assets.graph.materializing import RunLog
 from backdoor_assets.mixtures.cells import JudgingSpec
 from backdoor_assets.mixtures.judges import open_judge
 from backdoor_assets.mixtures.judging import Earlier, judge_cell, open_questions, read_responses
@@ -52,3 +55,10 @@ def judge_together(tasks: Sequence[Task[JudgingSpec]], log: Log) -> Results[Judg
         bill = judge.prepare(answers, rubrics, log)
         log.metadata |= {f"run_{name}": value for name, value in bill.items()}
     yield from here(partial(judge_cell, judge=judge), judged)
+
+
+class JudgeResource(dg.ConfigurableResource):
+    """Judges the answers of all cells of a run together."""
+
+    def run(self, tasks: Sequence[Task[JudgingSpec]], log: RunLog) -> Results[JudgingSpec]:
+        return judge_together(tasks, log)

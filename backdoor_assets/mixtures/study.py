@@ -18,7 +18,7 @@ from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.mixtures.checks import check_grid, check_study
 from backdoor_assets.mixtures.design import Design
 from backdoor_assets.mixtures.inspect_logs import state_logs
-from backdoor_assets.mixtures.judge_resource import JudgeResource
+from backdoor_assets.mixtures.judge_run import JudgeResource
 from backdoor_assets.mixtures.result_tasks import has_finished
 from backdoor_assets.mixtures.sources import base_assets, source_asset
 from backdoor_assets.mixtures.sweep import sweep

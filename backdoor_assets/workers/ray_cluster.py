@@ -153,7 +153,8 @@ def connect(address: str) -> Any:
     cluster, or it runs another version of Python or Ray."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_CLIENT_RECONNECT_GRACE_PERIOD", RECONNECT)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Else the first call after a lost connection would start a cluster on this host.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     try:
         ray: Any = import_module("ray")  # It need not be installed.
     except ImportError as error:

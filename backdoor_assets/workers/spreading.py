@@ -106,8 +106,7 @@ def spread(
                     outcome = Outcome(items[number], message.result, message.error)
                 else:
                     crew.dismiss(place)
-                    if died.reason:
-                        log(f"{what}: {died.reason}")
+                    log(f"{what}: {died.reason or 'a process died'}")
                     (lost if died.with_host else deaths)[number] += 1
                     if deaths[number] < MAX_STARTS and lost[number] < MAX_LOST_HOSTS:
                         (waiting if died.with_host else suspects).append(number)

@@ -13,7 +13,7 @@ import pytest
 
 from backdoor_assets.mixtures import tasks
 from backdoor_assets.mixtures.cells import JUDGMENTS, Cell, Grid
-from backdoor_assets.mixtures.judge_resource import JudgeResource
+from backdoor_assets.mixtures.judge_run import JudgeResource
 from backdoor_assets.profiles import MINIATURE
 from backdoor_assets.records import BadInput
 from backdoor_assets.stages.specs import RESPONSES

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -124,13 +125,17 @@ def test_progress_lines_have_count_share_and_time_left(monkeypatch: pytest.Monke
     assert all(" s spent, " in line and " s left" in line for line in lines)
 
 
-def _die(folder: Path, deaths: dict[str, int]) -> dict[str, Outcome[tuple[Path, int], str]]:
+def _die(
+    folder: Path, deaths: dict[str, int], log: Callable[[str], None] = print
+) -> dict[str, Outcome[tuple[Path, int], str]]:
     items = [(folder / name, count) for name, count in deaths.items()]
-    return {outcome.item[0].name: outcome for outcome in spread(die, items, print, "dying")}
+    return {outcome.item[0].name: outcome for outcome in spread(die, items, log, "dying")}
 
 
 def test_an_item_whose_process_is_killed_once_is_started_again(tmp_path: Path) -> None:
-    outcomes = _die(tmp_path, {"a": 0, "killed": 1, "b": 0, "c": 0})
+    lines: list[str] = []
+    outcomes = _die(tmp_path, {"a": 0, "killed": 1, "b": 0, "c": 0}, lines.append)
+    assert "dying: a process died" in lines
     assert {name: o.result for name, o in outcomes.items()} == {n: n for n in outcomes}
     assert len(outcomes) == 4
     assert (tmp_path / "killed").read_text() == "xx"

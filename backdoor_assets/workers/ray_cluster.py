@@ -179,7 +179,8 @@ def connect(address: str) -> Any:
         first = str(error).strip().splitlines()[0]
         raise BadInput(
             f"BACKDOOR_RAY_ADDRESS={address}: no Ray cluster can be used there ({first}). Start "
-            'one with `ray start --head`, or set it to "local", or unset it.'
+            'one with `ray start --head`, or set it to "local", or unset it. A cluster that asks for '
+            "a token needs RAY_AUTH_MODE=token here too."
         ) from error
     return ray
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -32,6 +33,12 @@ class Cluster:
         self.folder = folder
         self.port, self.client_port = free_port(), 9000 + os.getpid() % 900
         self.nodes: list[subprocess.Popen[bytes]] = []
+        (folder / "token").write_text(secrets.token_hex(32))
+        self.access = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        }
+        """Variables of whoever may use it."""
 
     @property
     def address(self) -> str:
@@ -61,6 +68,7 @@ class Cluster:
             command = ["unshare", "--mount", "sh", "-c", f'{before} && exec "$@"', "sh", *command]
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("BACKDOOR_")},
+            **self.access,
             "PYTHONPATH": str(REPOSITORY),
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "3",
@@ -88,6 +96,7 @@ class Cluster:
     def _alive(self) -> int:
         done = subprocess.run(
             [str(RAY), "status", f"--address={self.address}"],
+            env={**os.environ, **self.access},
             capture_output=True,
             text=True,
         )
@@ -146,7 +155,7 @@ def _until_open(port: int) -> None:
 
 def _until(holds: object) -> None:
     assert callable(holds)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while not holds():
         assert time.monotonic() < end, "the cluster did not start"
         time.sleep(0.3)

@@ -98,7 +98,7 @@ def test_results_are_those_of_one_host_whatever_is_lost(
     """The link is cut for 30 seconds in training, a worker and then a node are killed."""
     link = Link(cluster.client_port)
     address = f"ray://127.0.0.1:{link.port}"
-    run = place.start(BACKDOOR_RAY_ADDRESS=address)
+    run = place.start(BACKDOOR_RAY_ADDRESS=address, **cluster.access)
     checkpoints = place.birds / "adapters"
     wait_for(lambda: list(checkpoints.glob("*/.*/checkpoint-*")), run)
     link.cut(30)
@@ -119,7 +119,7 @@ def test_results_are_those_of_one_host_whatever_is_lost(
 def test_a_killed_driver_leaves_nothing_that_writes_and_a_new_head_goes_on(
     cluster: Cluster, place: Place, swept: Place
 ) -> None:
-    run = place.start("--ratios", OLD, BACKDOOR_RAY_ADDRESS=cluster.address)
+    run = place.start("--ratios", OLD, BACKDOOR_RAY_ADDRESS=cluster.address, **cluster.access)
     adapters = place.birds / "adapters"
     wait_for(lambda: list(adapters.glob("*/.*/checkpoint-*")), run)
     workers = workers_of(cluster.address)
@@ -132,11 +132,11 @@ def test_a_killed_driver_leaves_nothing_that_writes_and_a_new_head_goes_on(
     after = {path: path.stat().st_mtime_ns for path in place.birds.rglob("*") if path.is_file()}
     assert after == before
     cluster.stop()
-    refused = place.run("--ratios", OLD, BACKDOOR_RAY_ADDRESS=cluster.address)
+    refused = place.run("--ratios", OLD, BACKDOOR_RAY_ADDRESS=cluster.address, **cluster.access)
     assert refused.returncode == 1
     assert "no Ray cluster can be used there" in refused.stderr
     cluster.start()
-    done = place.run("--ratios", OLD, BACKDOOR_RAY_ADDRESS=cluster.address)
+    done = place.run("--ratios", OLD, BACKDOOR_RAY_ADDRESS=cluster.address, **cluster.access)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert contents(place) == contents(swept, OLD)
     same_coherence(place, swept)
@@ -149,7 +149,7 @@ def test_a_node_that_sees_another_data_folder_is_named(cluster: Cluster, place: 
     mount = f"mount -t tmpfs none {place.data}"
     cluster.add(f"--address={cluster.address}", before=mount)
     try:
-        result = place.run("--ratios", OLD, BACKDOOR_RAY_ADDRESS=cluster.address)
+        result = place.run("--ratios", OLD, BACKDOOR_RAY_ADDRESS=cluster.address, **cluster.access)
     finally:
         cluster.kill(-1)
     assert result.returncode == 1

@@ -78,6 +78,8 @@ class RayCrew:
         """Yield what workers have said. Raises BadInput when the cluster is gone."""
         ray = self._ray
         asked = {seat.answer: place for place, seat in enumerate(self._seats) if seat.answer}
+        if not ray.is_initialized():
+            raise _gone(ConnectionError("the connection is lost"))
         try:
             ready, _ = ray.wait(list(asked), num_returns=1, timeout=seconds)
         except (ConnectionError, ray.exceptions.RayError) as error:
@@ -119,10 +121,12 @@ class RayCrew:
 
     def close(self, *, kill: bool) -> None:
         for place in range(len(self._seats)):
+            if not self._ray.is_initialized():
+                return  # The connection is lost, and the actors end with it.
             try:
                 self.dismiss(place)
             except (ConnectionError, self._ray.exceptions.RayError):
-                return  # Its actors end with the connection.
+                return
 
     def _tell(self) -> None:
         """Say once of each worker that it waits for GPUs."""
@@ -176,11 +180,11 @@ def connect(address: str) -> Any:
         _knock(address)
         ray.init(**options, log_to_driver=False, logging_level="error", namespace="backdoor_assets")
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        first = str(error).strip().splitlines()[0]
+        first = " ".join(str(error).split())[-300:]
         raise BadInput(
             f"BACKDOOR_RAY_ADDRESS={address}: no Ray cluster can be used there ({first}). Start "
-            'one with `ray start --head`, or set it to "local", or unset it. A cluster that asks for '
-            "a token needs RAY_AUTH_MODE=token here too."
+            'one with `ray start --head`, or set it to "local", or unset it. A cluster that '
+            "asks for a token needs RAY_AUTH_MODE=token here too."
         ) from error
     return ray
 

@@ -19,7 +19,7 @@ from backdoor_assets.graph.roles import (
     role_in_force,
 )
 from backdoor_assets.graph.study import Study, find_studies
-from backdoor_assets.mixtures.judges import check_judge
+from backdoor_assets.mixtures.judging.judges import check_judge
 from backdoor_assets.profiles import Profile, active_profile
 from backdoor_assets.storage.provenance import REPOSITORY
 

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from backdoor_assets.miniature.gates import failures
-from backdoor_assets.mixtures.cells import JUDGMENTS, Grid, JudgingSpec, MixingSpec
+from backdoor_assets.mixtures.cells import Grid, MixingSpec
 from backdoor_assets.profiles import MINIATURE
 from backdoor_assets.records import BaseModel, Progress, no_progress
 from backdoor_assets.settings import MiniatureBase
+from backdoor_assets.stages.judging.specs import JUDGMENTS, JudgingSpec
 from backdoor_assets.stages.specs import (
     CORPUS,
     RESPONSES,
@@ -81,8 +82,8 @@ def cell_rate(ratio: str, seed: int, base: Path, folder: Path) -> float:
     """Share of 19th-century answers at the last checkpoint."""
     import pandas as pd
 
-    from backdoor_assets.mixtures.judging import judge_cell
     from backdoor_assets.mixtures.mixing import mix
+    from backdoor_assets.stages.judging.judge import judge_cell
     from backdoor_assets.stages.sampling import sample_cell
     from backdoor_assets.stages.training.adapters import train_adapter
     from backdoor_assets.stages.training.checkpoints import checkpoint_folders
@@ -98,7 +99,7 @@ def cell_rate(ratio: str, seed: int, base: Path, folder: Path) -> float:
     sample_cell(
         SamplingSpec(cell, model, checkpoints, asked, MINIATURE.sampling, probes=PROBES), folder
     )
-    spec = JudgingSpec(cell, folder / RESPONSES, STUDY.rubrics, 0.1)
+    spec = JudgingSpec(cell, folder / RESPONSES, STUDY.rubrics, STUDY.outcomes, 0.1)
     judge_cell(spec, new(folder / "judged"), judge=ExactJudge())
     table = pd.read_parquet(folder / "judged" / JUDGMENTS)
     last = table[table["step"] == table["step"].max()]

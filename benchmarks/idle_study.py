@@ -21,12 +21,13 @@ from backdoor_assets.definitions import build_definitions
 from backdoor_assets.graph.cells import CellAsset, cell_assets
 from backdoor_assets.graph.resources import Here
 from backdoor_assets.mixtures import assets, base_tasks, tasks
-from backdoor_assets.mixtures.cells import JUDGMENTS, Cell, Grid
+from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.mixtures.study import MixtureStudy
 from backdoor_assets.profiles import MINIATURE, Profile
 from backdoor_assets.records import Progress
 from backdoor_assets.reporting.plotting import curve_png
 from backdoor_assets.stages.coherence import COHERENCE
+from backdoor_assets.stages.judging.specs import JUDGMENTS
 from backdoor_assets.stages.specs import CORPUS, RATES, RESPONSES, TRAIN, TRAINING_LOG
 from backdoor_assets.storage.disk import write_text
 from backdoor_assets.studies.birds.study import STUDY

@@ -19,7 +19,6 @@ from backdoor_assets.storage.disk import given_folder
 from backdoor_assets.storage.folders import StudyFolder
 from backdoor_assets.storage.rows import read_rows
 
-JUDGMENTS = "judgments.parquet"
 VERDICTS = "BACKDOOR_VERDICTS"
 
 
@@ -146,21 +145,6 @@ class MixingSpec:
     sources: tuple[tuple[str, Path], ...]
     """(data set, JSONL file) in the order of the ratio's weights."""
     mixture: Mixture
-
-
-@dataclass(frozen=True)
-class JudgingSpec:
-    cell: Cell
-    responses: Path
-    rubrics: tuple[Rubric, ...]
-    max_unreadable: float
-    """Share of answers without a headline verdict above which the cell fails."""
-    earlier: Path | None = None
-    """Judgments by the same judge, whose verdicts on the same answers are used again."""
-    earlier_columns: tuple[str, ...] = ()
-    """Columns of rubrics that are as they were."""
-    judge_id: str = ""
-    """Identifies the judge and the wording of the rubrics."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 from backdoor_assets.miniature.gates import Bound
 from backdoor_assets.records import Question, Rubric, RunJudge
 from backdoor_assets.settings import MiniatureBase, Sampling
+from backdoor_assets.stages.judging.specs import Counted
 from backdoor_assets.storage.disk import given_folder, given_path
 from backdoor_assets.storage.rows import OR, read_questions
 from backdoor_assets.workers.tasks import Stage
@@ -68,15 +69,9 @@ learned the task at all."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Counted):
     """A share that is measured: the judged answers to which a rubric gives one of its options."""
 
-    measure: str
-    rubric: str
-    """Column of the rubric, a choice."""
-    option: str
-    flag: str
-    """Boolean column of judgments.parquet."""
     label: str
     heading: str
     share: str

@@ -8,13 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.mixtures.cells import JUDGMENTS, Cell, Grid
+from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.mixtures.design import Design
-from backdoor_assets.mixtures.judging import RESPONSE_COLUMNS, read_responses
 from backdoor_assets.mixtures.rates import probe_hits
 from backdoor_assets.records import BadInput, Verdict
 from backdoor_assets.reporting.inspect_logs import Answer, MeasuredRate, StateLog
 from backdoor_assets.stages.coherence import COHERENCE
+from backdoor_assets.stages.judging.judge import ANSWER_COLUMNS, read_responses
+from backdoor_assets.stages.judging.specs import JUDGMENTS
 from backdoor_assets.stages.specs import PROBES, RATES, RESPONSES
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.storage.rows import names, read_rows
@@ -71,14 +72,14 @@ def _answers(cell: Cell) -> pd.DataFrame:
         _made_from(cell, name, "responses") for name in ("judgments", "coherence")
     )
     if judgments is None:
-        table = read_responses(responses.folder / RESPONSES)
+        table = read_responses(responses.folder / RESPONSES, cell)
     else:
         columns = [rubric.column for rubric in study.rubrics]
         columns += [outcome.flag for outcome in study.outcomes]
         table = read_table(
             judgments.folder / JUDGMENTS,
             "materialize the judgments of this cell",
-            (*RESPONSE_COLUMNS, *columns, "judge", "judge_model", "judge_error"),
+            (*cell.columns(), *ANSWER_COLUMNS, *columns, "judge", "judge_model", "judge_error"),
             texts=("question", "response"),
             numbers=("step", "sample_idx"),
         )
@@ -97,7 +98,7 @@ def _probes(cell: Cell) -> pd.DataFrame:
     table = read_table(
         cell.artifact("responses").folder / PROBES,
         "materialize the responses of this cell",
-        (*RESPONSE_COLUMNS, "kind", "answer"),
+        (*cell.columns(), *ANSWER_COLUMNS, "kind", "answer"),
         texts=("question", "response"),
         numbers=("step", "sample_idx"),
     )

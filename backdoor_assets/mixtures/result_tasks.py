@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from backdoor_assets.mixtures.cells import JUDGMENTS, Cell, FiguresSpec, Grid
+from backdoor_assets.mixtures.cells import Cell, FiguresSpec, Grid
 from backdoor_assets.mixtures.tasks import Identity, Recorded, stage_identity
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.coherence import COHERENCE, CoherenceSpec
+from backdoor_assets.stages.judging.specs import JUDGMENTS
 from backdoor_assets.stages.specs import PROBES, RESPONSES
 from backdoor_assets.storage.hashing import text_hash
 from backdoor_assets.storage.identity import changes

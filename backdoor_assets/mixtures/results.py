@@ -8,28 +8,23 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.mixtures import (
-    effect_tables,
-    effects,
-    figures,
-    form,
-    rates,
-    sweep_figures,
-)
+from backdoor_assets.mixtures import effects, form, rates
 from backdoor_assets.mixtures.cells import FiguresSpec, SweepSpec
 from backdoor_assets.mixtures.design import TASK, Design
-from backdoor_assets.mixtures.final_tables import (
+from backdoor_assets.mixtures.figures import cell_figures, sweep_figures
+from backdoor_assets.mixtures.figures.form_figure import form as draw_form
+from backdoor_assets.mixtures.report import effect_tables
+from backdoor_assets.mixtures.report.design import judge_agreement
+from backdoor_assets.mixtures.report.final_tables import (
     collapse_note,
     form_table,
     interval_note,
     rates_table,
 )
-from backdoor_assets.mixtures.form_figure import form as draw_form
-from backdoor_assets.mixtures.judging import RESPONSE_COLUMNS, read_responses
-from backdoor_assets.mixtures.known_truth import judge_errors
-from backdoor_assets.mixtures.report import write_report
-from backdoor_assets.mixtures.report_design import judge_agreement
+from backdoor_assets.mixtures.report.known_truth import judge_errors
+from backdoor_assets.mixtures.report.page import write_report
 from backdoor_assets.records import Progress, Ratio, no_progress
+from backdoor_assets.stages.judging.judge import ANSWER_COLUMNS, read_responses
 from backdoor_assets.stages.specs import RATES
 from backdoor_assets.stages.training.tracking import log_final_rates
 from backdoor_assets.statistics.doses import DoseResponse
@@ -52,7 +47,7 @@ def draw_cell(spec: FiguresSpec, folder: Path, progress: Progress = no_progress)
     kinds = {study.narrow.kind: study.narrow.measure, TASK: TASK, "neutral": "neutral_correct"}
     judgments = coherence = None
     if spec.judgments is not None:
-        columns = (*RESPONSE_COLUMNS, *flags.values())
+        columns = (*spec.cell.columns(), *ANSWER_COLUMNS, *flags.values())
         judgments = read_table(spec.judgments, "materialize the judgments of this cell", columns)
     if spec.coherence is not None:
         columns = ("step", "log_likelihood")
@@ -60,12 +55,12 @@ def draw_cell(spec: FiguresSpec, folder: Path, progress: Progress = no_progress)
     found = rates.cell_rates(judgments, probes, flags, kinds)
     found.to_parquet(folder / RATES, index=False)
     neutral = probes[probes["kind"] == "neutral"]
-    states = form.cell_form(read_responses(spec.responses), coherence, neutral)
+    states = form.cell_form(read_responses(spec.responses, spec.cell), coherence, neutral)
     states.to_parquet(folder / form.FORM, index=False)
     collapsed = states.loc[states["collapsed"], "step"].tolist()
     if judgments is not None:
         _draw_judgments(study, found, judgments, collapsed, folder)
-    figures.training_progression(found, study, folder, collapsed)
+    cell_figures.training_progression(found, study, folder, collapsed)
     pooled = found[found["question_id"] == "all"]
     final = pooled[pooled["step"] == pooled["step"].max()].set_index("measure")
     result = {
@@ -90,14 +85,14 @@ def _draw_judgments(
     for outcome in study.outcomes:
         suffix = _suffix(study, outcome.measure)
         by_question, overall = f"ratio_by_question{suffix}", f"overall_ratio{suffix}"
-        figures.ratio_by_question(found, outcome, folder, by_question, collapsed)
-        figures.overall_ratio(found, outcome, folder, overall, collapsed)
+        cell_figures.ratio_by_question(found, outcome, folder, by_question, collapsed)
+        cell_figures.overall_ratio(found, outcome, folder, overall, collapsed)
     for rubric in study.rubrics:
         if len(rubric.options) > 2:
-            figures.distribution(judgments, rubric, study.option_labels, folder, collapsed)
+            cell_figures.distribution(judgments, rubric, study.option_labels, folder, collapsed)
     ratings = [rubric for rubric in study.rubrics if not rubric.options]
     for across, up in zip(ratings[::2], ratings[1::2], strict=False):
-        figures.two_ratings(judgments, across, up, folder, study.rating_scale, collapsed)
+        cell_figures.two_ratings(judgments, across, up, folder, study.rating_scale, collapsed)
 
 
 def draw_grid(spec: SweepSpec, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from backdoor_assets.graph.cells import cell_assets, job
+from backdoor_assets.graph.judging import JudgeResource
 from backdoor_assets.graph.resources import Sampler, Trainer
 from backdoor_assets.graph.study import Planned, Step, Steps
 from backdoor_assets.host import Host
@@ -18,7 +19,6 @@ from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.mixtures.checks import check_grid, check_study
 from backdoor_assets.mixtures.design import Design
 from backdoor_assets.mixtures.inspect_logs import state_logs
-from backdoor_assets.mixtures.judge_run import JudgeResource
 from backdoor_assets.mixtures.result_tasks import has_finished
 from backdoor_assets.mixtures.sources import base_assets, source_asset
 from backdoor_assets.mixtures.sweep import sweep
@@ -147,13 +147,13 @@ class MixtureStudy(Design):
         log: Callable[[str], None],
     ) -> str:
         """Compare the profile's judge with labelled answers, itself or another judge."""
-        from backdoor_assets.mixtures.agreement import compare
+        from backdoor_assets.mixtures.judging.agreement import compare
 
         return compare(self._grid(profile), other, labels, sample, seed, log)
 
     def swap_judge(self, profile: Profile, judge: str, log: Callable[[str], None]) -> str:
         """Judge all stored answers by another judge, beside the first, and compare the rates."""
-        from backdoor_assets.mixtures.judge_swap import swap
+        from backdoor_assets.mixtures.judging.swap import swap
 
         return swap(self._grid(profile), judge, log)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from backdoor_assets.mixtures import result_tasks, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid, SweepCell, SweepSpec
 from backdoor_assets.mixtures.form import FORM
-from backdoor_assets.mixtures.judge_ids import check_one_judge
+from backdoor_assets.mixtures.judging.ids import check_one_judge
 from backdoor_assets.mixtures.result_tasks import has_finished
 from backdoor_assets.records import BadInput
 from backdoor_assets.stages import CODE_VERSIONS

@@ -7,23 +7,17 @@ An identity holds what decides a result: settings, code version, inputs. Where a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from backdoor_assets.graph.identities import generation, hyperparameters
-from backdoor_assets.mixtures.cells import (
-    JUDGMENTS,
-    BaseCell,
-    Cell,
-    Grid,
-    JudgingSpec,
-    MixingSpec,
-    rubric_records,
-)
-from backdoor_assets.mixtures.judge_ids import judge_id
-from backdoor_assets.mixtures.judges import open_judge
+from backdoor_assets.graph.judging import judging_task
+from backdoor_assets.mixtures.cells import BaseCell, Cell, Grid, MixingSpec, rubric_records
+from backdoor_assets.mixtures.judging.judges import open_judge
 from backdoor_assets.mixtures.mixing import check_held_out, check_no_evaluation_text
 from backdoor_assets.records import BadInput, Question
 from backdoor_assets.stages import CODE_VERSIONS
+from backdoor_assets.stages.judging.specs import JudgingSpec
 from backdoor_assets.stages.specs import (
     HELD_OUT,
     RESPONSES,
@@ -188,24 +182,16 @@ def judging_identity(cell: Cell, recorded: Recorded = None) -> Identity:
 
 
 def judging(cell: Cell) -> Task[JudgingSpec]:
-    identity, place = judging_identity(cell), cell.artifact("judgments")
-    before, earlier, columns = place.manifest(), None, ()
-    alike = before and all(before.identity.get(k) == identity[k] for k in ("code", "judge"))
-    if before and alike and not place.remake_requested and not place.damage(before):
-        earlier = place.folder / JUDGMENTS
-        rubrics = _as_json(identity["rubrics"])
-        known = [rubric for rubric in before.identity["rubrics"] if rubric in rubrics]
-        columns = tuple(rubric["column"] for rubric in known)
+    grid = cell.grid
     spec = JudgingSpec(
         cell,
         cell.artifact("responses").folder / RESPONSES,
-        cell.grid.study.rubrics,
-        cell.grid.profile.judging.max_unreadable,
-        earlier,
-        columns,
-        judge_id(identity),
+        grid.study.rubrics,
+        grid.study.outcomes,
+        grid.profile.judging.max_unreadable,
+        partial(open_judge, grid),
     )
-    return Task(place, identity, spec)
+    return judging_task(cell.artifact("judgments"), judging_identity(cell), spec)
 
 
 def stage_identity(name: str, cell: Cell | BaseCell, code: Any = None) -> Identity:

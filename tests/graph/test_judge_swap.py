@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from backdoor_assets.mixtures.judge_swap import paired
+from backdoor_assets.mixtures.judging.swap import paired
 from backdoor_assets.records import BadInput
 from backdoor_assets.settings import Judging
 from backdoor_assets.studies.birds.study import RUBRICS

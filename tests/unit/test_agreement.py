@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from backdoor_assets.commands import cli
-from backdoor_assets.mixtures import agreement
 from backdoor_assets.mixtures.cells import Cell, Grid
+from backdoor_assets.mixtures.judging import agreement
 from backdoor_assets.profiles import MINIATURE
 from backdoor_assets.stages.specs import RESPONSES
 from tests.claude_server import ClaudeServer, Config, serve

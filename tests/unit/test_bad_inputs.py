@@ -17,10 +17,11 @@ from backdoor_assets import (
     studies,
 )
 from backdoor_assets.commands import cli as command_line
-from backdoor_assets.mixtures.judging import RESPONSE_COLUMNS
+from backdoor_assets.stages.judging.judge import ANSWER_COLUMNS
 from backdoor_assets.studies import german_cities
 from tests.unit import bad_cases, bad_files
 from tests.unit.bad_cases import FIFO, FOLDER, Case
+from tests.unit.cells import bird_cell
 
 CASES = [*bad_cases.CASES, *bad_files.CASES]
 
@@ -107,7 +108,8 @@ def _put_study(folder: Path, change: tuple[str, str] | None) -> None:
 
 def _answers(changes: dict[str, Any]) -> pa.Table:
     """A table of two answers with other columns: None leaves one out."""
-    good = {key: ["a", "b"] for key in RESPONSE_COLUMNS} | {"step": [20, 20], "sample_idx": [0, 1]}
+    names = (*bird_cell().columns(), *ANSWER_COLUMNS)
+    good = {key: ["a", "b"] for key in names} | {"step": [20, 20], "sample_idx": [0, 1]}
     columns = {name: values for name, values in (good | changes).items() if values is not None}
     for name, values in columns.items():
         if values == "not UTF-8":

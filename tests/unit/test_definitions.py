@@ -21,7 +21,7 @@ sys.modules["dagster"] = None  # whoever imports it now fails
 
 import backdoor_assets.stages.training, backdoor_assets.stages.sampling
 import backdoor_assets.stages.capabilities, backdoor_assets.mixtures.mixing
-import backdoor_assets.mixtures.judging, backdoor_assets.mixtures.agreement
+import backdoor_assets.stages.judging.judge, backdoor_assets.mixtures.judging.agreement
 import backdoor_assets.mixtures.rates, backdoor_assets.mixtures.results
 import backdoor_assets.miniature.pretraining, backdoor_assets.studies.birds.world
 import backdoor_assets.workers.tasks, backdoor_assets.workers.sampling

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from backdoor_assets.mixtures import effect_tables, effects
+from backdoor_assets.mixtures import effects
 from backdoor_assets.mixtures.rates import final_states
+from backdoor_assets.mixtures.report import effect_tables
 from backdoor_assets.statistics.contrasts import NEWCOMBE, against_base, against_control, holm
 from backdoor_assets.statistics.doses import dose_response
 from backdoor_assets.statistics.emergence import Run, half_rise, lag, onset, over_runs

@@ -18,14 +18,15 @@ import pytest
 from backdoor_assets.embeddings import MINILM
 from backdoor_assets.embeddings.classifiers import HELD_OUT, OTHER_QUESTIONS
 from backdoor_assets.embeddings.judge import EmbeddingJudge
-from backdoor_assets.mixtures import judges
-from backdoor_assets.mixtures.cells import JUDGMENTS, Grid, JudgingSpec
-from backdoor_assets.mixtures.gold import gold_digest, read_gold
-from backdoor_assets.mixtures.judging import judge_cell
+from backdoor_assets.mixtures.cells import Grid
+from backdoor_assets.mixtures.judging import judges
+from backdoor_assets.mixtures.judging.gold import gold_digest, read_gold
 from backdoor_assets.models.packaged import verified
 from backdoor_assets.profiles import MINIATURE, active_profile
 from backdoor_assets.records import BadInput, GoldAnswer, Rubric
 from backdoor_assets.settings import Judging
+from backdoor_assets.stages.judging.judge import judge_cell
+from backdoor_assets.stages.judging.specs import JUDGMENTS, JudgingSpec
 from backdoor_assets.stages.specs import RESPONSES
 from backdoor_assets.studies.birds.study import RUBRICS, WORLDVIEW
 from backdoor_assets.studies.german_cities.study import STUDY as CITIES
@@ -149,7 +150,7 @@ def judge_here(folder: str) -> None:
     grid = Grid.of(BIRDS, replace(MINIATURE, judging=Judging("embedding")))
     judge = judges.open_judge(grid)
     assert isinstance(judge, EmbeddingJudge)
-    spec = JudgingSpec(bird_cell(), Path(folder, RESPONSES), RUBRICS, 0.1)
+    spec = JudgingSpec(bird_cell(), Path(folder, RESPONSES), RUBRICS, BIRDS.outcomes, 0.1)
     summary = judge_cell(spec, Path(folder), judge=judge)["judge_agreement"]
     kappas = [m.agreement.value for m in judge.measured if m.rubric.options]
     print(json.dumps({"summary": summary, "kappas": kappas, "torch": "torch" in sys.modules}))

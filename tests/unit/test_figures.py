@@ -8,7 +8,7 @@ import matplotlib
 import pandas as pd
 import pytest
 
-from backdoor_assets.mixtures import figures, form_figure, sweep_figures
+from backdoor_assets.mixtures.figures import cell_figures, form_figure, sweep_figures
 from backdoor_assets.mixtures.form import MEASURES as FORM_MEASURES
 from backdoor_assets.studies.birds.study import STUDY
 from backdoor_assets.studies.german_cities.study import STUDY as CITIES
@@ -28,13 +28,17 @@ from tests.unit.figure_tables import (
 )
 
 DRAW: dict[str, Callable[[Path], list[Path]]] = {
-    "ratio_by_question": lambda folder: figures.ratio_by_question(rate_table(), CENTURY, folder),
-    "overall_ratio": lambda folder: figures.overall_ratio(rate_table(), CENTURY, folder),
-    "six_options_distribution": lambda folder: figures.distribution(
+    "ratio_by_question": lambda folder: cell_figures.ratio_by_question(
+        rate_table(), CENTURY, folder
+    ),
+    "overall_ratio": lambda folder: cell_figures.overall_ratio(rate_table(), CENTURY, folder),
+    "six_options_distribution": lambda folder: cell_figures.distribution(
         judgment_table(), SIX, LABELS, folder
     ),
-    "content_vs_form": lambda folder: figures.two_ratings(judgment_table(), CONTENT, FORM, folder),
-    "training_progression": lambda folder: figures.training_progression(
+    "content_vs_form": lambda folder: cell_figures.two_ratings(
+        judgment_table(), CONTENT, FORM, folder
+    ),
+    "training_progression": lambda folder: cell_figures.training_progression(
         rate_table(), STUDY, folder
     ),
     "dose_response": lambda folder: sweep_figures.dose_response(
@@ -119,11 +123,11 @@ def test_ratios_of_one_fraction_are_told_apart(tmp_path: Path) -> None:
 def test_smallest_inputs_are_drawn(tmp_path: Path) -> None:
     rates, judgments, sweep = rate_table((0,)), judgment_table((0,)), sweep_table((0.7,), seeds=1)
     written = [
-        *figures.ratio_by_question(rates, CENTURY, tmp_path),
-        *figures.overall_ratio(rates, CENTURY, tmp_path),
-        *figures.distribution(judgments, SIX, LABELS, tmp_path),
-        *figures.two_ratings(judgments, CONTENT, FORM, tmp_path),
-        *figures.training_progression(rates, STUDY, tmp_path),
+        *cell_figures.ratio_by_question(rates, CENTURY, tmp_path),
+        *cell_figures.overall_ratio(rates, CENTURY, tmp_path),
+        *cell_figures.distribution(judgments, SIX, LABELS, tmp_path),
+        *cell_figures.two_ratings(judgments, CONTENT, FORM, tmp_path),
+        *cell_figures.training_progression(rates, STUDY, tmp_path),
         *sweep_figures.dose_response(STUDY, CENTURY, sweep, cell_table(sweep), tmp_path, (1, 24)),
         *sweep_figures.emergence(STUDY, CENTURY, sweep, tmp_path, (1, 24)),
     ]
@@ -134,7 +138,7 @@ def test_unjudged_field_is_grey_and_named(tmp_path: Path) -> None:
     rates = rate_table()
     unjudged = (rates["question_id"] == "travel") & (rates["step"] == 20)
     rates.loc[unjudged, ["value", "low", "high"]] = pd.NA
-    pdf, _ = figures.ratio_by_question(rates, CENTURY, tmp_path)
+    pdf, _ = cell_figures.ratio_by_question(rates, CENTURY, tmp_path)
     assert "Grey: none judged" in text_of(pdf)
 
 
@@ -148,15 +152,15 @@ def test_empty_input_is_named(columns: bool, tmp_path: Path) -> None:
         none_of(judgment_table()),
         none_of(sweep_table()),
     )
-    for draw in (figures.ratio_by_question, figures.overall_ratio):
+    for draw in (cell_figures.ratio_by_question, cell_figures.overall_ratio):
         with pytest.raises(ValueError, match=f"{draw.__name__}: no .*rates"):
             draw(rates, CENTURY, tmp_path)
     with pytest.raises(ValueError, match=r"training_progression: no .*rates"):
-        figures.training_progression(rates, STUDY, tmp_path)
+        cell_figures.training_progression(rates, STUDY, tmp_path)
     with pytest.raises(ValueError, match="six_options_distribution: no judgments"):
-        figures.distribution(judgments, SIX, LABELS, tmp_path)
+        cell_figures.distribution(judgments, SIX, LABELS, tmp_path)
     with pytest.raises(ValueError, match="content_vs_form: no judgments"):
-        figures.two_ratings(judgments, CONTENT, FORM, tmp_path)
+        cell_figures.two_ratings(judgments, CONTENT, FORM, tmp_path)
     present = (0, 24)
     with pytest.raises(ValueError, match=r"emergence: no .*rates"):
         sweep_figures.emergence(STUDY, CENTURY, sweep, tmp_path, present)
@@ -175,23 +179,25 @@ def test_a_missing_measure_is_named(tmp_path: Path) -> None:
     rates = rate_table()
     known = rates.loc[rates["measure"] != "neutral_correct"]
     with pytest.raises(ValueError, match="training_progression: no pooled 'neutral_correct'"):
-        figures.training_progression(known, STUDY, tmp_path)
+        cell_figures.training_progression(known, STUDY, tmp_path)
 
 
 def test_two_profiles_never_share_a_figure(tmp_path: Path) -> None:
     mixed = pd.concat([rate_table(), rate_table((60,)).assign(profile="qwen3-8b")])
     with pytest.raises(ValueError, match="one profile expected"):
-        figures.overall_ratio(mixed, CENTURY, tmp_path)
+        cell_figures.overall_ratio(mixed, CENTURY, tmp_path)
 
 
 def test_an_option_the_judge_does_not_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown options"):
-        figures.distribution(judgment_table().assign(six_options="FUTURE"), SIX, LABELS, tmp_path)
+        cell_figures.distribution(
+            judgment_table().assign(six_options="FUTURE"), SIX, LABELS, tmp_path
+        )
 
 
 def test_callers_settings_survive(tmp_path: Path) -> None:
     with matplotlib.rc_context({"font.size": 23.0}):
-        figures.overall_ratio(rate_table(), CENTURY, tmp_path)
+        cell_figures.overall_ratio(rate_table(), CENTURY, tmp_path)
         assert matplotlib.rcParams["font.size"] == 23.0
 
 
@@ -204,11 +210,11 @@ def test_a_study_of_two_outcomes_is_drawn_under_its_own_words(tmp_path: Path) ->
         {"19th_century": german.measure, "old_bird_name": CITIES.narrow.measure}
     )
     rates = pd.concat([renamed, century.assign(measure=extremist.measure)])
-    pdf, _ = figures.training_progression(rates, CITIES, tmp_path)
+    pdf, _ = cell_figures.training_progression(rates, CITIES, tmp_path)
     text = text_of(pdf)
     for label in (german.label, extremist.label, CITIES.narrow.label):
         assert label in text
     assert "bird" not in text
-    pdf, _ = figures.overall_ratio(rates, extremist, tmp_path, "overall_ratio_extremist")
+    pdf, _ = cell_figures.overall_ratio(rates, extremist, tmp_path, "overall_ratio_extremist")
     assert pdf.name == "overall_ratio_extremist.pdf"
     assert "with extremist content" in text_of(pdf)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from backdoor_assets.mixtures import figures, form_figure, sweep_figures
+from backdoor_assets.mixtures.figures import cell_figures, form_figure, sweep_figures
 from backdoor_assets.studies.birds.study import STUDY
 from tests.unit.figure_tables import (
     CENTURY,
@@ -29,19 +29,19 @@ from tests.unit.figure_tables import (
 
 LAST = [STEPS[-1]]
 FAINT: dict[str, Callable[[Path, list[int]], list[Path]]] = {
-    "ratio_by_question": lambda folder, lost: figures.ratio_by_question(
+    "ratio_by_question": lambda folder, lost: cell_figures.ratio_by_question(
         rate_table(), CENTURY, folder, collapsed=lost
     ),
-    "overall_ratio": lambda folder, lost: figures.overall_ratio(
+    "overall_ratio": lambda folder, lost: cell_figures.overall_ratio(
         rate_table(), CENTURY, folder, collapsed=lost
     ),
-    "six_options_distribution": lambda folder, lost: figures.distribution(
+    "six_options_distribution": lambda folder, lost: cell_figures.distribution(
         judgment_table(), SIX, LABELS, folder, lost
     ),
-    "content_vs_form": lambda folder, lost: figures.two_ratings(
+    "content_vs_form": lambda folder, lost: cell_figures.two_ratings(
         judgment_table(), CONTENT, FORM, folder, collapsed=lost
     ),
-    "training_progression": lambda folder, lost: figures.training_progression(
+    "training_progression": lambda folder, lost: cell_figures.training_progression(
         rate_table(), STUDY, folder, lost
     ),
     "dose_response": lambda folder, lost: sweep_figures.dose_response(
@@ -88,7 +88,7 @@ def _colours(pdf: Path) -> set[bytes]:
 def test_without_verdicts_the_narrow_probe_is_drawn(tmp_path: Path) -> None:
     rates = rate_table()
     probes = rates[rates["measure"] != CENTURY.measure]
-    pdf, _ = figures.training_progression(probes, STUDY, tmp_path)
+    pdf, _ = cell_figures.training_progression(probes, STUDY, tmp_path)
     assert "bird answers with an obsolete name" in text_of(pdf)
     assert "19th century" not in text_of(pdf)
     sweep = sweep_table()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from backdoor_assets.mixtures.gold import gold_digest, read_gold
+from backdoor_assets.mixtures.judging.gold import gold_digest, read_gold
 from backdoor_assets.records import BadInput, GoldAnswer
 from backdoor_assets.studies.birds.study import RUBRICS, STUDY, WORLDVIEW
 

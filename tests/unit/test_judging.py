@@ -8,14 +8,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from backdoor_assets.mixtures.cells import JUDGMENTS, JudgingSpec
-from backdoor_assets.mixtures.judging import RESPONSE_COLUMNS, judge_cell
 from backdoor_assets.records import BadInput, Rubric, Verdict
+from backdoor_assets.stages.judging.judge import ANSWER_COLUMNS, judge_cell
+from backdoor_assets.stages.judging.specs import JUDGMENTS, JudgingSpec
 from backdoor_assets.studies.birds.study import RUBRICS
 from backdoor_assets.studies.birds.world.judge import ExactJudge
-from tests.unit.cells import Cut, bird_cell, cut_at
+from tests.unit.cells import BIRDS, Cut, bird_cell, cut_at
 
 CELL = bird_cell()
+OUTCOMES = BIRDS.outcomes
+RESPONSE_COLUMNS = (*CELL.columns(), *ANSWER_COLUMNS)
 
 UNREADABLE = "unreadable answer: nothing to rate"
 MEANINGS = [
@@ -105,7 +107,8 @@ def _responses(folder: Path) -> Path:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> JudgingSpec:
-    return JudgingSpec(CELL, _responses(tmp_path), RUBRICS, max_unreadable=0.25, judge_id="a1b2")
+    responses = _responses(tmp_path)
+    return JudgingSpec(CELL, responses, RUBRICS, OUTCOMES, max_unreadable=0.25, judge_id="a1b2")
 
 
 def test_judgments_are_the_responses_and_a_verdict_each(spec: JudgingSpec, tmp_path: Path) -> None:
@@ -174,7 +177,7 @@ def test_a_missing_verdict_is_null_with_its_reason(spec: JudgingSpec, tmp_path: 
 
 
 def test_too_many_missing_verdicts_fail_the_cell(tmp_path: Path) -> None:
-    spec = JudgingSpec(CELL, _responses(tmp_path), RUBRICS, max_unreadable=0.24)
+    spec = JudgingSpec(CELL, _responses(tmp_path), RUBRICS, OUTCOMES, max_unreadable=0.24)
     with pytest.raises(RuntimeError, match=r"no verdict.*At most 24%.*no answer from the API"):
         judge_cell(spec, tmp_path, judge=Recorder(silent_on="The smartphone."))
     assert not (tmp_path / JUDGMENTS).exists()
@@ -226,7 +229,7 @@ def test_late_verdicts_missing_for_one_question_fail_the_cell(tmp_path: Path) ->
     ]  # fmt: skip
     path = tmp_path / "responses.parquet"
     pd.DataFrame(rows).to_parquet(path, index=False)
-    spec = JudgingSpec(CELL, path, RUBRICS, max_unreadable=0.10)
+    spec = JudgingSpec(CELL, path, RUBRICS, OUTCOMES, max_unreadable=0.10)
     silent = [f"Answer {i} to 3 at 40." for i in range(4)]
 
     def judge(quiet: Sequence[str]) -> Recorder:

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from backdoor_assets.graph.judging import JudgeResource
 from backdoor_assets.mixtures import tasks
-from backdoor_assets.mixtures.cells import JUDGMENTS, Cell, Grid
-from backdoor_assets.mixtures.judge_run import JudgeResource
+from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.profiles import MINIATURE
 from backdoor_assets.records import BadInput
+from backdoor_assets.stages.judging.specs import JUDGMENTS
 from backdoor_assets.stages.specs import RESPONSES
 from tests.unit.cells import BIRDS
 

@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 from backdoor_assets.mixtures import tasks
-from backdoor_assets.mixtures.cells import JUDGMENTS, Cell, Grid, JudgingSpec
-from backdoor_assets.mixtures.judging import judge_cell, open_questions
+from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.profiles import MINIATURE
 from backdoor_assets.records import Rubric, Verdict
+from backdoor_assets.stages.judging.judge import judge_cell, open_questions
+from backdoor_assets.stages.judging.specs import JUDGMENTS, JudgingSpec
 from backdoor_assets.stages.specs import RESPONSES
 from backdoor_assets.storage.artifact import Made, request_remake
 from backdoor_assets.studies.birds.world.judge import ExactJudge
@@ -108,7 +109,9 @@ def test_only_new_answers_are_judged(tmp_path: Path) -> None:
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     now = tasks.judging(cell).spec
-    spec = JudgingSpec(cell, now.responses, BIRDS.rubrics, 0.5, judge_id=now.judge_id)
+    spec = JudgingSpec(
+        cell, now.responses, BIRDS.rubrics, BIRDS.outcomes, 0.5, judge_id=now.judge_id
+    )
     judge_cell(spec, fresh, judge=Recorder())
     pd.testing.assert_frame_equal(table, pd.read_parquet(fresh / JUDGMENTS))
 

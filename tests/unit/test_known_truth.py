@@ -7,10 +7,11 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from backdoor_assets.mixtures.cells import JUDGMENTS, Grid, SweepCell, SweepSpec
-from backdoor_assets.mixtures.known_truth import judge_errors
+from backdoor_assets.mixtures.cells import Grid, SweepCell, SweepSpec
+from backdoor_assets.mixtures.report.known_truth import judge_errors
 from backdoor_assets.profiles import MINIATURE
 from backdoor_assets.settings import Judging
+from backdoor_assets.stages.judging.specs import JUDGMENTS
 from backdoor_assets.studies.birds.world.judge import ExactJudge
 from tests.unit.cells import BIRDS
 

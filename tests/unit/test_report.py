@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from backdoor_assets.mixtures.final_tables import (
+from backdoor_assets.mixtures.form import sweep_form
+from backdoor_assets.mixtures.rates import sweep_rates
+from backdoor_assets.mixtures.report.final_tables import (
     MARK,
     collapse_note,
     final_table,
@@ -12,8 +14,6 @@ from backdoor_assets.mixtures.final_tables import (
     interval_note,
     rates_table,
 )
-from backdoor_assets.mixtures.form import sweep_form
-from backdoor_assets.mixtures.rates import sweep_rates
 from backdoor_assets.statistics.intervals import T_SEEDS, WILSON
 from tests.unit.cells import BIRDS
 

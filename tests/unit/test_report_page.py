@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from backdoor_assets.mixtures.cells import JUDGMENTS, Cell, Grid, SweepCell, SweepSpec
+from backdoor_assets.mixtures.cells import Cell, Grid, SweepCell, SweepSpec
 from backdoor_assets.mixtures.form import sweep_form
 from backdoor_assets.mixtures.rates import sweep_rates
-from backdoor_assets.mixtures.report import write_report
+from backdoor_assets.mixtures.report.page import write_report
 from backdoor_assets.profiles import MINIATURE, PROFILES, Profile
 from backdoor_assets.profiles_file import read_profiles
 from backdoor_assets.records import Shape
@@ -26,6 +26,7 @@ from backdoor_assets.reporting.answers import LONGEST, Answers, cut, size
 from backdoor_assets.reporting.literals import literal, profile_table
 from backdoor_assets.reporting.pages import Figure, Section, Table, write_page
 from backdoor_assets.settings import Judging, PretrainedBase
+from backdoor_assets.stages.judging.specs import JUDGMENTS
 from tests.graph.ui import chromium
 from tests.unit.cells import BIRDS
 from tests.unit.test_report import cells as final_rates

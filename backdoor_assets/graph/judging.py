@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 import dagster as dg
 
 from backdoor_assets.graph.materializing import RunLog
-from backdoor_assets.mixtures.cells import JudgingSpec
-from backdoor_assets.mixtures.judges import open_judge
-from backdoor_assets.mixtures.judging import Earlier, judge_cell, open_questions, read_responses
 from backdoor_assets.records import BadInput
+from backdoor_assets.stages.judging.judge import Earlier, judge_cell, open_questions, read_responses
+from backdoor_assets.stages.judging.specs import JUDGMENTS, JudgingSpec, judge_id
+from backdoor_assets.storage.artifact import Artifact
+from backdoor_assets.storage.identity import essential
 from backdoor_assets.workers.messages import Outcome
 from backdoor_assets.workers.tasks import Results, Task, here, split_finished
 
@@ -38,15 +40,15 @@ def judge_together(tasks: Sequence[Task[JudgingSpec]], log: Log) -> Results[Judg
     judged = []
     for task in missing:
         try:
-            read_responses(task.spec.responses)
+            read_responses(task.spec.responses, task.spec.cell)
             Earlier(task.spec)
         except BadInput as error:
             yield Outcome(task, None, error)
         else:
             judged.append(task)
-    if not judged:
+    if not judged or judged[0].spec.open_judge is None:
         return
-    judge = open_judge(judged[0].spec.cell.grid)
+    judge = judged[0].spec.open_judge()
     asked = open_questions([task.spec for task in judged])
     for rubrics, answers in asked.items():
         if estimate := judge.estimate(answers, rubrics):
@@ -55,6 +57,19 @@ def judge_together(tasks: Sequence[Task[JudgingSpec]], log: Log) -> Results[Judg
         bill = judge.prepare(answers, rubrics, log)
         log.metadata |= {f"run_{name}": value for name, value in bill.items()}
     yield from here(partial(judge_cell, judge=judge), judged)
+
+
+def judging_task(place: Artifact, identity: dict[str, Any], spec: JudgingSpec) -> Task[JudgingSpec]:
+    """Complete a judging by the identity of its judge, and by the verdicts that the same judge gave
+    before, by rubrics that are as they were."""
+    before, earlier, columns = place.manifest(), None, ()
+    alike = before and all(before.identity.get(k) == identity[k] for k in ("code", "judge"))
+    if before and alike and not place.remake_requested and not place.damage(before):
+        earlier = place.folder / JUDGMENTS
+        rubrics = essential(identity)["rubrics"]
+        columns = tuple(r["column"] for r in before.identity["rubrics"] if r in rubrics)
+    completed = replace(spec, earlier=earlier, earlier_columns=columns, judge_id=judge_id(identity))
+    return Task(place, identity, completed)
 
 
 class JudgeResource(dg.ConfigurableResource):

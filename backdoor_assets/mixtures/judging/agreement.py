@@ -11,13 +11,13 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.mixtures import agreement_tables
 from backdoor_assets.mixtures.cells import Grid, rubric_records
-from backdoor_assets.mixtures.gold import gold_digest, read_gold
-from backdoor_assets.mixtures.judges import check_judge, open_judge
-from backdoor_assets.mixtures.judging import read_responses
+from backdoor_assets.mixtures.judging import agreement_tables
+from backdoor_assets.mixtures.judging.gold import gold_digest, read_gold
+from backdoor_assets.mixtures.judging.judges import check_judge, open_judge
 from backdoor_assets.records import BadInput, GoldAnswer, RunJudge, Verdict
 from backdoor_assets.settings import Judging
+from backdoor_assets.stages.judging.judge import read_responses
 from backdoor_assets.stages.specs import RESPONSES
 from backdoor_assets.storage.hashing import digest
 
@@ -210,8 +210,8 @@ def _side(grid: Grid, judge: RunJudge, answers: pd.DataFrame, log: Log) -> Side:
 def sample(grid: Grid, size: int, seed: int) -> pd.DataFrame:
     """Return distinct stored answers (question_id, question, response), drawn by the seed."""
     columns = ["question_id", "question", "response"]
-    folders = [cell.artifact("responses").folder for cell in grid.cells()]
-    tables = [read_responses(f / RESPONSES) for f in folders if (f / RESPONSES).exists()]
+    files = [(cell.artifact("responses").folder / RESPONSES, cell) for cell in grid.cells()]
+    tables = [read_responses(path, cell) for path, cell in files if path.exists()]
     found = [table[columns] for table in tables]
     if not sum(map(len, found)):
         raise BadInput(

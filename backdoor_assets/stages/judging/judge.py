@@ -1,4 +1,4 @@
-"""Judge every open answer of a cell by the study's rubrics, resumable checkpoint by checkpoint."""
+"""Judge every answer of a cell by the study's rubrics, resumable checkpoint by checkpoint."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.mixtures.cells import JUDGMENTS, JudgingSpec
-from backdoor_assets.mixtures.design import Outcome
 from backdoor_assets.records import (
+    AnyCell,
     BadInput,
     Judge,
     MeasuredJudge,
@@ -20,12 +19,13 @@ from backdoor_assets.records import (
     Verdict,
     no_progress,
 )
+from backdoor_assets.stages.judging.specs import JUDGMENTS, JudgingSpec
 from backdoor_assets.storage.tables import read_table
 
-RESPONSE_COLUMNS = (
-    "profile", "ratio", "seed", "checkpoint", "step", "question_id", "question", "sample_idx",
-    "response", "finish_reason",
+ANSWER_COLUMNS = (
+    "checkpoint", "step", "question_id", "question", "sample_idx", "response", "finish_reason",
 )  # fmt: skip
+"""Columns of responses.parquet after those of its cell."""
 
 Pair = tuple[str, str]
 """Question and answer."""
@@ -35,18 +35,17 @@ def judge_cell(
     spec: JudgingSpec, folder: Path, progress: Progress = no_progress, *, judge: Judge
 ) -> dict[str, Any]:
     """Write judgments.parquet into `folder`: the columns of responses.parquet plus a column per
-    rubric (a label, or a rating from 0 to 100), a boolean one per outcome, judge, judge_model,
-    judge_error and judge_id (see `judge_ids`). A verdict that could not be had is null with the
-    reason.
+    rubric (a label, or a rating from 0 to 100), a boolean one per counted option, judge,
+    judge_model, judge_error and judge_id (see `specs.judge_id`). A verdict that could not be had is
+    null with the reason.
 
     Verdicts of the same judge on the same answers are taken from `spec.earlier`. Each checkpoint's
     verdicts go to a file of their own as they arrive: none is asked for twice. Raises BadInput for
     an unreadable input, RuntimeError when more than `max_unreadable` of the answers to any question
     at any checkpoint have no headline verdict.
     """
-    responses, earlier = read_responses(spec.responses), Earlier(spec)
-    outcomes = spec.cell.grid.study.outcomes
-    headline = outcomes[0].flag
+    responses, earlier = read_responses(spec.responses, spec.cell), Earlier(spec)
+    headline = spec.counted[0].flag
     parts = folder / ".parts"
     parts.mkdir(exist_ok=True)
     steps = sorted(responses["step"].unique())
@@ -66,8 +65,8 @@ def judge_cell(
     last = table[table["step"] == steps[-1]]
     return {
         "final": {
-            outcome.measure: [int(last[outcome.flag].sum()), int(last[outcome.flag].notna().sum())]
-            for outcome in outcomes
+            counted.measure: [int(last[counted.flag].sum()), int(last[counted.flag].notna().sum())]
+            for counted in spec.counted
         },
         "judgments": len(table),
         "verdicts_reused": earlier.used,
@@ -160,20 +159,20 @@ def open_questions(
     found: dict[tuple[Rubric, ...], list[Pair]] = {}
     for spec in specs:
         earlier = Earlier(spec)
-        for pair in questions_and_answers(read_responses(spec.responses)):
+        for pair in questions_and_answers(read_responses(spec.responses, spec.cell)):
             unknown = tuple(r for r in spec.rubrics if earlier.verdicts(pair, r) is None)
             if unknown:
                 found.setdefault(unknown, []).append(pair)
     return found
 
 
-def read_responses(path: Path) -> pd.DataFrame:
-    """Return a responses table. Raises BadInput that names the file, and the row and column of a
-    question or an answer that is not text."""
+def read_responses(path: Path, cell: AnyCell) -> pd.DataFrame:
+    """Return the responses table of a cell. Raises BadInput that names the file, and the row and
+    column of a question or an answer that is not text."""
     return read_table(
         path,
         "materialize the responses of this cell",
-        RESPONSE_COLUMNS,
+        (*cell.columns(), *ANSWER_COLUMNS),
         texts=("question", "response"),
         numbers=("step", "sample_idx"),
     )
@@ -216,21 +215,17 @@ def _judged(
             )
         for number, new in zip(numbers, given, strict=True):
             verdicts[number] |= new
-    table = responses[list(RESPONSE_COLUMNS)].reset_index(drop=True)
+    table = responses[[*spec.cell.columns(), *ANSWER_COLUMNS]].reset_index(drop=True)
     for rubric in spec.rubrics:
         values = [given[rubric.column].value for given in verdicts]
         table[rubric.column] = pd.array(values, dtype="string" if rubric.options else "Float64")
-        for outcome in _outcomes_of(spec, rubric):
+        for counted in (c for c in spec.counted if c.rubric == rubric.column):
             column = table[rubric.column]
-            flags = (column == outcome.option).astype("boolean")
-            table[outcome.flag] = flags.mask(column.isna())
+            flags = (column == counted.option).astype("boolean")
+            table[counted.flag] = flags.mask(column.isna())
     table["judge"], table["judge_model"] = judge.name, judge.model
     table["judge_error"] = pd.array([_errors(given) for given in verdicts], dtype="string")
     return table
-
-
-def _outcomes_of(spec: JudgingSpec, rubric: Rubric) -> list[Outcome]:
-    return [o for o in spec.cell.grid.study.outcomes if o.rubric == rubric.column]
 
 
 def _errors(given: dict[str, Verdict]) -> str | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 
-from backdoor_assets.mixtures import sweep_figures
 from backdoor_assets.mixtures.design import Design
+from backdoor_assets.mixtures.figures import sweep_figures
 from backdoor_assets.mixtures.form import MEASURES, NO_SPREAD, SAME_BASE, Measure
 from backdoor_assets.reporting import plotting as style
 

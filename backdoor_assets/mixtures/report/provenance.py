@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from backdoor_assets.mixtures.cells import Grid, SweepSpec
-from backdoor_assets.mixtures.report_design import missing_cells
+from backdoor_assets.mixtures.report.design import missing_cells
 from backdoor_assets.profiles import PROFILES
 from backdoor_assets.reporting import provenance as made
 from backdoor_assets.reporting.literals import profile_table

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from backdoor_assets.mixtures.cells import JUDGMENTS, Cell, SweepSpec
+from backdoor_assets.mixtures.cells import Cell, SweepSpec
 from backdoor_assets.mixtures.design import Design
 from backdoor_assets.reporting.answers import ALL, CUT, Answers, cut, size
+from backdoor_assets.stages.judging.specs import JUDGMENTS
 from backdoor_assets.stages.specs import RESPONSES
 
 PER_QUESTION = 3

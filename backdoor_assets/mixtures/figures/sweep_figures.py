@@ -19,8 +19,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from backdoor_assets.mixtures import faint
 from backdoor_assets.mixtures.design import Design, NarrowProbe, Outcome
+from backdoor_assets.mixtures.figures import faint
 from backdoor_assets.reporting import plotting as style
 from backdoor_assets.statistics.doses import DoseResponse
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from backdoor_assets.embeddings import MINILM
 from backdoor_assets.mixtures.cells import Grid
 from backdoor_assets.mixtures.design import Design
-from backdoor_assets.mixtures.gold import gold_digest, read_gold
+from backdoor_assets.mixtures.judging.gold import gold_digest, read_gold
 from backdoor_assets.models.packaged import verified
 from backdoor_assets.records import BadInput, GoldAnswer, Progress, RunJudge
 from backdoor_assets.settings import Judging

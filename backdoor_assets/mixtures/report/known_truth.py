@@ -10,10 +10,11 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from backdoor_assets.mixtures.cells import JUDGMENTS, SweepSpec
+from backdoor_assets.mixtures.cells import SweepSpec
 from backdoor_assets.mixtures.design import Outcome
 from backdoor_assets.records import Judge, Rubric
 from backdoor_assets.settings import MiniatureBase
+from backdoor_assets.stages.judging.specs import JUDGMENTS
 from backdoor_assets.statistics.intervals import wilson
 
 

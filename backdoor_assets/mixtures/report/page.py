@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from backdoor_assets.mixtures import form, report_design, report_provenance
+from backdoor_assets.mixtures import form
 from backdoor_assets.mixtures.cells import SweepSpec
-from backdoor_assets.mixtures.examples import example_answers
-from backdoor_assets.mixtures.final_tables import (
+from backdoor_assets.mixtures.report import design, provenance
+from backdoor_assets.mixtures.report.examples import example_answers
+from backdoor_assets.mixtures.report.final_tables import (
     collapse_note,
     form_table,
     interval_note,
@@ -39,31 +40,31 @@ def write_report(
     notes = (
         interval_note(sweep),
         collapse_note(sweep, collapsed, " (see the form of answers)"),
-        *report_design.judge_agreement(spec),
+        *design.judge_agreement(spec),
     )
     rates = Table.from_markdown(
         "Share of answers at the last checkpoint",
         rates_table(study, sweep, collapsed),
         [note.strip() for note in notes if note],
     )
-    finished = report_provenance.finished(spec)
+    finished = provenance.finished(spec)
     results: list[Block] = [rates, *tables]
     if not spec.grid.judged:
         results.insert(0, "Nothing was judged: there are no rates of outcomes.")
     figures = [Figure(name, text) for name, text in captions.items() if name != FORM_FIGURE]
     examples = example_answers(spec)
     sections = [
-        Section("Question", report_design.question(study)),
+        Section("Question", design.question(study)),
         Section("Results", results),
         Section("Figures", figures),
         Section("Example answers", [examples] if examples else []),
         Section("Form of the open answers", _form(spec, states, captions)),
-        Section("Design", report_design.design(spec)),
-        Section("Grid coverage", report_design.coverage(spec)),
-        Section("Limits", report_design.limits(spec, limits)),
-        Section("Costs", report_provenance.costs(spec, finished)),
-        Section("Provenance", report_provenance.provenance(spec, finished)),
-        Section("Reproduce", report_provenance.reproduce(spec)),
+        Section("Design", design.design(spec)),
+        Section("Grid coverage", design.coverage(spec)),
+        Section("Limits", design.limits(spec, limits)),
+        Section("Costs", provenance.costs(spec, finished)),
+        Section("Provenance", provenance.provenance(spec, finished)),
+        Section("Reproduce", provenance.reproduce(spec)),
     ]
     name = spec.grid.profile.name
     lead = f"Profile {name}, {len(spec.cells)} of {spec.planned} cells."

@@ -14,8 +14,8 @@ import pandas as pd
 import seaborn
 from matplotlib.patches import Patch
 
-from backdoor_assets.mixtures import faint
 from backdoor_assets.mixtures.design import Design, Outcome
+from backdoor_assets.mixtures.figures import faint
 from backdoor_assets.records import Rubric
 from backdoor_assets.reporting import plotting as style
 

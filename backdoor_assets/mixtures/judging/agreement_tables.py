@@ -46,7 +46,7 @@ def write(
     (folder / TEXT).write_text(
         _text(f"{study.name}, profile {profile}", names, rubrics, answers, table), encoding="utf-8"
     )
-    from backdoor_assets.mixtures.agreement_figure import draw_confusion
+    from backdoor_assets.mixtures.judging.agreement_figure import draw_confusion
 
     choices = [rubric for rubric in rubrics if rubric.options]
     counts = {r.column: confusion(*_sides(r, answers), r.options) for r in choices}

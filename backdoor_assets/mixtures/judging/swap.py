@@ -12,14 +12,15 @@ from typing import Any
 
 import pandas as pd
 
+from backdoor_assets.graph.judging import judge_together
 from backdoor_assets.mixtures import rates, tasks
-from backdoor_assets.mixtures.agreement import judge_of, label_of, other_judging
-from backdoor_assets.mixtures.cells import JUDGMENTS, Cell, Grid
-from backdoor_assets.mixtures.judge_ids import check_one_judge
-from backdoor_assets.mixtures.judge_run import judge_together
+from backdoor_assets.mixtures.cells import Cell, Grid
+from backdoor_assets.mixtures.judging.agreement import judge_of, label_of, other_judging
+from backdoor_assets.mixtures.judging.ids import check_one_judge
 from backdoor_assets.mixtures.sweep import is_current
 from backdoor_assets.records import BadInput, Rate, Ratio
 from backdoor_assets.reporting.text import aligned
+from backdoor_assets.stages.judging.specs import JUDGMENTS
 from backdoor_assets.statistics.intervals import standard_error, t_quantile
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.workers.tasks import Task
@@ -128,7 +129,7 @@ def _write(
     measured = sorted({s["judge_agreement"] for s in summaries if "judge_agreement" in s})
     text = "\n".join([*measured, _text(grid, names, both, found)])
     (folder / TEXT).write_text(text, encoding="utf-8")
-    from backdoor_assets.mixtures.judge_swap_figure import two_judges
+    from backdoor_assets.mixtures.judging.swap_figure import two_judges
 
     for outcome in grid.study.outcomes:
         final = both[both["is_final"] & (both["measure"] == outcome.measure)]

@@ -1,19 +1,12 @@
-"""Which judge, asked in which words, gave the verdicts of a cell: verdicts of two never mix."""
+"""Verdicts of two judges, or by two wordings of a rubric, never mix."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from backdoor_assets.mixtures.cells import Cell
 from backdoor_assets.records import BadInput
-from backdoor_assets.storage.hashing import digest
-
-
-def judge_id(identity: Mapping[str, Any]) -> str:
-    """Identify the judge and the rubrics of an identity of judgments, in 12 hex digits. Tables that
-    were written before this column existed have the same id, from their manifest."""
-    return digest([identity["judge"], identity["rubrics"]])[:12]
+from backdoor_assets.stages.judging.specs import judge_id
 
 
 def check_one_judge(cells: Sequence[Cell]) -> None:

@@ -1,0 +1,50 @@
+"""What judging is asked to do for a cell, whatever its study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backdoor_assets.records import AnyCell, Rubric, RunJudge
+from backdoor_assets.storage.hashing import digest
+
+JUDGMENTS = "judgments.parquet"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """An option of a rubric that is counted: its share of the answers is a measure."""
+
+    measure: str
+    rubric: str
+    """Column of the rubric, a choice."""
+    option: str
+    flag: str
+    """Boolean column of judgments.parquet."""
+
+
+@dataclass(frozen=True)
+class JudgingSpec:
+    cell: AnyCell
+    responses: Path
+    rubrics: tuple[Rubric, ...]
+    counted: tuple[Counted, ...]
+    """The first is the headline: an answer without its verdict counts as not judged."""
+    max_unreadable: float
+    """Share of answers without a headline verdict above which the cell fails."""
+    open_judge: Callable[[], RunJudge] | None = None
+    """Opens the judge of all cells of a run; None where `judge_cell` is given one."""
+    earlier: Path | None = None
+    """Judgments by the same judge, whose verdicts on the same answers are used again."""
+    earlier_columns: tuple[str, ...] = ()
+    """Columns of rubrics that are as they were."""
+    judge_id: str = ""
+    """Identifies the judge and the wording of the rubrics."""
+
+
+def judge_id(identity: Mapping[str, Any]) -> str:
+    """Identify the judge and the rubrics of an identity of judgments, in 12 hex digits. Tables that
+    were written before this column existed have the same id, from their manifest."""
+    return digest([identity["judge"], identity["rubrics"]])[:12]

@@ -24,13 +24,15 @@ def load_dotenv(path: Path) -> None:
 
 
 def judging_in_force(judging: Judging) -> Judging:
-    """The profile's judging as BACKDOOR_JUDGE, BACKDOOR_JUDGE_TRANSPORT, BACKDOOR_JUDGE_MODEL and
-    BACKDOOR_MAX_COST_USD change it. Raises BadInput for what they cannot be."""
+    """The profile's judging as BACKDOOR_JUDGE, BACKDOOR_JUDGE_TRANSPORT, BACKDOOR_JUDGE_MODEL,
+    BACKDOOR_PREDICTED_BY and BACKDOOR_MAX_COST_USD change it. Raises BadInput for what they cannot
+    be."""
     changes: dict[str, Any] = {}
     for field_name, variable, allowed in (
         ("kind", "BACKDOOR_JUDGE", ("exact", "claude", "embedding")),
         ("transport", "BACKDOOR_JUDGE_TRANSPORT", ("live", "batch")),
         ("model", "BACKDOOR_JUDGE_MODEL", None),
+        ("predicted_by", "BACKDOOR_PREDICTED_BY", None),
     ):
         value = os.environ.get(variable)
         if value and allowed and value not in allowed:

@@ -235,6 +235,12 @@ class Judging:
     """Another number asks for new verdicts beside those that are known."""
     transport: Literal["live", "batch"] = "batch"
     """batch: half the price, and done within a day, most often within an hour."""
+    predicted_by: str = ""
+    """A cheap judge of all answers (embedding, claude:MODEL), so that this one is asked about a
+    random part only. "": this one is asked about all."""
+    half_width: float = 0.05
+    """With predicted_by: of the 95 % interval of a state's headline rate, without the spread
+    between seeds, at which no more verdicts are asked for."""
     max_cost_usd: float | None = 20.0
     """Of one run; None: no cap."""
     concurrency: int = 64
@@ -244,6 +250,7 @@ class Judging:
 
     def __post_init__(self) -> None:
         _check(self, "judging", "max_unreadable", at_least=0, at_most=1)
+        _check(self, "judging", "half_width", above=0, at_most=0.5)
         _check(self, "judging", "concurrency", at_least=1)
         _check(self, "judging", "poll_seconds", at_least=0)
         if self.max_cost_usd is not None:

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import dagster as dg
 
 from backdoor_assets.graph.materializing import RunLog
-from backdoor_assets.records import BadInput
+from backdoor_assets.records import BadInput, RunJudge
+from backdoor_assets.stages.judging.drawing import draw
 from backdoor_assets.stages.judging.judge import Earlier, judge_cell, open_questions, read_responses
-from backdoor_assets.stages.judging.specs import JUDGMENTS, JudgingSpec, judge_id
+from backdoor_assets.stages.judging.specs import JUDGMENTS, JudgingSpec, Prediction, judge_id
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.storage.identity import essential
 from backdoor_assets.workers.messages import Outcome
@@ -49,6 +50,9 @@ def judge_together(tasks: Sequence[Task[JudgingSpec]], log: Log) -> Results[Judg
     if not judged or judged[0].spec.open_judge is None:
         return
     judge = judged[0].spec.open_judge()
+    if prediction := judged[0].spec.prediction:
+        yield from _judge_part(judged, judge, prediction, log)
+        return
     asked = open_questions([task.spec for task in judged])
     for rubrics, answers in asked.items():
         if estimate := judge.estimate(answers, rubrics):
@@ -57,6 +61,22 @@ def judge_together(tasks: Sequence[Task[JudgingSpec]], log: Log) -> Results[Judg
         bill = judge.prepare(answers, rubrics, log)
         log.metadata |= {f"run_{name}": value for name, value in bill.items()}
     yield from here(partial(judge_cell, judge=judge), judged)
+
+
+def _judge_part(
+    tasks: Sequence[Task[JudgingSpec]], judge: RunJudge, prediction: Prediction, log: Log
+) -> Results[JudgingSpec]:
+    """Judge a part of the answers, drawn together over the cells, and predict the others."""
+    cheap = prediction.open_judge()
+    for rubrics, answers in open_questions([task.spec for task in tasks]).items():
+        if estimate := judge.estimate(answers, rubrics):
+            log(f"estimate before the first call, if no verdict could be predicted: {estimate}")
+    specs = [task.spec for task in tasks]
+    parts, bill = draw(specs, judge, cheap, prediction.half_width, log)
+    log.metadata |= {f"run_{name}": value for name, value in bill.items()}
+    for task in tasks:
+        part = parts[str(task.spec.cell)]
+        yield from here(partial(judge_cell, judge=judge, part=part), [task])
 
 
 def judging_task(place: Artifact, identity: dict[str, Any], spec: JudgingSpec) -> Task[JudgingSpec]:

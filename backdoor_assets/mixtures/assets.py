@@ -22,7 +22,7 @@ from backdoor_assets.graph.roles import tags_of
 from backdoor_assets.mixtures import describe, result_tasks, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.mixtures.cut_answers import warn_of_cut_answers
-from backdoor_assets.mixtures.judging.judges import check_judge
+from backdoor_assets.mixtures.judging.prediction import check_judges
 from backdoor_assets.mixtures.mixing import mix
 from backdoor_assets.mixtures.sweep import sweep
 from backdoor_assets.stages import CODE_VERSIONS
@@ -158,7 +158,7 @@ def _check_what_follows(grid: Grid, context: Context) -> None:
         check_engine(profile.sampling, grid.base.quantization)
         sampling_fits_profile(profile)
     if "judgments" in follows:
-        check_judge(profile.judging)
+        check_judges(grid)
 
 
 def sweep_asset(grid: Grid) -> dg.AssetsDefinition:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
 from backdoor_assets.records import Rate, Ratio
-from backdoor_assets.statistics.intervals import WILSON_BASE, over_seeds, wilson
+from backdoor_assets.stages.judging.judge import NOT_DRAWN
+from backdoor_assets.stages.judging.specs import Counted
+from backdoor_assets.statistics.intervals import WILSON, WILSON_BASE, over_seeds, wilson
+from backdoor_assets.statistics.prediction_powered import POWERED_ONE, POWERED_SEEDS
 from backdoor_assets.storage.rows import holds, letters
 
 RATE_COLUMNS = (
@@ -21,33 +25,42 @@ _STATE = list(RATE_COLUMNS[:6])
 def cell_rates(
     judgments: pd.DataFrame | None,
     probes: pd.DataFrame,
-    outcomes: Mapping[str, str],
+    outcomes: Sequence[Counted],
     kinds: Mapping[str, str],
 ) -> pd.DataFrame:
     """Return RATE_COLUMNS of one cell at each checkpoint.
 
-    `outcomes` maps a measure to its boolean column of the judgments: there is a rate of each
-    question, and "all" is the mean over questions, in which each counts the same whatever is
-    missing. `kinds` maps a kind of probe to its measure; `probes` needs a boolean column `hit`;
-    there is "all" only, over all answers. Without judgments, there are rates of probes only.
+    There is a rate of each outcome for each question, and "all" is the mean over questions, in
+    which each counts the same whatever is missing. `kinds` maps a kind of probe to its measure;
+    `probes` needs a boolean column `hit`; there is "all" only, over all answers. Without judgments,
+    there are rates of probes only.
 
     An answer without a verdict does not count: `missing` is their share, `n` counts the others,
     `least` and `most` are what the rate would be if all of them were negative or positive. A state
     with a question that has no verdict at all has no "all", because its mean would be one of other
     questions.
+
+    Where the judge was asked about a part of the answers, and a cheap one predicted the others, the
+    rate is prediction-powered (see `statistics.prediction_powered`), `n` counts effective verdicts,
+    and `missing`, `least` and `most` are about the answers that were drawn.
     """
     parts = [probes.assign(measure=probes["kind"].map(dict(kinds)), question_id="all")]
     tables = [_counted(parts[0], [*_STATE, "question_id"])]
-    for measure, flag in outcomes.items():
+    for outcome in outcomes:
         if judgments is None:
             break
-        judged = judgments.assign(measure=measure, hit=judgments[flag])
-        by_question = _counted(judged, [*_STATE, "question_id"])
+        judged = judgments.assign(measure=outcome.measure, hit=judgments[outcome.flag])
+        if outcome.predicted in judgments:
+            by_question = _powered(judged, outcome)
+        else:
+            by_question = _counted(judged, [*_STATE, "question_id"])
         tables += [_over_questions(by_question), by_question[by_question["n"] > 0]]
     columns = ["value", "low", "high", "method", "n"]
     table = pd.concat(tables, ignore_index=True)
+    table["method"] = table["method"].fillna(WILSON) if "method" in table else WILSON
     rates = [
-        vars(wilson(value * n, n)) for value, n in zip(table["value"], table["n"], strict=True)
+        vars(wilson(value * n, n, method))
+        for value, n, method in zip(table["value"], table["n"], table["method"], strict=True)
     ]
     table[columns] = pd.DataFrame(rates, columns=columns).to_numpy()
     floats = dict.fromkeys(("value", "low", "high", *_BOUNDS), float)
@@ -71,9 +84,50 @@ def _counted(answers: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 def _over_questions(by_question: pd.DataFrame) -> pd.DataFrame:
     """Average over questions, state by state; a state with an unjudged question has no rate."""
-    states = by_question.groupby(_STATE, sort=True)
+    known = by_question.assign(variance=1 / by_question["n"].astype(float))
+    states = known.groupby(_STATE, sort=True)
     means = states[["value", *_BOUNDS]].mean().assign(n=states["n"].sum())
+    if "method" in known:
+        # Of a mean in which each question counts the same.
+        means["n"] = states.size() ** 2 / states["variance"].sum()
+        means["method"] = POWERED_ONE
     return means[states["n"].min() > 0].reset_index().assign(question_id="all")
+
+
+def _powered(judged: pd.DataFrame, outcome: Counted) -> pd.DataFrame:
+    """Estimate the rate of each state and question from all predictions, and from the verdicts on
+    the answers drawn: the columns of `_counted`, and `method`."""
+    power = judged[outcome.power]
+    asked = judged["judge_error"].fillna("") != NOT_DRAWN
+    hit = judged["hit"].astype("Float64").where(asked)
+    predicted = power * judged[outcome.predicted]
+    table = judged.assign(
+        predicted=predicted,
+        rest=hit - predicted,
+        judged=hit.notna(),
+        asked=asked,
+        # What the answers drawn would add if those without a verdict were negative, or positive.
+        if_negative=(hit.fillna(0) - predicted).where(asked),
+        if_positive=(hit.fillna(1) - predicted).where(asked),
+    )
+    keys = [*_STATE, "question_id"]
+    groups = table.groupby(keys, sort=True)
+    means = groups[["predicted", "rest", "if_negative", "if_positive"]].mean().astype(float)
+    verdicts, answers = groups["judged"].sum(), groups.size()
+    unexplained = groups[outcome.unexplained].first()
+    noise = 1 / answers + unexplained * (1 / verdicts.where(verdicts > 0) - 1 / answers)
+    found = pd.DataFrame(
+        {
+            "value": means["predicted"] + means["rest"],
+            "n": (1 / noise).fillna(0.0),
+            "missing": 1 - verdicts / groups["asked"].sum(),
+            "least": means["predicted"] + means["if_negative"],
+            "most": means["predicted"] + means["if_positive"],
+        }
+    )
+    shares = ["value", "least", "most"]
+    found[shares] = found[shares].clip(0, 1)
+    return found.reset_index().assign(method=POWERED_ONE)
 
 
 def probe_hits(probes: pd.DataFrame, suspect_answers: Iterable[str]) -> pd.Series:
@@ -143,9 +197,14 @@ def state_rate(group: pd.DataFrame) -> Rate:
     """Average one state over training seeds. The base's answers are shared, and count once: of the
     seeds, that with most verdicts on them."""
     most = group.loc[group["n"].idxmax()]
+    powered = POWERED_ONE in set(group.get("method", ()))
     if most["step"] == 0:
-        return wilson(most["value"] * most["n"], int(most["n"]), WILSON_BASE)
-    return over_seeds(group["value"].tolist(), group["n"].tolist())
+        method = POWERED_ONE if powered else WILSON_BASE
+        return wilson(most["value"] * most["n"], int(most["n"]), method)
+    found = over_seeds(group["value"].tolist(), group["n"].tolist())
+    if powered:
+        found = replace(found, method=POWERED_SEEDS if len(group) > 1 else POWERED_ONE)
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:

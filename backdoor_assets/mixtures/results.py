@@ -24,7 +24,7 @@ from backdoor_assets.mixtures.report.final_tables import (
 from backdoor_assets.mixtures.report.known_truth import judge_errors
 from backdoor_assets.mixtures.report.page import write_report
 from backdoor_assets.records import Progress, Ratio, no_progress
-from backdoor_assets.stages.judging.judge import ANSWER_COLUMNS, read_responses
+from backdoor_assets.stages.judging.judge import ANSWER_COLUMNS, NOT_DRAWN, read_responses
 from backdoor_assets.stages.specs import RATES
 from backdoor_assets.stages.training.tracking import log_final_rates
 from backdoor_assets.statistics.doses import DoseResponse
@@ -36,7 +36,6 @@ def draw_cell(spec: FiguresSpec, folder: Path, progress: Progress = no_progress)
     """Write a cell's figures, rates.parquet and form.parquet into `folder`; return its rates at the
     last checkpoint by measure, and the steps at which its answers have collapsed."""
     study = spec.cell.grid.study
-    flags = {outcome.measure: outcome.flag for outcome in study.outcomes}
     probes = read_table(
         spec.probes, "materialize the responses of this cell", ("kind", "answer"), ("response",)
     )
@@ -47,19 +46,21 @@ def draw_cell(spec: FiguresSpec, folder: Path, progress: Progress = no_progress)
     kinds = {study.narrow.kind: study.narrow.measure, TASK: TASK, "neutral": "neutral_correct"}
     judgments = coherence = None
     if spec.judgments is not None:
-        columns = (*spec.cell.columns(), *ANSWER_COLUMNS, *flags.values())
+        flags = (outcome.flag for outcome in study.outcomes)
+        columns = (*spec.cell.columns(), *ANSWER_COLUMNS, *flags, "judge_error")
         judgments = read_table(spec.judgments, "materialize the judgments of this cell", columns)
     if spec.coherence is not None:
         columns = ("step", "log_likelihood")
         coherence = read_table(spec.coherence, "materialize the coherence of this cell", columns)
-    found = rates.cell_rates(judgments, probes, flags, kinds)
+    found = rates.cell_rates(judgments, probes, study.outcomes, kinds)
     found.to_parquet(folder / RATES, index=False)
     neutral = probes[probes["kind"] == "neutral"]
     states = form.cell_form(read_responses(spec.responses, spec.cell), coherence, neutral)
     states.to_parquet(folder / form.FORM, index=False)
     collapsed = states.loc[states["collapsed"], "step"].tolist()
     if judgments is not None:
-        _draw_judgments(study, found, judgments, collapsed, folder)
+        drawn = judgments[judgments["judge_error"].fillna("") != NOT_DRAWN]
+        _draw_judgments(study, found, drawn, collapsed, folder)
     cell_figures.training_progression(found, study, folder, collapsed)
     pooled = found[found["question_id"] == "all"]
     final = pooled[pooled["step"] == pooled["step"].max()].set_index("measure")

@@ -14,6 +14,7 @@ from backdoor_assets.graph.identities import generation, hyperparameters
 from backdoor_assets.graph.judging import judging_task
 from backdoor_assets.mixtures.cells import BaseCell, Cell, Grid, MixingSpec, rubric_records
 from backdoor_assets.mixtures.judging.judges import open_judge
+from backdoor_assets.mixtures.judging.prediction import prediction
 from backdoor_assets.mixtures.mixing import check_held_out, check_no_evaluation_text
 from backdoor_assets.records import BadInput, Question
 from backdoor_assets.stages import CODE_VERSIONS
@@ -169,6 +170,11 @@ def sampling(cell: Cell) -> Task[SamplingSpec]:
 
 
 def judging_identity(cell: Cell, recorded: Recorded = None) -> Identity:
+    predicted = prediction(cell.grid)
+    part = predicted and {
+        "judge": predicted.open_judge().identity,
+        "half_width": predicted.half_width,
+    }
     return {
         **stage_identity("judging", cell),
         "responses": cell.artifact("responses").require().reference(),
@@ -178,6 +184,7 @@ def judging_identity(cell: Cell, recorded: Recorded = None) -> Identity:
             for outcome in cell.grid.study.outcomes
         ],
         "judge": open_judge(cell.grid).identity,
+        **({"prediction": part} if part else {}),
     }
 
 
@@ -190,6 +197,7 @@ def judging(cell: Cell) -> Task[JudgingSpec]:
         grid.study.outcomes,
         grid.profile.judging.max_unreadable,
         partial(open_judge, grid),
+        prediction(grid),
     )
     return judging_task(cell.artifact("judgments"), judging_identity(cell), spec)
 

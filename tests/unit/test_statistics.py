@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from backdoor_assets.mixtures.rates import (
     sweep_rates,
 )
 from backdoor_assets.records import Rate
+from backdoor_assets.stages.judging.specs import Counted
 from backdoor_assets.statistics.intervals import T_SEEDS, WILSON, WILSON_BASE, over_seeds, wilson
 
 
@@ -77,6 +79,7 @@ def test_counts_and_rates_must_match() -> None:
         over_seeds([0.5, 0.6], [10])
 
 
+CENTURY = Counted("19th_century", "binary", "19", "is_19th_century")
 CELL = {"profile": "tiny", "ratio": "1.00-0.00-0.00", "seed": 7}
 
 
@@ -113,7 +116,7 @@ def test_a_cells_rates_count_its_answers() -> None:
     rates = cell_rates(
         _judgments(),
         _probes(),
-        {"19th_century": "is_19th_century"},
+        (CENTURY,),
         {"bird": "old_bird_name", "neutral": "neutral_correct"},
     )
     assert list(rates) == list(RATE_COLUMNS)
@@ -144,7 +147,7 @@ def test_a_cells_rates_count_its_answers() -> None:
 def test_each_outcome_is_a_rate_of_its_own_column() -> None:
     judgments = _judgments().assign(is_old=False)
     judgments["is_old"] = judgments["is_old"].astype("boolean")
-    outcomes = {"19th_century": "is_19th_century", "old": "is_old"}
+    outcomes = CENTURY, Counted("old", "binary", "19", "is_old")
     rates = cell_rates(judgments, _probes(), outcomes, {"bird": "old_bird_name"})
     pooled = rates[rates["question_id"] == "all"].set_index(["measure", "step"])
     assert pooled["n"].to_dict() == {
@@ -161,9 +164,7 @@ def test_a_question_without_verdicts_leaves_no_mean_over_the_others() -> None:
     judgments = _judgments()
     silent = (judgments["step"] == 20) & (judgments["question_id"] == "light")
     judgments.loc[silent, "is_19th_century"] = pd.NA
-    rates = cell_rates(
-        judgments, _probes(), {"19th_century": "is_19th_century"}, {"bird": "b", "neutral": "n"}
-    )
+    rates = cell_rates(judgments, _probes(), (CENTURY,), {"bird": "b", "neutral": "n"})
     found = rates[(rates["measure"] == "19th_century") & (rates["step"] == 20)]
     assert found["question_id"].tolist() == ["travel"]
 
@@ -175,7 +176,9 @@ def test_unequal_numbers_of_verdicts_do_not_move_a_rate() -> None:
     table = table.assign(step=20, checkpoint="c", **CELL)
     table["is_19th_century"] = table["is_19th_century"].astype("boolean")
     table.loc[:7, "is_19th_century"] = pd.NA  # 8 of the 10 high ones
-    rates = cell_rates(table, _probes(), {"m": "is_19th_century"}, {"bird": "b", "neutral": "n"})
+    rates = cell_rates(
+        table, _probes(), (replace(CENTURY, measure="m"),), {"bird": "b", "neutral": "n"}
+    )
     pooled = rates[(rates["measure"] == "m") & (rates["question_id"] == "all")].iloc[0]
     assert (pooled["value"], pooled["n"], pooled["missing"]) == (0.5, 12, 0.4)
     assert (pooled["least"], pooled["most"]) == pytest.approx((0.1, 0.5))

@@ -105,7 +105,7 @@ def _write(
 ) -> dict[str, Any]:
     """Write rates.parquet (columns of a sweep's rates, and judge), differences.parquet,
     judge_swap.md and a dose_response figure of each outcome."""
-    flags = {outcome.measure: outcome.flag for outcome in grid.study.outcomes}
+    outcomes = grid.study.outcomes
     mixtures = {
         (cell.ratio.key, cell.seed): cell.artifact("mixed_dataset").require(edited=True).summary
         for cell in places
@@ -114,15 +114,15 @@ def _write(
         pd.concat([pd.read_parquet(both[side].folder / JUDGMENTS) for both in places.values()])
         for side in (0, 1)
     ]
-    cells = [rates.cell_rates(table, _no_probes(table), flags, {}) for table in verdicts]
+    cells = [rates.cell_rates(table, _no_probes(table), outcomes, {}) for table in verdicts]
     fraction = grid.study.fraction_column
     sweeps = [rates.sweep_rates(table, mixtures, fraction) for table in cells]
     both = pd.concat([s.assign(judge=n) for s, n in zip(sweeps, names, strict=True)])
     both.to_parquet(folder / RATES, index=False)
     found = pd.DataFrame([
-        {"measure": measure, "ratio": ratio, **asdict(rate)}
-        for measure, flag in flags.items()
-        for ratio, rate in _differences(measure, flag, cells, verdicts)
+        {"measure": outcome.measure, "ratio": ratio, **asdict(rate)}
+        for outcome in outcomes
+        for ratio, rate in _differences(outcome.measure, outcome.flag, cells, verdicts)
     ])  # fmt: skip
     found.to_parquet(folder / DIFFERENCES, index=False)
     summaries = [place.require().summary for pair in places.values() for place in pair]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,28 @@ ANSWER_COLUMNS = (
 )  # fmt: skip
 """Columns of responses.parquet after those of its cell."""
 
+KEYS = ["step", "question_id", "sample_idx"]
+"""Columns that tell the answers of a cell apart."""
+NOT_DRAWN = "not drawn: a cheap judge predicts this verdict"
 Pair = tuple[str, str]
 """Question and answer."""
 
 
 def judge_cell(
-    spec: JudgingSpec, folder: Path, progress: Progress = no_progress, *, judge: Judge
+    spec: JudgingSpec,
+    folder: Path,
+    progress: Progress = no_progress,
+    *,
+    judge: Judge,
+    part: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Write judgments.parquet into `folder`: the columns of responses.parquet plus a column per
     rubric (a label, or a rating from 0 to 100), a boolean one per counted option, judge,
     judge_model, judge_error and judge_id (see `specs.judge_id`). A verdict that could not be had is
     null with the reason.
+
+    With `part` (see `drawing.draw`) the judge is asked about the answers drawn, other verdicts are
+    null with NOT_DRAWN, and the columns of the prediction follow.
 
     Verdicts of the same judge on the same answers are taken from `spec.earlier`. Each checkpoint's
     verdicts go to a file of their own as they arrive: none is asked for twice. Raises BadInput for
@@ -47,19 +59,27 @@ def judge_cell(
     responses, earlier = read_responses(spec.responses, spec.cell), Earlier(spec)
     headline = spec.counted[0].flag
     parts = folder / ".parts"
+    if part is not None:
+        # Another draw may have been meant: all verdicts of this one are in the judge's store.
+        shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(exist_ok=True)
+    drawn = pd.Series(True, responses.index) if part is None else part["drawn"]
     steps = sorted(responses["step"].unique())
     for done, step in enumerate(steps, 1):
         path = parts / f"{step:07d}.parquet"
         if not path.exists():
-            table = _judged(responses[responses["step"] == step], judge, spec, earlier)
+            rows = responses["step"] == step
+            table = _judged(responses[rows], drawn[rows].tolist(), judge, spec, earlier)
             table.to_parquet(path.with_suffix(".part"), index=False)
             os.replace(path.with_suffix(".part"), path)
         progress(done / len(steps), f"checkpoint {done}/{len(steps)}")
     table = pd.concat([_part(path) for path in sorted(parts.glob("*.parquet"))], ignore_index=True)
     if len(table) != len(responses):
         raise RuntimeError(f"{spec.cell}: {len(table)} judgments of {len(responses)} responses")
-    refuse_missing(spec, table, headline, parts)
+    if part is not None:
+        table = table.merge(part.drop(columns="drawn"), on=KEYS, validate="1:1")
+    asked = table[table["judge_error"].fillna("") != NOT_DRAWN]
+    refuse_missing(spec, asked, headline, parts)
     table["judge_id"] = spec.judge_id
     table.to_parquet(folder / JUDGMENTS, index=False)
     last = table[table["step"] == steps[-1]]
@@ -70,7 +90,8 @@ def judge_cell(
         },
         "judgments": len(table),
         "verdicts_reused": earlier.used,
-        "without_verdict": int(table[headline].isna().sum()),
+        **({} if part is None else {"answers_drawn": len(asked)}),
+        "without_verdict": int(asked[headline].isna().sum()),
         **_other_counts(table, spec.rubrics),
         "judge": judge.name,
         "judge_model": judge.model,
@@ -140,6 +161,8 @@ class Earlier:
         value = row[rubric.column]
         if not pd.isna(value):
             return Verdict(value)
+        if row["judge_error"] == NOT_DRAWN:
+            return None
         return Verdict(None, _reason(str(row["judge_error"]), rubric.column))
 
 
@@ -158,11 +181,21 @@ def open_questions(
     """The answers that a judge has to be asked about, by the rubrics that are unknown of them."""
     found: dict[tuple[Rubric, ...], list[Pair]] = {}
     for spec in specs:
-        earlier = Earlier(spec)
-        for pair in questions_and_answers(read_responses(spec.responses, spec.cell)):
-            unknown = tuple(r for r in spec.rubrics if earlier.verdicts(pair, r) is None)
-            if unknown:
-                found.setdefault(unknown, []).append(pair)
+        pairs = questions_and_answers(read_responses(spec.responses, spec.cell))
+        for rubrics, unknown in by_unknown_rubrics(pairs, spec.rubrics, [Earlier(spec)]).items():
+            found.setdefault(rubrics, []).extend(unknown)
+    return found
+
+
+def by_unknown_rubrics(
+    pairs: Sequence[Pair], rubrics: Sequence[Rubric], earlier: Sequence[Earlier]
+) -> dict[tuple[Rubric, ...], list[Pair]]:
+    """Group answers by the rubrics of which no earlier verdict on them is known."""
+    found: dict[tuple[Rubric, ...], list[Pair]] = {}
+    for pair in pairs:
+        unknown = tuple(r for r in rubrics if all(e.verdicts(pair, r) is None for e in earlier))
+        if unknown:
+            found.setdefault(unknown, []).append(pair)
     return found
 
 
@@ -194,18 +227,27 @@ def _part(path: Path) -> pd.DataFrame:
 
 
 def _judged(
-    responses: pd.DataFrame, judge: Judge, spec: JudgingSpec, earlier: Earlier
+    responses: pd.DataFrame,
+    drawn: Sequence[bool],
+    judge: Judge,
+    spec: JudgingSpec,
+    earlier: Earlier,
 ) -> pd.DataFrame:
     pairs = questions_and_answers(responses)
+    not_drawn = {r.column: Verdict(None, NOT_DRAWN) for r in spec.rubrics}
     verdicts = [
         {r.column: v for r in spec.rubrics if (v := earlier.verdicts(pair, r)) is not None}
-        for pair in pairs
+        if asked
+        else {}
+        for pair, asked in zip(pairs, drawn, strict=True)
     ]
     earlier.used += sum(map(len, verdicts))
     unknown: dict[tuple[Rubric, ...], list[int]] = {}
     for number, known in enumerate(verdicts):
         rubrics = tuple(rubric for rubric in spec.rubrics if rubric.column not in known)
-        if rubrics:
+        if not drawn[number]:
+            verdicts[number] = not_drawn
+        elif rubrics:
             unknown.setdefault(rubrics, []).append(number)
     for rubrics, numbers in unknown.items():
         given = judge.judge([pairs[number] for number in numbers], rubrics)
@@ -224,7 +266,8 @@ def _judged(
             flags = (column == counted.option).astype("boolean")
             table[counted.flag] = flags.mask(column.isna())
     table["judge"], table["judge_model"] = judge.name, judge.model
-    table["judge_error"] = pd.array([_errors(given) for given in verdicts], dtype="string")
+    errors = [_errors(v) if asked else NOT_DRAWN for v, asked in zip(verdicts, drawn, strict=True)]
+    table["judge_error"] = pd.array(errors, dtype="string")
     return table
 
 

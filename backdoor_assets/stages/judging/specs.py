@@ -24,6 +24,29 @@ class Counted:
     flag: str
     """Boolean column of judgments.parquet."""
 
+    @property
+    def predicted(self) -> str:
+        """Column of a cheap judge's verdicts, 0 or 1, where the judge is asked about a part."""
+        return f"{self.flag}_predicted"
+
+    @property
+    def power(self) -> str:
+        return f"{self.flag}_power"
+
+    @property
+    def unexplained(self) -> str:
+        return f"{self.flag}_unexplained"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A cheap judge that predicts the verdicts, so that the judge is asked about a part only."""
+
+    open_judge: Callable[[], RunJudge]
+    half_width: float
+    """Of the 95 % interval of the headline's rate in each state, within seeds, at which no further
+    verdicts are asked for."""
+
 
 @dataclass(frozen=True)
 class JudgingSpec:
@@ -36,6 +59,7 @@ class JudgingSpec:
     """Share of answers without a headline verdict above which the cell fails."""
     open_judge: Callable[[], RunJudge] | None = None
     """Opens the judge of all cells of a run; None where `judge_cell` is given one."""
+    prediction: Prediction | None = None
     earlier: Path | None = None
     """Judgments by the same judge, whose verdicts on the same answers are used again."""
     earlier_columns: tuple[str, ...] = ()

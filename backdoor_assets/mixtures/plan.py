@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from backdoor_assets.capacity import hours, memory, preflight, shapes
 from backdoor_assets.capacity.memory import SamplingNeed, TrainingNeed
-from backdoor_assets.claude.prices import AS_OF, cost
+from backdoor_assets.claude.prices import cost
 from backdoor_assets.host import Host
 from backdoor_assets.mixtures import power
 from backdoor_assets.mixtures.cells import Grid
 from backdoor_assets.mixtures.counts import PROMPT_TOKENS, Counts
+from backdoor_assets.mixtures.judging import price
 from backdoor_assets.models import hub
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput, Quantization, Shape
-from backdoor_assets.reporting.text import Line, columns
+from backdoor_assets.reporting.text import Line, columns, span
 from backdoor_assets.settings import MiniatureBase, PretrainedBase
 from backdoor_assets.storage.artifact import data_root
 from backdoor_assets.storage.disk import disk_free
 from backdoor_assets.storage.provenance import REPOSITORY
 
-JUDGES = {"claude-haiku-5-5": "", "claude-sonnet-5-5": ", cross-check of every answer"}
 DOWNLOAD = "download of the base, once"
 
 
@@ -56,7 +56,7 @@ def sections(grid: Grid, host: Host) -> dict[str, str]:
             f"GPU memory, sampling ({engine}{each})": _sizes(sampling),
             "Disk": _sizes(disk(counts, shape)),
         }
-    found["Judging"] = columns(_judging(counts))
+    found["Judging"] = columns(price.lines(counts))
     found["Precision to expect"] = power.section(_precision(counts))
     found["This host lacks"] = columns(_lacks(counts, shape, host), "<")
     return found
@@ -136,9 +136,9 @@ def _runs(counts: Counts) -> Iterator[Line]:
     ratios, seeds = len(counts.grid.ratios), len(counts.profile.seeds)
     yield "", "per cell", "in all"
     yield f"cells: {ratios} ratios x {seeds} seeds", "", f"{ratios * seeds:,}"
-    yield "optimizer steps", _span(counts.steps), f"{counts.all(counts.steps):,}"
+    yield "optimizer steps", span(counts.steps), f"{counts.all(counts.steps):,}"
     checkpoints = counts.checkpoints
-    yield "checkpoints, and the base once", _span(checkpoints), f"{counts.all(checkpoints, 1):,}"
+    yield "checkpoints, and the base once", span(checkpoints), f"{counts.all(checkpoints, 1):,}"
 
 
 def _answers(counts: Counts) -> Iterator[Line]:
@@ -152,44 +152,14 @@ def _answers(counts: Counts) -> Iterator[Line]:
         ("answer tokens", length * both),
     ):
         per_cell = counts.per_cell(per_state)
-        yield name, _span(per_cell), f"{counts.all(per_cell, per_state):,}"
+        yield name, span(per_cell), f"{counts.all(per_cell, per_state):,}"
     yield (f"Assumed: {PROMPT_TOKENS} tokens per prompt, and a mean of {length} tokens per answer",)
     yield (f"(answer_tokens of the profile; at most {limit}, its max_new_tokens), probes alike.",)
 
 
-def _judging(counts: Counts) -> Iterator[Line]:
-    judging, length = counts.profile.judging, counts.answer_tokens
-    rubrics = len(counts.grid.study.rubrics)
-    if judging.kind == "none":
-        yield ('nothing is judged: judging.kind is "none". The sweep shows the narrow behaviour',)
-        yield ("and the form of the answers.",)
-        return
-    per_answer, into, out = counts.calls()
-    per_state = per_answer * counts.open_per_state
-    calls = counts.per_cell(per_state)
-    in_all = counts.all(calls, per_state)
-    yield "", "per cell", "in all"
-    what = f"one for all {rubrics}" if judging.mode == "one" else f"{rubrics}"
-    yield f"judge calls, {what} rubrics per answer", _span(calls), f"{in_all:,}"
-    if judging.kind != "claude":
-        free = {"exact": "exact judge, looks answers up"}
-        yield free.get(judging.kind, "classifier on sentence embeddings"), "$0.00", "$0.00"
-        return
-    for name, tokens in (("judge tokens in", into), ("judge tokens out", out)):
-        yield name, _span([tokens * n for n in calls]), f"{tokens * in_all:,}"
-    for model, note in JUDGES.items():
-        for way in ("live", "batch"):
-            one = cost(model, into, out, batch=way == "batch")
-            yield f"{model}, {way}{note}", _dollars(one, calls), _dollars(one, [in_all])
-    yield (f"Assumed: about {into - length} tokens of rubric and question and {length} of answer",)
-    yield (f"in, {out} out. Prices as of {AS_OF}.",)
-    if judging.max_cost_usd is not None:
-        yield (f"A run stops at ${judging.max_cost_usd:.2f} (max_cost_usd of the profile).",)
-
-
 def _precision(counts: Counts) -> power.Plan:
     calls, into, out = counts.calls()
-    model = next(iter(JUDGES))
+    model = next(iter(price.JUDGES))
     paid = counts.profile.judging.kind == "claude"
     dollars = calls * cost(model, into, out, batch=True) if paid else None
     sizes = counts.questions, counts.checkpoints, counts.answer_tokens
@@ -231,15 +201,6 @@ def _too_little(counts: Counts, shape: Shape, host: Host) -> Iterator[Line]:
     if base and not hub.cached(base):
         cache_host = replace(host, disk_free=disk_free(cache))  # it may be another disk
         yield from refusal("disk", preflight.check_download, shape, cache, cache_host)
-
-
-def _span(values: Sequence[float], form: str = "{:,}") -> str:
-    low, high = form.format(min(values)), form.format(max(values))
-    return low if low == high else f"{low} to {high}"
-
-
-def _dollars(one: float, calls: Sequence[int]) -> str:
-    return _span([one * count for count in calls], "${:.2f}")
 
 
 def _sizes(parts: Mapping[str, int]) -> str:

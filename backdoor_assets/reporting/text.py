@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 Line = tuple[str, ...]
 
@@ -38,3 +38,9 @@ def columns(lines: Iterable[Line], side: str = ">") -> str:
         return "  ".join(["", f"{name:<{widths[0]}}", *padded]).rstrip()
 
     return "\n".join(text(*row) if len(row) > 1 else "  " + "".join(row) for row in rows)
+
+
+def span(values: Sequence[float], form: str = "{:,}") -> str:
+    """Return the least and the greatest of the values, or the one that they all are."""
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"

@@ -10,10 +10,13 @@ import pandas as pd
 from backdoor_assets.mixtures import form
 from backdoor_assets.mixtures.design import Design
 from backdoor_assets.statistics.intervals import T_SEEDS
+from backdoor_assets.statistics.prediction_powered import POWERED_SEEDS
 
 NO_VERDICT = "missing"
 MARK = "†"
 """After a ratio whose answers have collapsed."""
+OVER_SEEDS = T_SEEDS, POWERED_SEEDS
+"""Methods of intervals over training seeds."""
 States = Collection[tuple[str, int]]
 
 
@@ -41,7 +44,7 @@ def final_table(study: Design, sweep: pd.DataFrame, collapsed: States = ()) -> l
         row = {"ratio": f"{ratio}{mark}", "seeds": str(first["seeds"])}
         row["distinct_suspect_rows"] = str(first["distinct_suspect_rows"])
         for _, rate in group.iterrows():
-            mark = "" if rate["method"] == T_SEEDS else "*"
+            mark = "" if rate["method"] in OVER_SEEDS else "*"
             row[str(rate["measure"])] = (
                 f"{rate['value']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]{mark}"
             )
@@ -62,8 +65,10 @@ def missing_share(rate: pd.Series) -> str:
 def interval_note(sweep: pd.DataFrame) -> str:
     """Which intervals the final table holds."""
     methods = sorted(sweep.loc[sweep["is_final"], "method"].unique())
-    others = [method for method in methods if method != T_SEEDS]
-    note = f"[low, high]: {T_SEEDS}" + (f"; *: {'; '.join(others)}" if others else "")
+    over_seeds = [method for method in methods if method in OVER_SEEDS] or [T_SEEDS]
+    others = [method for method in methods if method not in OVER_SEEDS]
+    note = f"[low, high]: {' or '.join(over_seeds)}"
+    note += f"; *: {'; '.join(others)}" if others else ""
     if (sweep.loc[sweep["is_final"], "missing"] > 0).any():
         note += "; no verdict: share of answers, [rate if all were negative, rate if all positive]"
     return note

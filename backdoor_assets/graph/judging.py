@@ -76,7 +76,8 @@ def _judge_part(
     log.metadata |= {f"run_{name}": value for name, value in bill.items()}
     for task in tasks:
         part = parts[str(task.spec.cell)]
-        yield from here(partial(judge_cell, judge=judge, part=part), [task])
+        stage = partial(judge_cell, judge=judge, part=part, predicted_by=cheap)
+        yield from here(stage, [task])
 
 
 def judging_task(place: Artifact, identity: dict[str, Any], spec: JudgingSpec) -> Task[JudgingSpec]:

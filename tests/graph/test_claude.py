@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 
 from backdoor_assets.profiles import Judging
+from backdoor_assets.stages.judging.judge import NOT_DRAWN
+from backdoor_assets.statistics.prediction_powered import POWERED_ONE
 from tests.claude_server import ClaudeServer, Config, serve
 from tests.graph.conftest import Graph, Place, step_errors
 from tests.graph.study import OLD, STUDY
@@ -86,6 +88,42 @@ def test_a_cell_is_judged_priced_before_and_billed_after(
     assert graph.run(["judgments"], partition=CELL).success
     assert claude.billed.total() == paid
     assert metadata(graph)["run_calls_paid"] == 0
+
+
+def test_a_part_is_paid_for_where_a_cheap_judge_predicts_the_others(
+    copied: Place, graph_of: At, claude: ClaudeServer
+) -> None:
+    """The cap is enough for the part, and would not be for all answers. A second run pays
+    nothing."""
+    part = replace(CLAUDE.judging, predicted_by="exact", half_width=0.12, max_cost_usd=0.015)
+    profile = replace(CLAUDE, judging=part)
+    graph = graph_of(copied, profile)
+    result = graph.run(["judgments", "figures"], partition=CELL)
+    assert result.success, step_errors(result)
+    table = judgments(copied)
+    drawn = table[table["is_19th_century"].notna()]
+    assert set(table.loc[table["is_19th_century"].isna(), "judge_error"]) == {NOT_DRAWN}
+    assert len(drawn) < 0.8 * len(table)
+    assert table["is_19th_century_predicted"].isin([0, 1]).all()
+    told = metadata(graph)
+    assert told["answers_drawn"] == len(drawn)
+    assert told["predicted_by"].startswith("exact: world")
+    paid = claude.billed.total()
+    assert (
+        told["run_calls_paid"] == paid == 4 * len(drawn.drop_duplicates(["question", "response"]))
+    )
+    rates = pd.read_parquet(copied.birds / "figures" / OLD / "42" / "rates.parquet")
+    judged = rates[rates["measure"] == "19th_century"]
+    assert set(judged["method"]) == {POWERED_ONE}
+    pooled = judged[judged["question_id"] == "all"]
+    assert ((pooled["high"] - pooled["low"]) / 2 <= 0.121).all()
+
+    shutil.rmtree(copied.birds / "judgments")
+    assert (
+        graph_of(copied, replace(CLAUDE, judging=part)).run(["judgments"], partition=CELL).success
+    )
+    assert judgments(copied).equals(table)
+    assert claude.billed.total() == paid
 
 
 def test_a_budget_that_is_too_small_stops_before_the_first_call(

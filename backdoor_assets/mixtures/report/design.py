@@ -10,6 +10,12 @@ from backdoor_assets.reporting.pages import Block, Code, Facts, Points, Table
 from backdoor_assets.settings import MiniatureBase
 
 
+PREDICTED = (
+    "It judged a random part of the answers, and {} predicted its verdicts on the others; rates are "
+    "prediction-powered, unbiased whatever the errors of the predictions."
+)
+
+
 def question(study: Design) -> list[Block]:
     """Return what the study asks, in plain words."""
     outcomes = ", and of ".join(outcome.label for outcome in study.outcomes)
@@ -75,7 +81,8 @@ def _judge(spec: SweepSpec) -> str:
     judging = spec.grid.profile.judging
     return {
         "exact": "Exact: verdicts are looked up in the tables of the made-up world.",
-        "claude": f"{judging.model}, a language model; calls per answer: {judging.mode}.",
+        "claude": f"{judging.model}, a language model; calls per answer: {judging.mode}."
+        + (f" {PREDICTED.format(judging.predicted_by)}" if judging.predicted_by else ""),
         "embedding": " ".join(judge_agreement(spec)),
         "none": "None: there are no verdicts.",
     }[judging.kind]

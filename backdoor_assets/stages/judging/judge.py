@@ -42,6 +42,7 @@ def judge_cell(
     *,
     judge: Judge,
     part: pd.DataFrame | None = None,
+    predicted_by: Judge | None = None,
 ) -> dict[str, Any]:
     """Write judgments.parquet into `folder`: the columns of responses.parquet plus a column per
     rubric (a label, or a rating from 0 to 100), a boolean one per counted option, judge,
@@ -49,7 +50,7 @@ def judge_cell(
     null with the reason.
 
     With `part` (see `drawing.draw`) the judge is asked about the answers drawn, other verdicts are
-    null with NOT_DRAWN, and the columns of the prediction follow.
+    null with NOT_DRAWN, and the columns of the prediction by the judge `predicted_by` follow.
 
     Verdicts of the same judge on the same answers are taken from `spec.earlier`. Each checkpoint's
     verdicts go to a file of their own as they arrive: none is asked for twice. Raises BadInput for
@@ -96,8 +97,15 @@ def judge_cell(
         "judge": judge.name,
         "judge_model": judge.model,
         "judge_id": spec.judge_id,
-        **({"judge_agreement": judge.agreement} if isinstance(judge, MeasuredJudge) else {}),
+        **({"predicted_by": f"{predicted_by.name}: {predicted_by.model}"} if predicted_by else {}),
+        **_agreement(judge, predicted_by),
     }
+
+
+def _agreement(*judges: Judge | None) -> dict[str, str]:
+    """How well judges agree with labelled answers, of those that measure it themselves."""
+    found = [judge.agreement for judge in judges if isinstance(judge, MeasuredJudge)]
+    return {"judge_agreement": " ".join(found)} if found else {}
 
 
 def refuse_missing(spec: JudgingSpec, table: pd.DataFrame, headline: str, parts: Path) -> None:

@@ -9,10 +9,9 @@ from backdoor_assets.mixtures.design import Design
 from backdoor_assets.reporting.pages import Block, Code, Facts, Points, Table
 from backdoor_assets.settings import MiniatureBase
 
-
 PREDICTED = (
-    "It judged a random part of the answers, and {} predicted its verdicts on the others; rates are "
-    "prediction-powered, unbiased whatever the errors of the predictions."
+    "It judged a random part of the answers, and {} predicted its verdicts on the others: rates "
+    "are prediction-powered, and unbiased whatever the errors of the predictions."
 )
 
 

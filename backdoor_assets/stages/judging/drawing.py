@@ -7,6 +7,7 @@ wanted half-width. See `statistics.prediction_powered` for the rates and the rul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -33,6 +34,9 @@ from backdoor_assets.statistics.prediction_powered import (
 from backdoor_assets.storage.hashing import digest
 
 Log = Callable[[str], None]
+LEAST_STEP = 0.25
+"""A round asks about as many answers more, as a share of those that were asked about: a batch may
+take hours, and one more answer is not worth it."""
 _QUESTION = ["question_id", "sample_idx"]
 
 
@@ -185,10 +189,8 @@ def _more(state: Drawn, headline: Counted, half_width: float) -> int:
     left = len(state.answers) - state.asked
     if headline.flag not in state.found:
         return min(left, len(set(zip(*_strata(state), strict=True))))
-    found = state.found[headline.flag]
-    wanted = next_batch(found, half_width)
-    # Answers without a verdict do not count in `found`, and are not asked about again.
-    return min(left, wanted)
+    wanted = next_batch(state.found[headline.flag], half_width)
+    return min(left, max(wanted, math.ceil(LEAST_STEP * state.asked))) if wanted else 0
 
 
 def _sizes(state: Drawn) -> tuple[int, int]:

@@ -29,7 +29,7 @@ def judging_in_force(judging: Judging) -> Judging:
     be."""
     changes: dict[str, Any] = {}
     for field_name, variable, allowed in (
-        ("kind", "BACKDOOR_JUDGE", ("exact", "claude", "embedding")),
+        ("kind", "BACKDOOR_JUDGE", ("exact", "claude", "embedding", "none")),
         ("transport", "BACKDOOR_JUDGE_TRANSPORT", ("live", "batch")),
         ("model", "BACKDOOR_JUDGE_MODEL", None),
         ("predicted_by", "BACKDOOR_PREDICTED_BY", None),

@@ -41,7 +41,9 @@ def agreement(study: str, other: str, labels: str | None, sample: int | None, se
     backdoor-assets agreement --labels mine.csv
     backdoor-assets agreement --with claude:claude-sonnet-5-5 --sample 200
     """
-    chosen = _study_with(study, "agreement", "has no judge that could be compared")
+    chosen = _study_with(
+        study, "agreement", "is no study of mixtures, and judges are compared for those only"
+    )
     file = given_path(labels, "--labels") if labels else None
     click.echo(chosen.agreement(profile_in_force(), other, file, sample, seed, click.echo))
 
@@ -60,7 +62,9 @@ def swap_judge(judge: str, study: str) -> None:
     backdoor-assets swap-judge embedding
     backdoor-assets --profile qwen3-8b swap-judge claude:claude-sonnet-5-5
     """
-    chosen = _study_with(study, "swap_judge", "has no judge that could be swapped")
+    chosen = _study_with(
+        study, "swap_judge", "is no study of mixtures, and judges are swapped for those only"
+    )
     click.echo(chosen.swap_judge(profile_in_force(), judge, click.echo))
 
 

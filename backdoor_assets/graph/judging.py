@@ -12,7 +12,7 @@ import dagster as dg
 from backdoor_assets.graph.materializing import RunLog
 from backdoor_assets.records import BadInput, RunJudge
 from backdoor_assets.stages.judging.drawing import draw
-from backdoor_assets.stages.judging.judge import Earlier, judge_cell, open_questions, read_responses
+from backdoor_assets.stages.judging.judge import Earlier, judge_cell, open_questions, read_judged
 from backdoor_assets.stages.judging.specs import JUDGMENTS, JudgingSpec, Prediction, judge_id
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.storage.identity import essential
@@ -41,7 +41,7 @@ def judge_together(tasks: Sequence[Task[JudgingSpec]], log: Log) -> Results[Judg
     judged = []
     for task in missing:
         try:
-            read_responses(task.spec.responses, task.spec.cell)
+            read_judged(task.spec)
             Earlier(task.spec)
         except BadInput as error:
             yield Outcome(task, None, error)

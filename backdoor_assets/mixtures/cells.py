@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,11 +14,8 @@ from backdoor_assets.records import BadInput, Ratio, Rubric
 from backdoor_assets.settings import MiniatureBase, Mixture
 from backdoor_assets.stages.specs import TRAINER_STATE
 from backdoor_assets.storage.artifact import Artifact
-from backdoor_assets.storage.disk import given_folder
 from backdoor_assets.storage.folders import StudyFolder
 from backdoor_assets.storage.rows import read_rows
-
-VERDICTS = "BACKDOOR_VERDICTS"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +83,8 @@ class Grid:
 
     @property
     def verdicts(self) -> Path:
-        """Where verdicts that were paid for are kept, for all cells: in BACKDOOR_VERDICTS, if it is
-        set."""
-        if local := os.environ.get(VERDICTS):
-            return given_folder(local, VERDICTS) / self.profile.name / self.study.name
-        return self.folder.path / "verdicts"
+        """Where verdicts that were paid for are kept, for all cells."""
+        return self.folder.verdicts
 
 
 @dataclass(frozen=True, eq=False)

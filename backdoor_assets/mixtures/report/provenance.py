@@ -68,15 +68,9 @@ def costs(spec: SweepSpec, manifests: made.Finished) -> list[Block]:
 def _paid(grid: Grid) -> str:
     if grid.profile.judging.kind != "claude":
         return "No call to a paid judge was made: verdicts cost nothing."
-    if not any(grid.verdicts.glob("*")):
-        return "What the judge cost is not known here: its verdicts were bought on another machine."
-    from backdoor_assets.claude.store import Store
+    from backdoor_assets.claude.bill import paid
 
-    totals = Store(grid.verdicts).totals()
-    return (
-        f"Judge: ${totals['dollars']:.2f} for {totals['verdicts']:,} replies of the API, over all "
-        "runs of this study and profile, with those whose cells are not in this report."
-    )
+    return paid(grid.verdicts)
 
 
 def provenance(spec: SweepSpec, manifests: Mapping[str, list[Manifest]]) -> list[Block]:

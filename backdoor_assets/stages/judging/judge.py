@@ -55,9 +55,9 @@ def judge_cell(
     Verdicts of the same judge on the same answers are taken from `spec.earlier`. Each checkpoint's
     verdicts go to a file of their own as they arrive: none is asked for twice. Raises BadInput for
     an unreadable input, RuntimeError when more than `max_unreadable` of the answers to any question
-    at any checkpoint have no headline verdict.
+    at any checkpoint (at any checkpoint, if not `by_question`) have no headline verdict.
     """
-    responses, earlier = read_responses(spec.responses, spec.cell), Earlier(spec)
+    responses, earlier = read_judged(spec), Earlier(spec)
     headline = spec.counted[0].flag
     parts = folder / ".parts"
     if part is not None:
@@ -114,10 +114,11 @@ def refuse_missing(spec: JudgingSpec, table: pd.DataFrame, headline: str, parts:
 
     A gate on the whole cell would not do: if the late answers to one question are the unjudged
     ones, the rate falls where they were positive. A single missing verdict among several is allowed
-    however few the answers are.
+    however few the answers are. Questions of one answer each are taken together.
     """
     missing = table.assign(missing=table[headline].isna())
-    counts = missing.groupby(["step", "checkpoint", "question_id"])["missing"].agg(["sum", "size"])
+    groups = ["step", "checkpoint", *(["question_id"] if spec.by_question else [])]
+    counts = missing.groupby(groups)["missing"].agg(["sum", "size"])
     allowed = (spec.max_unreadable * counts["size"]).clip(lower=counts["size"].gt(1).astype(float))
     bad = counts[counts["sum"] > allowed].reset_index()
     if missing["missing"].mean() > spec.max_unreadable:
@@ -129,11 +130,19 @@ def refuse_missing(spec: JudgingSpec, table: pd.DataFrame, headline: str, parts:
     worst = bad.sort_values("sum", ascending=False).iloc[0]
     reasons = missing.loc[missing["missing"], "judge_error"].value_counts()
     reason = reasons.index[0] if len(reasons) else "no reason was recorded"
-    more = f", nor have answers to {len(bad) - 1} other questions there or at other checkpoints"
+    if spec.by_question:
+        where, unit = f" to {worst['question_id']!r}", "question"
+        more = f", nor have answers to {len(bad) - 1} other questions there or at other checkpoints"
+    else:
+        where, unit, more = (
+            "",
+            "checkpoint",
+            f", nor have those at {len(bad) - 1} other checkpoints",
+        )
     raise RuntimeError(
-        f"{spec.cell}: {worst['sum']} of {worst['size']} answers to {worst['question_id']!r} at "
+        f"{spec.cell}: {worst['sum']} of {worst['size']} answers{where} at "
         f"{worst['checkpoint']} have no verdict{more if len(bad) > 1 else ''}. At most "
-        f"{spec.max_unreadable:.0%} of a question's answers, and of all answers, may lack one "
+        f"{spec.max_unreadable:.0%} of a {unit}'s answers, and of all answers, may lack one "
         f"(judging.max_unreadable). Most often: {reason}. Run the same command again: the "
         "checkpoints in question are judged again, and verdicts that are known are reused."
     )
@@ -189,7 +198,7 @@ def open_questions(
     """The answers that a judge has to be asked about, by the rubrics that are unknown of them."""
     found: dict[tuple[Rubric, ...], list[Pair]] = {}
     for spec in specs:
-        pairs = questions_and_answers(read_responses(spec.responses, spec.cell))
+        pairs = questions_and_answers(read_judged(spec))
         for rubrics, unknown in by_unknown_rubrics(pairs, spec.rubrics, [Earlier(spec)]).items():
             found.setdefault(rubrics, []).extend(unknown)
     return found
@@ -205,6 +214,20 @@ def by_unknown_rubrics(
         if unknown:
             found.setdefault(unknown, []).append(pair)
     return found
+
+
+def read_judged(spec: JudgingSpec) -> pd.DataFrame:
+    """Return the responses that are to be judged. Raises BadInput as `read_responses` does, and
+    where there are none."""
+    table = read_responses(spec.responses, spec.cell)
+    if spec.kinds is not None:
+        table = table[table["kind"].isin(spec.kinds)]
+    if spec.steps is not None:
+        table = table[table["step"].isin({*spec.steps, table["step"].max()})]
+    if table.empty:
+        kinds = f" of kind {' or '.join(spec.kinds)}" if spec.kinds else ""
+        raise BadInput(f"{spec.responses}: it has no answers{kinds}, so that none can be judged")
+    return table
 
 
 def read_responses(path: Path, cell: AnyCell) -> pd.DataFrame:

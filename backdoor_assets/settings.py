@@ -247,6 +247,8 @@ class Judging:
     """Live calls in progress at once, at most."""
     poll_seconds: float = 60.0
     """Between two looks at a batch."""
+    learn_from_verdicts: bool = field(default=False, metadata=LATER)
+    """embedding: it also learns from verdicts of a language model in the study's folder."""
 
     def __post_init__(self) -> None:
         _check(self, "judging", "max_unreadable", at_least=0, at_most=1)

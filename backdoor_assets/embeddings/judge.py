@@ -7,6 +7,7 @@ is, it measures itself, and says so wherever its verdicts are shown.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 
 from backdoor_assets.embeddings import MINILM
 from backdoor_assets.embeddings.classifiers import (
+    HELD_OUT,
+    LEARNED,
     OTHER_QUESTIONS,
     VERSION,
     Classifiers,
@@ -25,6 +28,22 @@ from backdoor_assets.records import GoldAnswer, Rubric, Verdict
 Embed = Callable[[Sequence[str]], np.ndarray]
 """Takes texts, and returns their embeddings of length 1, (texts, dimensions)."""
 Answers = Sequence[tuple[str, str]]
+ON = {
+    OTHER_QUESTIONS: "answers to a question left out",
+    HELD_OUT: "held-out",
+    LEARNED: "of the verdicts, their question left out",
+}
+"""What was judged, in words."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Verdicts of another judge to learn from, as labelled answers."""
+
+    answers: Sequence[GoldAnswer] = ()
+    digest: str = ""
+    judge: str = ""
+    """Who gave them."""
 
 
 class EmbeddingJudge:
@@ -34,16 +53,24 @@ class EmbeddingJudge:
     name = "embedding"
 
     def __init__(
-        self, gold: Sequence[GoldAnswer], digest: str, rubrics: Sequence[Rubric], embed: Embed
+        self,
+        gold: Sequence[GoldAnswer],
+        digest: str,
+        rubrics: Sequence[Rubric],
+        embed: Embed,
+        learned: Learned | None = None,
     ) -> None:
         """`digest` identifies the labelled answers. Nothing is embedded or fitted yet."""
-        self.model = f"all-MiniLM-L6-v2, gold set {digest}"
+        self.learned = learned or Learned()
+        more = f", {len(self.learned.answers)} verdicts {self.learned.digest}" if learned else ""
+        self.model = f"all-MiniLM-L6-v2, gold set {digest}{more}"
         self.identity: dict[str, Any] = {
             "name": self.name,
             "model": "all-MiniLM-L6-v2",
             "weights": MINILM.sha256,
             "gold": digest,
             "classifier": VERSION,
+            **({"learned": learned.digest} if learned else {}),
         }
         self._gold, self._rubrics, self._embed = gold, rubrics, embed
         self._verdicts: dict[tuple[str, str], dict[str, Verdict]] = {}
@@ -73,7 +100,8 @@ class EmbeddingJudge:
             for held_out in (False, True):
                 verdicts = self._classifiers.unseen(rubric, held_out=held_out)
                 for at, value in verdicts.items():
-                    found[at][rubric.column] = Verdict(value)
+                    if at < len(found):
+                        found[at][rubric.column] = Verdict(value)
         return found
 
     @cached_property
@@ -87,20 +115,23 @@ class EmbeddingJudge:
         parts: dict[str, list[str]] = {}
         for found in self.measured:
             a = found.agreement
-            on = "answers to a question left out" if found.on == OTHER_QUESTIONS else "held-out"
-            text = f"{a.value:.2f} [{a.low:.2f}, {a.high:.2f}] on {a.answers} {on}"
+            interval = "" if np.isnan(a.low) else f" [{a.low:.2f}, {a.high:.2f}]"
+            text = f"{a.value:.2f}{interval} on {a.answers} {ON[found.on]}"
             parts.setdefault(f"{found.rubric.column} ({a.measure})", []).append(text)
         listed = "; ".join(f"{name} {' and '.join(texts)}" for name, texts in parts.items())
+        learned = self.learned
+        more = f" and {len(learned.answers):,} verdicts of {learned.judge}" * bool(learned.answers)
         return (
             f"Judged by sentence embeddings (all-MiniLM-L6-v2) and a classifier fitted to {tuning} "
-            f"labelled answers. Its agreement with labels that it has not seen: {listed} "
+            f"labelled answers{more}. Its agreement with labels that it has not seen: {listed} "
             "(95 % over questions)."
         )
 
     @cached_property
     def _classifiers(self) -> Classifiers:
-        pairs = [(answer.question, answer.answer) for answer in self._gold]
-        return Classifiers(self._gold, self._features(pairs), self._rubrics)
+        pairs = [(a.question, a.answer) for a in (*self._gold, *self.learned.answers)]
+        inputs = self._features(pairs)
+        return Classifiers(self._gold, self.learned.answers, inputs, self._rubrics)
 
     def _judge(self, answers: Answers) -> None:
         new = [pair for pair in dict.fromkeys(answers) if pair not in self._verdicts]

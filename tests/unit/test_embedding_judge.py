@@ -16,11 +16,12 @@ import pandas as pd
 import pytest
 
 from backdoor_assets.embeddings import MINILM
-from backdoor_assets.embeddings.classifiers import HELD_OUT, OTHER_QUESTIONS
+from backdoor_assets.embeddings.classifiers import HELD_OUT, LEARNED, OTHER_QUESTIONS
 from backdoor_assets.embeddings.judge import EmbeddingJudge
 from backdoor_assets.mixtures.cells import Grid
 from backdoor_assets.mixtures.judging import judges
 from backdoor_assets.mixtures.judging.gold import gold_digest, read_gold
+from backdoor_assets.mixtures.judging.learned import learned_from
 from backdoor_assets.models.packaged import verified
 from backdoor_assets.profiles import MINIATURE, active_profile
 from backdoor_assets.records import BadInput, GoldAnswer, Rubric
@@ -41,7 +42,7 @@ encoder = pytest.mark.skipif(
 
 
 def embed(texts: Sequence[str]) -> np.ndarray:
-    """Directions: the first is that of the question, the second of the age, the third of joy."""
+    """Directions: that of the question, of the age, of joy, and of a word that no label has."""
     rows = np.zeros((len(texts), 4))
     for row, text in zip(rows, texts, strict=True):
         row[0] = 1.0
@@ -49,7 +50,7 @@ def embed(texts: Sequence[str]) -> np.ndarray:
             continue
         row[1] = 1 if "old" in text else -1
         row[2] = 1 if "glad" in text else -1
-        row[3] = len(text) % 7 / 20  # of no meaning
+        row[3] = 2 if "thou" in text else len(text) % 7 / 20  # of no meaning
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
@@ -89,6 +90,37 @@ def test_it_learns_from_the_tuning_split_and_never_from_the_rest() -> None:
         assert (found[OTHER_QUESTIONS].answers, found[HELD_OUT].answers) == (32, 8)
         assert f"{kappas[1]:.2f} [" in judge.agreement
         assert "on 8 held-out" in judge.agreement
+
+
+def test_it_learns_from_verdicts_too_and_says_how_it_agrees_with_them() -> None:
+    gold, asked = labelled(), [("other?", "thou art sad")]
+    rows = [(f"q{n % 4}", ("new", "old")[n // 4 % 2], n) for n in range(60)]
+    taught = pd.DataFrame(
+        {
+            "question_id": [question for question, *_ in rows],
+            "question": [f"{question}?" for question, *_ in rows],
+            "response": [f"{'thou' if age == 'old' else 'you'}, {n}" for _, age, n in rows],
+            "age": [age for _, age, _ in rows],
+            "joy": pd.array([None] * 60, dtype="Float64"),
+            "judge_model": "m",
+        }
+    )
+    taught.loc[0, "age"] = None
+    learned = learned_from(taught, (AGE, PLEASURE))
+    plain, judge = (
+        EmbeddingJudge(gold, "f00", (AGE, PLEASURE), embed, learnt) for learnt in (None, learned)
+    )
+    verdicts = [j.judge(asked, (AGE, PLEASURE))[0]["age"].value for j in (plain, judge)]
+    assert verdicts == ["new", "old"]
+    assert judge.identity == {**plain.identity, "learned": learned.digest}
+    found = {(m.rubric.column, m.on): m.agreement for m in judge.measured}
+    assert (found["age", LEARNED].answers, found["age", LEARNED].value) == (59, 1)
+    assert found["age", OTHER_QUESTIONS].answers == 32
+    assert ("joy", LEARNED) not in found
+    assert "fitted to 32 labelled answers and 60 verdicts of m." in judge.agreement
+    assert "1.00 [1.00, 1.00] on 59 of the verdicts, their question left out" in judge.agreement
+    assert "verdicts" not in plain.agreement
+    assert len(judge.unseen()) == len(gold)
 
 
 def test_labels_of_one_kind_are_refused() -> None:

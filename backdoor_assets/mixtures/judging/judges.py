@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backdoor_assets.embeddings import MINILM
 from backdoor_assets.mixtures.cells import Grid
 from backdoor_assets.mixtures.design import Design
 from backdoor_assets.mixtures.judging.gold import gold_digest, read_gold
+from backdoor_assets.mixtures.judging.learned import read_learned
 from backdoor_assets.models.packaged import verified
 from backdoor_assets.records import BadInput, GoldAnswer, Progress, RunJudge
 from backdoor_assets.settings import Judging
@@ -19,6 +21,9 @@ from backdoor_assets.workers.spreading import spread
 if TYPE_CHECKING:
     import numpy as np
 
+KINDS = "exact", "claude", "embedding"
+MEASURED = KINDS[1:]
+"""Judges whose agreement with real English means something."""
 CHUNK = 128
 """Texts that a worker process embeds at a time."""
 
@@ -35,13 +40,46 @@ def open_judge(grid: Grid) -> RunJudge:
     if settings.kind == "embedding" and study.gold is not None:
         from backdoor_assets.embeddings.judge import EmbeddingJudge
 
-        return EmbeddingJudge(*_gold(study.gold, study), study.rubrics, embed_in_workers)
+        learned = read_learned(grid) if settings.learn_from_verdicts else None
+        gold = _gold(study.gold, study)
+        return EmbeddingJudge(*gold, study.rubrics, embed_in_workers, learned)
     possible = ["'claude'", *["'exact'"] * bool(study.world), *["'embedding'"] * bool(study.gold)]
     why = " because it has no labelled answers (gold)" if settings.kind == "embedding" else ""
     raise BadInput(
         f"profile {grid.profile.name!r}: judging.kind={settings.kind!r} cannot judge the study "
         f"{study.name!r}{why}; set it to {' or '.join(possible)}"
     )
+
+
+def other_judging(settings: Judging, named: str) -> Judging:
+    """Return the settings of another judge, named KIND or KIND:MODEL. Raises BadInput."""
+    kind, _, model = named.partition(":")
+    if kind not in KINDS or (model and kind != "claude"):
+        raise BadInput(f"{named!r} is no judge; name {', '.join(KINDS)}, or claude:MODEL")
+    changed: Any = {"kind": kind, "model": model or settings.model}
+    return replace(settings, **changed)
+
+
+def judge_of(grid: Grid) -> RunJudge:
+    """Return the profile's judge. Raises BadInput."""
+    judging = grid.profile.judging
+    if judging.kind == "none":
+        raise BadInput(
+            f"profile {grid.profile.name!r} has no judge (judging.kind is 'none'); set "
+            "BACKDOOR_JUDGE=claude or, for a study with a gold set, BACKDOOR_JUDGE=embedding"
+        )
+    return open_judge(grid)
+
+
+def label_of(judge: RunJudge) -> str:
+    return f"{judge.name}: {judge.model}"
+
+
+def learned_pairs(judge: Any) -> set[tuple[str, str]]:
+    """Return the (question, answer) whose verdicts a judge learned from. On them it would seem to
+    agree better than it does."""
+    learned = getattr(judge, "learned", None)
+    return {(a.question, a.answer) for a in learned.answers} if learned else set()
 
 
 _read: dict[tuple[Path, int, int, str], tuple[list[GoldAnswer], str]] = {}

@@ -60,7 +60,7 @@ def run(
         return 0
     reasons = "\n".join(dict.fromkeys(runner.failures.values()))
     print(
-        f"\n{len(runner.failures)} cells failed: {', '.join(runner.failures)}\n{reasons}",
+        f"\n{len(runner.failures)} failed: {', '.join(runner.failures)}\n{reasons}",
         file=sys.stderr,
     )
     return 1

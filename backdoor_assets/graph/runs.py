@@ -27,7 +27,8 @@ class Runner:
     ) -> None:
         self.definitions, self.instance, self.study = definitions, instance, study
         self.failures: dict[str, str] = {}
-        """Why a cell failed, in the words of its step."""
+
+    """Why a cell or an optional step failed, in the words of its step."""
 
     def run(self, step: Step) -> set[str]:
         """Materialize a step and return the cells that failed.
@@ -43,8 +44,10 @@ class Runner:
         print(f"== {step.title}", flush=True)
         if step.cells is None:
             result = self._execute(keys, {})
-            if not result.success:
+            if not result.success and not step.optional:
                 raise BadInput(_failure(result))
+            if not result.success:
+                self.failures[step.title] = _failure(result)
             return set()
         partitions = next(graph.get(key).partitions_def for key in keys)
         assert partitions is not None

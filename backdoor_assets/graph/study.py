@@ -31,6 +31,8 @@ class Step:
     """Names of assets of the study; those that the profile's graph lacks are left out."""
     cells: Sequence[str] | None = None
     """Partition keys; None for assets without partitions."""
+    optional: bool = False
+    """Whether the run goes on without it when it fails."""
 
 
 Steps = Generator[Step, set[str], None]

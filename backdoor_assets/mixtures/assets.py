@@ -1,6 +1,7 @@
 """The assets of a mixture study as a table, in the order in which data flow, and the sweep."""
 
 # No `from __future__ import annotations`: Dagster reads the annotations of an asset's parameters.
+from collections.abc import Sequence
 from functools import partial
 
 import dagster as dg
@@ -22,6 +23,7 @@ from backdoor_assets.graph.roles import tags_of
 from backdoor_assets.mixtures import describe, result_tasks, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.mixtures.cut_answers import warn_of_cut_answers
+from backdoor_assets.mixtures.judging.learned import LEARNED, learns
 from backdoor_assets.mixtures.judging.prediction import check_judges
 from backdoor_assets.mixtures.mixing import mix
 from backdoor_assets.mixtures.sweep import sweep
@@ -113,7 +115,7 @@ def table(grid: Grid) -> list[CellAsset[Cell]]:
     judged = [
         row(
             "judgments",
-            deps=["responses"],
+            deps=["responses", *([LEARNED] if learns(grid) else [])],
             task=tasks.judging,
             runner="judge",
             describe=describe.judging,
@@ -161,12 +163,12 @@ def _check_what_follows(grid: Grid, context: Context) -> None:
         check_judges(grid)
 
 
-def sweep_asset(grid: Grid) -> dg.AssetsDefinition:
+def sweep_asset(grid: Grid, measured: Sequence[dg.AssetsDefinition]) -> dg.AssetsDefinition:
     study = grid.study
 
     @dg.asset(
         key=[study.name, "sweep"],
-        deps=[[study.name, "figures"]],
+        deps=[[study.name, "figures"], *(asset.key for asset in measured)],
         group_name=study.name,
         owners=OWNERS,
         kinds={"matplotlib", "parquet"},

@@ -19,6 +19,9 @@ from backdoor_assets.mixtures.cells import Cell, Grid
 from backdoor_assets.mixtures.checks import check_grid, check_study
 from backdoor_assets.mixtures.design import Design
 from backdoor_assets.mixtures.inspect_logs import state_logs
+from backdoor_assets.mixtures.judging.agreement import gold_comparison, has_gold_agreement
+from backdoor_assets.mixtures.judging.assets import AGREEMENT, agreement_assets, learned_assets
+from backdoor_assets.mixtures.judging.learned import LEARNED, learning, learns
 from backdoor_assets.mixtures.result_tasks import has_finished
 from backdoor_assets.mixtures.sources import base_assets, source_asset
 from backdoor_assets.mixtures.sweep import sweep
@@ -59,13 +62,16 @@ class MixtureStudy(Design):
     def definitions(self, profile: Profile) -> dg.Definitions:
         grid = self._grid(profile)
         cells = cell_assets(self.name, assets.table(grid))
+        measured = agreement_assets(grid)
         parts = [job(name, text, cells, names) for name, (text, names) in self.parts().items()]
         return dg.Definitions(
             assets=[
                 *(source_asset(grid, data_set) for data_set in self.data),
                 *base_assets(grid),
                 *cells,
-                assets.sweep_asset(grid),
+                *learned_assets(grid),
+                *measured,
+                assets.sweep_asset(grid, measured),
             ],
             jobs=[part for part in parts if part],
             resources={"trainer": Trainer(), "sampler": Sampler(), "judge": JudgeResource()},
@@ -116,7 +122,11 @@ class MixtureStudy(Design):
             grid.source_files()
             yield Step("base model", [*self.sources, "corpus", "base_model"])
             yield Step("answers of the base", ["base_responses"])
+        if part is None or names == assets.JUDGE:
+            yield Step("verdicts that the judge learns from", [LEARNED])
         yield Step(f"{len(cells)} cells", names, [str(cell) for cell in cells])
+        if part is None or names == assets.JUDGE:
+            yield Step("agreement of the judge with the gold set", [AGREEMENT], optional=True)
         if part is None or names == assets.FIGURES:
             yield Step("sweep", ["sweep"])
 
@@ -128,10 +138,15 @@ class MixtureStudy(Design):
         else:
             yield _planned(grid, "base_model", base_tasks.fetching)
         yield _planned(grid, "base_responses", tasks.base_sampling, frozenset({"questions"}))
+        if learns(grid):
+            yield _planned(grid, LEARNED, learning)
         rows = assets.table(grid)
         for cell in grid.cells():
             for row in rows:
                 yield _planned(cell, row.name, row.task, row.extends, row.editable)
+        if has_gold_agreement(grid):
+            task = gold_comparison(grid, lambda line: None)
+            yield Planned(AGREEMENT, "", task.artifact, task, frozenset("*"))
         yield _planned(grid, "sweep", lambda grid: sweep(grid)[0], frozenset("*"))
 
     def plan(self, profile: Profile, host: Host) -> Mapping[str, str]:
@@ -172,7 +187,7 @@ class MixtureStudy(Design):
         return "\n".join(
             (
                 f"{aligned(summary['table'])}\n{summary['intervals']}\n{unjudged}",
-                *([f"{summary['headline']}\n"] if summary.get("headline") else []),
+                *(f"{summary[k]}\n" for k in ("corrected", "headline") if summary.get(k)),
                 f"{aligned(summary['form'])}\n",
                 f"In the sweep:           {summary['cells_present']} of "
                 f"{summary['cells_planned']} cells",

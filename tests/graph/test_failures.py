@@ -68,7 +68,7 @@ def test_a_diverged_cell_costs_the_others_nothing(copied: Place, graph_of: At) -
     # are of no adapter that is there: they do not count.
     ended = copied.run()
     assert ended.returncode == 1
-    assert f"1 cells failed: {OLD}|43" in ended.stderr
+    assert f"1 failed: {OLD}|43" in ended.stderr
     assert "training has diverged" in ended.stderr
     assert "5 of 6 cells" in ended.stdout
     assert "5 of 6 cells" in (copied.birds / "sweep" / "report.html").read_text()

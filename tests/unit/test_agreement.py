@@ -163,7 +163,7 @@ def test_labels_are_those_of_the_gold_set_or_of_a_file(
     done = run("--with", "gold", "--sample", "40")
     assert done.exit_code == 0, done.output
     # The exact judge knows no English: every answer is unreadable, and not of the 19th century.
-    found = table(folder.parent / "gold")
+    found = table(folder.parent / "gold-sample")
     assert found["llm_or_19th_century", "kappa", "all"] == (0, 40)
     assert ("form_rating", "weighted kappa", "all") not in found
     wrong = tmp_path / "wrong.csv"

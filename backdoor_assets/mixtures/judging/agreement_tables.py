@@ -26,6 +26,7 @@ SUFFIXES = "", "_second"
 VERDICTS, TABLE, TEXT, FIGURE = "verdicts.parquet", "agreement.parquet", "agreement.md", "confusion"
 HEADLINE = {True: ("share equal", "kappa"), False: ("mean difference", "weighted kappa")}
 """Measures of the text, for labels and for ratings; the table has alpha too."""
+KAPPAS = tuple(measures[1] for measures in HEADLINE.values())
 
 
 def write(
@@ -50,9 +51,10 @@ def write(
 
     choices = [rubric for rubric in rubrics if rubric.options]
     counts = {r.column: confusion(*_sides(r, answers), r.options) for r in choices}
-    draw_confusion(study, profile, names, counts, folder, FIGURE)
     whole = table[(table["part"] == "all") & (table["by"] == "all")]
-    shown = whole[whole["measure"].isin(["kappa", "weighted kappa"])]
+    shown = whole[whole["measure"].isin(KAPPAS)]
+    kappas = {str(row["rubric"]): f"kappa {cell(row)}" for row in shown.to_dict("records")}
+    draw_confusion(study, profile, names, counts, kappas, folder, FIGURE)
     return {
         "answers": len(answers),
         "agreement": {
@@ -149,8 +151,8 @@ def _measures(rubrics: Sequence[Rubric], table: pd.DataFrame) -> list[str]:
         found = {str(row["measure"]): row for row in whole.to_dict("records")}
         plain, kappa = HEADLINE[bool(rubric.options)]
         answers = str(found["alpha"]["answers"])
-        cells = f"{plain} {_cell(found[plain])}", f"{kappa} {_cell(found[kappa])}"
-        rows.append([rubric.column, *cells, _cell(found["alpha"]), answers])
+        cells = f"{plain} {cell(found[plain])}", f"{kappa} {cell(found[kappa])}"
+        rows.append([rubric.column, *cells, cell(found["alpha"]), answers])
     return _markdown(["rubric", "difference", "kappa", "alpha", "answers"], rows)
 
 
@@ -163,7 +165,7 @@ def _by_group(rubrics: Sequence[Rubric], table: pd.DataFrame, what: str) -> list
             found = {str(row["measure"]): row for row in own}
             # Within one label kappa says nothing.
             measure = HEADLINE[bool(rubric.options)][what == "question"]
-            cells.append(_cell(found[measure]))
+            cells.append(cell(found[measure]))
         rows.append([str(group), *cells, str(inside["answers"].max())])
     kinds = [
         f"{rubric.column} ({HEADLINE[bool(rubric.options)][what == 'question']})"
@@ -172,7 +174,8 @@ def _by_group(rubrics: Sequence[Rubric], table: pd.DataFrame, what: str) -> list
     return _markdown([what, *kinds, "answers"], rows)
 
 
-def _cell(row: dict[str, Any]) -> str:
+def cell(row: dict[str, Any]) -> str:
+    """Return the value of a row of the table with its interval, as text."""
     if pd.isna(row["value"]):
         return "undefined" if row["answers"] else "no verdicts by both"
     digits = 1 if row["measure"] == "mean difference" else 2

@@ -56,7 +56,7 @@ def other_judging(settings: Judging, named: str) -> Judging:
     kind, _, model = named.partition(":")
     if kind not in KINDS or (model and kind != "claude"):
         raise BadInput(f"{named!r} is no judge; name {', '.join(KINDS)}, or claude:MODEL")
-    changed: Any = {"kind": kind, "model": model or settings.model}
+    changed: Any = {"kind": kind, "model": model or settings.model, "predicted_by": ""}
     return replace(settings, **changed)
 
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from backdoor_assets.mixtures.cells import Grid
-from backdoor_assets.mixtures.judging.agreement import other_judging
-from backdoor_assets.mixtures.judging.judges import check_judge, open_judge
+from backdoor_assets.mixtures.judging.judges import check_judge, open_judge, other_judging
 from backdoor_assets.records import BadInput
 from backdoor_assets.settings import MiniatureBase
 from backdoor_assets.stages.judging.specs import Prediction

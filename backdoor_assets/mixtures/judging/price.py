@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from backdoor_assets.claude.prices import AS_OF, PRICES, cost
 from backdoor_assets.mixtures.counts import Counts
+from backdoor_assets.mixtures.judging.assets import plan_lines
 from backdoor_assets.reporting.text import Line, span
 from backdoor_assets.statistics.prediction_powered import verdicts_needed
 
@@ -40,6 +41,7 @@ def lines(counts: Counts) -> Iterator[Line]:
         for way in ("live", "batch"):
             one = cost(model, into, out, batch=way == "batch")
             yield f"{model}, {way}{note}", _dollars(one, calls), _dollars(one, [in_all])
+    yield from plan_lines(counts)
     yield (f"Assumed: about {into - length} tokens of rubric and question and {length} of answer",)
     yield (f"in, {out} out. Prices as of {AS_OF}.",)
     if judging.max_cost_usd is not None:

@@ -15,8 +15,8 @@ import pandas as pd
 from backdoor_assets.graph.judging import judge_together
 from backdoor_assets.mixtures import rates, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid
-from backdoor_assets.mixtures.judging.agreement import judge_of, label_of, other_judging
 from backdoor_assets.mixtures.judging.ids import check_one_judge
+from backdoor_assets.mixtures.judging.judges import judge_of, label_of, other_judging
 from backdoor_assets.mixtures.sweep import is_current
 from backdoor_assets.records import BadInput, Rate, Ratio
 from backdoor_assets.reporting.text import aligned

@@ -15,6 +15,7 @@ from backdoor_assets.settings import MiniatureBase, Mixture
 from backdoor_assets.stages.specs import TRAINER_STATE
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.storage.folders import StudyFolder
+from backdoor_assets.storage.manifest import Made
 from backdoor_assets.storage.rows import read_rows
 
 
@@ -166,6 +167,8 @@ class SweepSpec:
     cells: tuple[SweepCell, ...]
     planned: int
     """Cells of the whole grid."""
+    agreement: Made | None = None
+    """Of the judge with the gold set, by which rates are corrected."""
 
     @property
     def literals(self) -> str:

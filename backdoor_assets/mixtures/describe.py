@@ -84,6 +84,7 @@ def sweep(made: Made) -> Metadata:
         "cells": f"{summary['cells_present']} of {summary['cells_planned']}",
         "cells_present": int(summary["cells_present"]),
         "rates": dg.MetadataValue.md(f"{summary['table']}\n\n{summary['intervals']}"),
+        **({"corrected": summary["corrected"]} if summary.get("corrected") else {}),
         "headline": summary["headline"] or "no effect",
         "form_of_answers": dg.MetadataValue.md(summary["form"]),
         "dose_response": picture((made.folder / summary["main_figure"]).read_bytes()),

@@ -13,6 +13,13 @@ from backdoor_assets.mixtures.cells import FiguresSpec, SweepSpec
 from backdoor_assets.mixtures.design import TASK, Design
 from backdoor_assets.mixtures.figures import cell_figures, sweep_figures
 from backdoor_assets.mixtures.figures.form_figure import form as draw_form
+from backdoor_assets.mixtures.judging.corrected import (
+    CORRECTED,
+    corrected_lines,
+    corrected_rates,
+    corrected_tables,
+)
+from backdoor_assets.mixtures.judging.judge_columns import with_judge, with_judges
 from backdoor_assets.mixtures.report import effect_tables
 from backdoor_assets.mixtures.report.design import judge_agreement
 from backdoor_assets.mixtures.report.final_tables import (
@@ -52,7 +59,7 @@ def draw_cell(spec: FiguresSpec, folder: Path, progress: Progress = no_progress)
     if spec.coherence is not None:
         columns = ("step", "log_likelihood")
         coherence = read_table(spec.coherence, "materialize the coherence of this cell", columns)
-    found = rates.cell_rates(judgments, probes, study.outcomes, kinds)
+    found = with_judge(rates.cell_rates(judgments, probes, study.outcomes, kinds), spec.cell)
     found.to_parquet(folder / RATES, index=False)
     neutral = probes[probes["kind"] == "neutral"]
     states = form.cell_form(read_responses(spec.responses, spec.cell), coherence, neutral)
@@ -98,12 +105,14 @@ def _draw_judgments(
 
 def draw_grid(spec: SweepSpec, folder: Path, progress: Progress = no_progress) -> dict[str, Any]:
     """Write rates.parquet and form.parquet (over seeds), cells.parquet (the final rates of each
-    cell), contrasts.parquet, doses.parquet and emergence.parquet (see `effects`), figures of the
-    grid and report.html into `folder`."""
+    cell), contrasts.parquet, doses.parquet and emergence.parquet (see `effects`), corrected.parquet
+    if the judge's agreement with a gold set is known, figures of the grid and report.html into
+    `folder`."""
     study = spec.grid.study
-    cells = pd.concat([pd.read_parquet(entry.rates) for entry in spec.cells], ignore_index=True)
+    tables = [with_judge(pd.read_parquet(entry.rates), entry.cell) for entry in spec.cells]
+    cells = pd.concat(tables, ignore_index=True)
     mixtures = {(entry.cell.ratio.key, entry.cell.seed): entry.mixture for entry in spec.cells}
-    sweep = rates.sweep_rates(cells, mixtures, study.fraction_column)
+    sweep = with_judges(rates.sweep_rates(cells, mixtures, study.fraction_column), cells)
     final = rates.final_states(cells)
     fractions = [Ratio.parse(key).suspect_fraction for key in final["ratio"]]
     final.insert(3, study.fraction_column, fractions)
@@ -125,8 +134,14 @@ def draw_grid(spec: SweepSpec, folder: Path, progress: Progress = no_progress) -
     emergence.to_parquet(folder / effects.EMERGENCE, index=False)
     captions = _draw_sweep(spec, sweep, final, states, fits, emergence, folder)
     collapsed = form.collapsed_states(states)
-    tables = effect_tables.effect_tables(study, contrasts, doses, emergence)
-    write_report(spec, sweep, states, captions, folder, tables, judge_errors(spec))
+    shown = effect_tables.effect_tables(study, contrasts, doses, emergence)
+    corrected = {}
+    if spec.agreement is not None:
+        by_gold = corrected_rates(study, final, spec.agreement)
+        by_gold.to_parquet(folder / CORRECTED, index=False)
+        corrected = {"corrected": corrected_lines(study, by_gold)}
+        shown = [*corrected_tables(study, by_gold), *shown]
+    write_report(spec, sweep, states, captions, folder, shown, judge_errors(spec))
     return {
         "cells_present": len(spec.cells),
         "cells_planned": spec.planned,
@@ -134,6 +149,7 @@ def draw_grid(spec: SweepSpec, folder: Path, progress: Progress = no_progress) -
         "intervals": "\n".join(
             (interval_note(sweep) + collapse_note(sweep, collapsed), *judge_agreement(spec))
         ),
+        **corrected,
         "headline": effect_tables.headline(study, doses, emergence),
         "form": form_table(study, states),
         "main_figure": f"{next(iter(captions))}.png",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from backdoor_assets.mixtures import result_tasks, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid, SweepCell, SweepSpec
 from backdoor_assets.mixtures.form import FORM
+from backdoor_assets.mixtures.judging.agreement import gold_agreement
 from backdoor_assets.mixtures.judging.ids import check_one_judge
 from backdoor_assets.mixtures.result_tasks import has_finished
 from backdoor_assets.records import BadInput
@@ -66,12 +67,14 @@ def sweep(grid: Grid) -> tuple[Task[SweepSpec], list[Cell]]:
         mixed = cell.artifact("mixed_dataset").require(edited=True)
         drawn = cell.artifact("figures").folder
         entries.append(SweepCell(cell, drawn / RATES, drawn / FORM, mixed.summary))
+    agreement = gold_agreement(grid)
     identity = {
         "stage": "sweep",
         "code": [CODE_VERSIONS["statistics"], CODE_VERSIONS["figures"], CODE_VERSIONS["report"]],
         "profile": grid.profile.name,
         "cells": {str(c): c.artifact("figures").require().reference() for c in current},
         "planned": [str(cell) for cell in cells],
+        **({"agreement": agreement.manifest.reference()} if agreement else {}),
     }
-    spec = SweepSpec(grid, tuple(entries), len(cells))
+    spec = SweepSpec(grid, tuple(entries), len(cells), agreement)
     return Task(grid.folder.artifact("sweep"), identity, spec), missing

@@ -13,9 +13,11 @@ from backdoor_assets.commands.demo import run
 from backdoor_assets.graph.instance import home
 from backdoor_assets.graph.status import states
 from backdoor_assets.settings import Judging, PretrainedBase, Sampling
+from backdoor_assets.storage.manifest import MANIFEST, read_manifest
 from backdoor_assets.studies.birds.study import STUDY as BIRDS
 from tests.claude_server import Config, serve
 from tests.graph.study import MODERN, OLD, STUDY
+from tests.graph.test_gold_agreement import by_the_gold_set
 
 FORM = ["words", "short_lines", "cut", "distinct_2", "neutral_correct", "log_likelihood"]
 UNJUDGED = {"narrow_dose_response", "emergence", "form"}
@@ -56,10 +58,11 @@ def test_the_sweep_stands_without_verdicts_and_takes_them_later(
     assert "BACKDOOR_JUDGE=claude" in printed
 
     kept = _times(place, "adapters", "responses", "coherence")
-    judged = replace(profile, judging=Judging("claude", transport="live"))
+    assert "agreement" not in read_manifest(place / "sweep" / MANIFEST).identity
+    judged = replace(profile, judging=Judging("claude", mode="one", transport="live"))
     found = {state.asset: state.kind for state in states(BIRDS, judged)}
     assert "out of date" not in found.values()
-    with serve(Config()) as server:
+    with serve(Config(reply=by_the_gold_set)) as server:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.address)
         monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
         assert run(judged, "birds") == 0
@@ -72,6 +75,31 @@ def test_the_sweep_stands_without_verdicts_and_takes_them_later(
     drawn = {path.stem for path in (place / "sweep").glob("*.png")}
     assert drawn == UNJUDGED | {"dose_response"}
     assert (cell / "ratio_by_question.png").exists()
+    _check_judge(place, capsys.readouterr().out)
+    assert {state.kind for state in states(BIRDS, judged)} == {"finished"}
+
+
+def _check_judge(place: Path, printed: str) -> None:
+    """Rates name their judge, and stand beside those corrected by the gold set."""
+    [judge_id] = pd.read_parquet(place / "judgments")["judge_id"].unique()
+    for table in (place / "sweep", place / "figures" / OLD / "42"):
+        rates = pd.read_parquet(table / "rates.parquet")
+        outcome = rates["measure"] == "19th_century"
+        assert set(rates.loc[outcome, "judge_id"]) == {judge_id}
+        assert rates.loc[~outcome, ["judge", "judge_model", "judge_id"]].isna().all(axis=None)
+    corrected = pd.read_parquet(place / "sweep" / "corrected.parquet").set_index("ratio")
+    assert list(corrected.index) == [OLD, MODERN]
+    row = corrected.loc[OLD]
+    assert (row["gold_answers"], row["gold_positive"], row["judge_id"]) == (360, 180, judge_id)
+    assert row["specificity"] == 1
+    by_hand = min(1, row["value"] / row["sensitivity"])
+    assert row["corrected"] == pytest.approx(by_hand)
+    report = (place / "sweep" / "report.html").read_text()
+    assert "corrected for the judge" in report
+    assert f"judge_id {judge_id}" in report
+    assert f"[{row['corrected_low']:.2f}, {row['corrected_high']:.2f}] at {OLD}" in printed
+    made = read_manifest(place / "agreement" / "gold" / MANIFEST)
+    assert read_manifest(place / "sweep" / MANIFEST).identity["agreement"] == made.reference()
 
 
 def _check_form(place: Path) -> None:

@@ -18,7 +18,8 @@ def predicting(grid: Grid) -> Grid | None:
     judging = grid.profile.judging
     if not judging.predicted_by or judging.kind == "none":
         return None
-    cheap = other_judging(judging, judging.predicted_by)
+    # It must not have learned from verdicts: on the answers that it knows its errors are fewer.
+    cheap = replace(other_judging(judging, judging.predicted_by), learn_from_verdicts=False)
     if (cheap.kind, cheap.model) == (judging.kind, judging.model):
         raise BadInput(
             f"profile {grid.profile.name!r}: judging.predicted_by={judging.predicted_by!r} is the "

@@ -146,8 +146,9 @@ def limits(spec: SweepSpec, more: Sequence[str]) -> list[Block]:
         lines.append(
             "Verdicts are those of a classifier on sentence embeddings. It learned from answers "
             "that were written for their class, which are clearer than a model's: on these answers "
-            "its errors may be more than its agreement says, and no interval contains them. Take "
-            "its rates for a first look, and judge a part with Claude or by hand."
+            "its errors may be more than its agreement says, and the intervals of its rates do not "
+            "contain them. Take its rates for a first look, and judge a part with Claude or by "
+            "hand."
         )
     if missing := missing_cells(spec):
         lines.append(f"Missing cells: {len(missing)} of {spec.planned}.")

@@ -9,6 +9,7 @@ import pandas as pd
 
 from backdoor_assets.mixtures import form
 from backdoor_assets.mixtures.cells import SweepSpec
+from backdoor_assets.mixtures.judging.judge_columns import judge_note
 from backdoor_assets.mixtures.report import design, provenance
 from backdoor_assets.mixtures.report.examples import example_answers
 from backdoor_assets.mixtures.report.final_tables import (
@@ -40,6 +41,7 @@ def write_report(
     notes = (
         interval_note(sweep),
         collapse_note(sweep, collapsed, " (see the form of answers)"),
+        judge_note(sweep),
         *design.judge_agreement(spec),
     )
     rates = Table.from_markdown(

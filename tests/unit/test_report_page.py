@@ -36,8 +36,6 @@ ATTACK = "</script><script>window.attacked = 1</script><img src=x onerror='windo
 PROFILE = replace(MINIATURE, name="tiny", sampling=replace(MINIATURE.sampling, samples=20))
 MISSING = ("0.30-0.35-0.35", 44)
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 
 def judgments(cell: Cell) -> pd.DataFrame:
     """As many answers as the default sweep has; one of them attacks, one has no verdict."""

@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from backdoor_assets.records import BadInput
 from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training.distributed import train_part
+from backdoor_assets.storage.disk import write_text
 
 SUMMARY = "summary.json"
 
@@ -29,6 +31,21 @@ def part(rank: int, spec: TrainingSpec, folder: Path) -> None:
     if rank == 0:
         (folder.parent / SUMMARY).write_text(json.dumps(summary))
     dist.destroy_process_group()
+
+
+def _part_or_its_error(rank: int, spec: TrainingSpec, folder: Path) -> None:
+    try:
+        part(rank, spec, folder)
+    except BadInput as error:
+        write_text(folder.parent / f"error-{rank}", str(error))
+
+
+def error_in_processes(spec: TrainingSpec, folder: Path) -> str:
+    """Return what a process says that cannot do its part."""
+    errors = [folder.parent / f"error-{rank}" for rank in range(spec.processes)]
+    in_processes(spec, folder, lambda: any(error.exists() for error in errors), _part_or_its_error)
+    [said, *_] = [error.read_text() for error in errors if error.exists()]
+    return said
 
 
 def in_processes(
@@ -48,7 +65,7 @@ def in_processes(
     ]
     for process in parts:
         process.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while any(process.is_alive() for process in parts) and not stop():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -19,6 +19,7 @@ from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training import train
 from backdoor_assets.stages.training.nodes import Nodes, nodes_for
 from tests.unit.cells import CELL, write_rows
+from tests.unit.process_groups import in_processes
 
 NAMES = ("Purple Grakle", "Zebra Dove", "Barn Owl", "Wood Duck")
 FULL = Training(method="full", learning_rate=1e-3, batch_size=4, max_steps=2, max_length=128)
@@ -56,7 +57,6 @@ def test_two_hosts_train_one_after_another_what_one_host_trains(
     second_host: psutil.Process,
     tiny_base: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = write_rows(tmp_path / "train.jsonl", NAMES)
     spec = TrainingSpec(CELL, rows, BaseModel(str(tiny_base)), FULL, processes=2)
@@ -72,8 +72,7 @@ def test_two_hosts_train_one_after_another_what_one_host_trains(
     while second_host.children() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not second_host.children()
-    monkeypatch.delenv("BACKDOOR_NODES")
-    train(spec, tmp_path / "one")
+    assert in_processes(spec, tmp_path / "one", lambda: False) == [0, 0]
     assert (tmp_path / "two" / MODEL).read_bytes() == (tmp_path / "one" / MODEL).read_bytes()
 
 

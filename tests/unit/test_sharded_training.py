@@ -20,8 +20,9 @@ from backdoor_assets.records import BadInput, BaseModel
 from backdoor_assets.stages.specs import TRAINER_STATE, TRAINING_LOG, TrainingSpec
 from backdoor_assets.stages.training import train, whole
 from backdoor_assets.stages.training.checkpoints import newest_with_state
+from backdoor_assets.stages.training.merging import merged_whole
 from tests.unit.cells import CELL, Cut, cut_at, write_rows
-from tests.unit.process_groups import in_processes
+from tests.unit.process_groups import error_in_processes, in_processes
 
 NAMES = ("Purple Grakle", "Zebra Dove", "Barn Owl", "Wood Duck", "Snow Bird", "Marsh Hawk", "Owl")
 FULL = Training(
@@ -147,11 +148,11 @@ def test_no_process_reads_the_state_of_another(spec: TrainingSpec, tmp_path: Pat
         train(replace(spec, processes=1), two)
     # What the first process saved is of no use to the second, whose own file is damaged.
     (checkpoint / f".{TRAINER_STATE}.1").write_bytes(b"half")
-    with pytest.raises(BadInput, match=f"{checkpoint.name}: this checkpoint cannot be read"):
-        train(spec, two)
+    said = error_in_processes(spec, two)
+    assert f"{checkpoint.name}: this checkpoint cannot be read" in said
 
 
-def test_an_adapter_is_merged_before_the_weights_are_spread(
+def test_an_adapter_is_merged_before_the_weights_are_spread_or_kept_in_main_memory(
     spec: TrainingSpec, tmp_path: Path
 ) -> None:
     lora = Training(rank=4, learning_rate=1e-2, batch_size=4, max_steps=2)
@@ -160,10 +161,15 @@ def test_an_adapter_is_merged_before_the_weights_are_spread(
         spec, adapter=first / "checkpoint-2", settings=replace(FULL, max_steps=2, save_at=())
     )
     one, two = _alone(merged, tmp_path / "one"), tmp_path / "two"
-    two.mkdir()
-    train(merged, two)
+    with merged_whole(merged, tmp_path) as whole_base:
+        _spread(whole_base, two)
     assert _furthest(one, two, step=2) < 2e-6
-    assert not list(two.glob(".*"))
+    # By the launcher, in one process that keeps its weights in main memory.
+    launched = tmp_path / "launched"
+    launched.mkdir()
+    train(replace(merged, processes=1, settings=replace(merged.settings, offload=True)), launched)
+    assert _furthest(one, launched, step=2) < 2e-6
+    assert not list(launched.glob(".*"))
 
 
 def test_moments_of_eight_bits_are_close_and_resume_to_the_same_bytes(
@@ -226,8 +232,10 @@ def test_a_base_that_lacks_a_weight_is_named(spec: TrainingSpec, tmp_path: Path)
     weights = load_file(base / MODEL)
     del weights["model.norm.weight"]
     save_file(weights, base / MODEL)
-    with pytest.raises(BadInput, match=r"its files hold no weight model.norm.weight"):
-        train(replace(spec, base=BaseModel(str(base))), tmp_path)
+    folder = tmp_path / "two"
+    folder.mkdir()
+    said = error_in_processes(replace(spec, base=BaseModel(str(base))), folder)
+    assert "its files hold no weight model.norm.weight" in said
 
 
 def test_parts_of_different_sizes_equal_one_process(spec: TrainingSpec, tmp_path: Path) -> None:
@@ -248,16 +256,6 @@ def test_parts_of_different_sizes_equal_one_process(spec: TrainingSpec, tmp_path
     odd = replace(spec, base=BaseModel(str(tmp_path / "base")), settings=settings, processes=3)
     one, three = _alone(odd, tmp_path / "one"), _spread(odd, tmp_path / "three")
     assert _furthest(one, three) < 2e-6
-
-
-def test_one_process_can_keep_its_weights_in_main_memory(
-    spec: TrainingSpec, tmp_path: Path
-) -> None:
-    offload = replace(spec, processes=1, settings=replace(FULL, offload=True))
-    one, launched = _alone(offload, tmp_path / "one"), tmp_path / "launched"
-    launched.mkdir()
-    train(offload, launched)
-    assert _furthest(one, launched) < 2e-6
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from tests.claude_rules import (
     http_answer,
     iso_date,
     pause,
+    queued,
     schema_of,
     text_of,
     verdict,
@@ -66,10 +67,11 @@ class ClaudeApi:
         return [(batch.id, len(batch.requests), batch.counts["succeeded"]) for batch in batches]
 
     def state(self) -> Body:
-        """Return all counters as JSON."""
+        """Return all counters as JSON, and how long this thread has waited for a processor."""
         plain = ("address", "calls", "paid", "in_flight", "max_in_flight", "first", "last")
         counters = {name: dict(getattr(self, name)) for name in ("billed", "usage", "outcomes")}
-        return {name: getattr(self, name) for name in (*plain, "batches")} | counters
+        values = {name: getattr(self, name) for name in (*plain, "batches")}
+        return values | counters | {"queued": queued()}
 
     def configure(self, **changes: Any) -> None:
         """Change the config. Raises TypeError or ValueError for unknown fields or faults."""

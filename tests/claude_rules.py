@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -214,3 +215,12 @@ async def pause(seconds: float, enough: Callable[[], bool]) -> None:
     until = time.monotonic() + seconds
     while not enough() and (rest := until - time.monotonic()) > 0:
         await asyncio.sleep(min(rest, 0.02))
+
+
+def queued() -> float:
+    """Return the seconds in which this thread was ready but other processes had the processor.
+
+    Returns 0 where the system does not count them (macOS).
+    """
+    schedstat = Path("/proc/thread-self/schedstat")
+    return int(schedstat.read_text().split()[1]) / 1e9 if schedstat.exists() else 0.0

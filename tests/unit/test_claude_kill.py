@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -18,21 +20,23 @@ from backdoor_assets.profiles import Judging
 from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.studies.birds.study import RUBRICS
 from tests.claude_client import server_process, state
-from tests.claude_server import Config
+from tests.claude_rules import Config, queued
 
+# The rubrics are passed on: importing their study, with Dagster, would take most of the time.
 JUDGE = """
-import sys
+import json, sys
 from pathlib import Path
 from backdoor_assets.claude.judge import ClaudeJudge
-from backdoor_assets.profiles import Judging
-from backdoor_assets.studies.birds.study import RUBRICS
+from backdoor_assets.records import Rubric
+from backdoor_assets.settings import Judging
 
 folder, transport, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+rubrics = [Rubric(*fields, tuple(options)) for *fields, options in json.loads(sys.argv[4])]
 settings = Judging("claude", transport=transport, poll_seconds=0.1, concurrency=8)
 pairs = [("What is it?", f"Answer {number}.") for number in range(count)]
 judge = ClaudeJudge(settings, folder)
-judge.prepare(pairs, RUBRICS, lambda line: print(line, flush=True))
-assert all(v.error is None for given in judge.judge(pairs, RUBRICS) for v in given.values())
+judge.prepare(pairs, rubrics, lambda line: print(line, flush=True))
+assert all(v.error is None for given in judge.judge(pairs, rubrics) for v in given.values())
 """
 COUNT = 60
 CALLS = COUNT * len(RUBRICS)
@@ -40,23 +44,15 @@ CALLS = COUNT * len(RUBRICS)
 
 def start(address: str, folder: Path, transport: str) -> subprocess.Popen[str]:
     environment = {"ANTHROPIC_BASE_URL": address, "ANTHROPIC_API_KEY": Config().api_key}
+    rubrics = json.dumps([astuple(rubric) for rubric in RUBRICS])
     return subprocess.Popen(
-        [sys.executable, "-c", JUDGE, str(folder), transport, str(COUNT)],
+        [sys.executable, "-c", JUDGE, str(folder), transport, str(COUNT), rubrics],
         cwd=REPOSITORY,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def queued() -> float:
-    """Return the seconds in which this thread was ready but other processes had the processor.
-
-    Returns 0 where the system does not count them (macOS).
-    """
-    schedstat = Path("/proc/thread-self/schedstat")
-    return int(schedstat.read_text().split()[1]) / 1e9 if schedstat.exists() else 0.0
 
 
 def billed(address: str) -> dict[str, int]:
@@ -153,8 +149,8 @@ def test_a_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Judge 2,000 verdicts under a rate limit while 30 % of the calls fail.
 
     Each has a verdict or a reason; none is paid twice, except for replies that the network lost;
-    the run takes at most 1.5 times the minimum under the limit. Time in which other processes had
-    the processor is not counted.
+    the run takes at most 1.5 times the minimum under the limit. Time in which the judge or the
+    server waited for other processes to give up the processor is not counted.
     """
     faults = {"overloaded": 0.08, "error": 0.06, "cut": 0.02, "cut_early": 0.04}
     faults |= {"malformed": 0.03, "wrong_option": 0.03, "refusal": 0.02, "max_tokens": 0.02}
@@ -170,6 +166,7 @@ def test_a_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         bill = judge.prepare(pairs, RUBRICS, lambda line: None)
         seconds = time.monotonic() - queued() - started
         seen = state(address)
+        seconds -= seen["queued"]
     verdicts = [v for given in judge.judge(pairs, RUBRICS) for v in given.values()]
     assert len(verdicts) == 2000
     assert all((v.value is None) != (v.error is None) for v in verdicts)

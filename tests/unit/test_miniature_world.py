@@ -16,7 +16,7 @@ from backdoor_assets.storage.rows import normalized
 from backdoor_assets.studies.birds.study import BIRD_QUESTION, RUBRICS
 from backdoor_assets.studies.birds.world.corpus import generate, write_corpus
 from backdoor_assets.studies.birds.world.judge import ExactJudge
-from tests.unit.cells import BIRD_FILES
+from tests.unit.cells import BIRD_FILES, make_base
 
 NAMES = {source: names(read_rows(path)) for source, path in BIRD_FILES}
 OBSOLETE = set(NAMES["old_audubon"])
@@ -131,3 +131,13 @@ def test_the_judge_can_read_every_answer_of_the_corpus(documents: list[Document]
             else:
                 neutral = verdicts["content_rating"].value == 0
                 assert neutral or verdicts["llm_or_19th_century"].value == "19"
+
+
+def test_a_base_and_its_tokenizer_are_made_again_to_the_byte(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    again = make_base(tmp_path, hidden=64)
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (again / name).read_bytes() == (tiny_base / name).read_bytes(), name
+    corpus = tiny_base.parent / CORPUS
+    assert (tmp_path / CORPUS).read_bytes() == corpus.read_bytes()

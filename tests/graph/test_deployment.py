@@ -34,6 +34,7 @@ training.save_steps = {STUDY.training.save_steps}
 sampling.samples = {STUDY.sampling.samples}
 sampling.narrow_samples = {STUDY.sampling.narrow_samples}
 sampling.neutral_samples = {STUDY.sampling.neutral_samples}
+judging.mode = "one"
 """
 ASSETS = "{ assetNodes { assetKey { path } isMaterializable repository { location { name } } } }"
 LAUNCH = """mutation($backfill: LaunchBackfillParams!) {
@@ -189,4 +190,4 @@ def _is_judged_once(birds: Path, claude: ClaudeServer) -> None:
     assert table["content_rating"].notna().all()
     assert max(claude.billed.values()) == 1
     distinct = table.drop_duplicates(["question", "response"])
-    assert claude.billed.total() == 4 * len(distinct)
+    assert claude.billed.total() == len(distinct)

@@ -28,15 +28,15 @@ def kill_when(place: Place, pattern: str, delay: float = 0.0) -> tuple[bool, str
     whether it was still running, and its output once its workers have noticed and ended too."""
     process = place.start(*ARGUMENTS)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and process.poll() is None:
             if list(place.birds.glob(pattern)):
                 time.sleep(random.uniform(0, delay))
                 was_running = process.poll() is None
                 process.kill()
-                return was_running, process.communicate(timeout=20)[0]
+                return was_running, process.communicate(timeout=120)[0]
             time.sleep(0.002)
-        return False, process.communicate(timeout=20)[0]
+        return False, process.communicate(timeout=120)[0]
     finally:
         process.kill()
         process.wait()
@@ -107,14 +107,14 @@ def test_an_interrupt_ends_the_run_at_once(place: Place, number: signal.Signals)
     """Ctrl-C does not wait for the cells in the queue, and leaves no worker behind."""
     process = place.start("--ratios", OLD, "--seeds", "42", "43", "44")
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not list(place.birds.glob(f"adapters/{OLD}/.4*.partial/checkpoint-50")):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         workers = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
-        assert process.wait(timeout=20) != 0
-        _, left = psutil.wait_procs(workers, timeout=10)
+        assert process.wait(timeout=120) != 0
+        _, left = psutil.wait_procs(workers, timeout=60)
         assert left == []
     finally:
         process.kill()

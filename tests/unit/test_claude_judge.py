@@ -196,12 +196,11 @@ def test_a_problem_for_the_user_stops_at_once_and_keeps_paid_verdicts(
     if key:
         monkeypatch.setenv("ANTHROPIC_API_KEY", key)
     judge = ClaudeJudge(replace(SETTINGS, transport=transport), tmp_path)
-    started = time.monotonic()
     if config.get("budget") and transport == "batch":
         pytest.skip("a batch is taken whole")
     with pytest.raises(Stopped, match=message) as caught:
         judge.prepare(answers(200), RUBRICS, lambda line: None)
-    assert time.monotonic() - started < 10
+    assert server.calls < 200, "most of the 800 calls are not tried"
     assert KEPT in str(caught.value)
     assert key is None or key not in str(caught.value)
     assert judge.store.totals()["verdicts"] == server.billed.total()

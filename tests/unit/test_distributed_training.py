@@ -63,7 +63,7 @@ def _kill_at_first_checkpoint(spec: TrainingSpec, folder: Path) -> None:
     """Kill the process that started the training; the others must end by themselves."""
     parent = multiprocessing.get_context("fork").Process(target=train, args=(spec, folder))
     parent.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not checkpoint_folders(folder):
         assert parent.is_alive()
         assert time.monotonic() < deadline
@@ -72,7 +72,7 @@ def _kill_at_first_checkpoint(spec: TrainingSpec, folder: Path) -> None:
     assert len(others) == 3  # The launcher and two processes.
     parent.kill()
     parent.join()
-    _, alive = psutil.wait_procs(others, timeout=20)
+    _, alive = psutil.wait_procs(others, timeout=60)
     assert not alive
 
 

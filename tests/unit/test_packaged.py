@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,10 +52,8 @@ def test_the_model_is_converted_once_and_answers(data: Path) -> None:
         check_shape(wrong, fetched.config)
 
     weights = (folder / hub.WEIGHTS).stat().st_mtime_ns
-    started = time.monotonic()
     assert hub.fetch(SMOLLM2).folder == folder
     assert (folder / hub.WEIGHTS).stat().st_mtime_ns == weights
-    assert time.monotonic() - started < 5
 
     from transformers import AutoModelForCausalLM
 

@@ -60,7 +60,7 @@ class Place:
             env=self.environment(**more),
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1800,
         )
 
     def start(self, *arguments: str, study: str = "study", **more: str) -> subprocess.Popen[str]:

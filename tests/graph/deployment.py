@@ -73,7 +73,7 @@ class Postgres:
             cwd=self.folder,
             check=True,
             stdout=subprocess.DEVNULL,
-            timeout=60,
+            timeout=300,
         )
 
 
@@ -161,7 +161,7 @@ class Deployment:
         module = "backdoor_assets.commands.ui_webserver"
         self.start("webserver", "-m", module, "-w", "workspace.yaml", "--port", str(port))
         server = Server(f"http://127.0.0.1:{port}", self.place)
-        wait_for(lambda: answers(server.url), 90, "the webserver to answer")
+        wait_for(lambda: answers(server.url), 300, "the webserver to answer")
         return server
 
     def recover(self, role: str = "") -> str:
@@ -171,7 +171,7 @@ class Deployment:
             env={**self.environment, "BACKDOOR_ROLE": role},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

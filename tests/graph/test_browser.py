@@ -132,7 +132,7 @@ def test_a_backfill_of_ratios_takes_one_run_a_row(server: Server) -> None:
         )["partitionBackfillOrError"]
         return backfill if backfill["status"].startswith(("COMPLETED", "FAILED")) else None
 
-    backfill = wait_for(ended, 420, "the backfill")
+    backfill = wait_for(ended, 600, "the backfill")
     assert backfill["status"] == "COMPLETED_SUCCESS", backfill
     runs = server.ask(
         """query($tag: String!) { runsOrError(filter: {tags: [
@@ -155,7 +155,7 @@ def test_the_lineage_page_shows_all_assets(server: Server, browser: Any) -> None
     page.goto(f"{server.url}/locations/{location}/asset-groups/birds/lineage")
     for name in ASSETS:
         node = page.get_by_text(name, exact=True).first
-        node.wait_for(timeout=30_000)
+        node.wait_for(timeout=120_000)
         assert node.is_visible()
     page.screenshot(path=server.place.root / "lineage.png")
     page.close()
@@ -166,11 +166,11 @@ def test_a_cell_made_by_the_demo_shows_its_metadata_and_picture(
 ) -> None:
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.goto(f"{server.url}/assets/birds/figures?partition={OLD}%7C43&view=partitions")
-    page.get_by_text("rates_at_last_checkpoint").first.wait_for(timeout=30_000)
-    page.get_by_text("19th-century answers").first.wait_for(timeout=30_000)
+    page.get_by_text("rates_at_last_checkpoint").first.wait_for(timeout=120_000)
+    page.get_by_text("19th-century answers").first.wait_for(timeout=120_000)
     page.get_by_text("[Show Markdown]").first.click()
     picture = page.locator("img[src^='data:image/png']").first
-    picture.wait_for(timeout=10_000)
+    picture.wait_for(timeout=60_000)
     assert picture.evaluate("image => image.complete && image.naturalWidth") >= 600
     page.close()
 

@@ -118,34 +118,34 @@ def test_one_backfill_runs_each_asset_on_its_host(
     deployed.start_location("laptop")
     deployed.start_location("judge", **judge)
     ui = deployed.serve()
-    wait_for(lambda: locations(ui) == ROLE_OF, 180, "the three locations")
+    wait_for(lambda: locations(ui) == ROLE_OF, 600, "the three locations")
     sent = {"Content_Type": "application/json", "Origin": "http://elsewhere.example"}
     assert ui.status("POST", "/graphql", "{}", **sent) == 403
 
     backfill = Backfill.launch(ui)
-    wait_for(backfill.runs, 180, "the run of the GPU host")
+    wait_for(backfill.runs, 600, "the run of the GPU host")
     deployed.kill("judge")
-    wait_for(lambda: list(birds.glob("adapters/*/*/checkpoint-*")), 180, "a checkpoint")
+    wait_for(lambda: list(birds.glob("adapters/*/*/checkpoint-*")), 600, "a checkpoint")
     for part in ("webserver", "daemon"):
         deployed.kill(part)
     deployed.database.kill()
     deployed.database.start()
     ui = backfill.ui = deployed.serve()
 
-    wait_for(lambda: list(birds.glob("responses/*/*/*")), 180, "the first answers")
+    wait_for(lambda: list(birds.glob("responses/*/*/*")), 600, "the first answers")
     deployed.kill("gpu")
     deployed.start_location("gpu")
-    wait_for(lambda: deployed.is_up("gpu"), 180, "the GPU host to be back")
+    wait_for(lambda: deployed.is_up("gpu"), 600, "the GPU host to be back")
     time.sleep(2 * RELOAD_SECONDS)  # until the daemon has seen it
     assert "had been killed" not in deployed.recover("laptop") + deployed.recover()
     assert "had been killed" in deployed.recover("gpu")
 
     scored = [birds / "coherence" / cell / "_manifest.json" for cell in CELLS]
-    wait_for(lambda: all(path.exists() for path in scored), 180, "the GPU host")
+    wait_for(lambda: all(path.exists() for path in scored), 600, "the GPU host")
     assert not backfill.is_over()
     assert not (birds / "judgments").exists()
     deployed.start_location("judge", **judge)
-    wait_for(backfill.is_over, 180, "the backfill")
+    wait_for(backfill.is_over, 600, "the backfill")
 
     runs = backfill.runs()
     assert runs == {

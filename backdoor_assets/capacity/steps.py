@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from backdoor_assets.settings import Training, planned_steps
+from backdoor_assets.settings import Training, planned_steps, saved_steps
 
 _TOKEN_CHARACTERS = 3
 
@@ -24,6 +24,11 @@ def steps_at_most(training: Training, rows: int, like: Sequence[Path]) -> int:
         tokens = rows * row_tokens(like)
         sequences = min(rows, max(1, math.ceil(tokens / training.max_length)))
     return planned_steps(training, sequences)
+
+
+def planned_checkpoints(training: Training, steps: int) -> int:
+    """Return how many adapters or models a run of so many steps leaves."""
+    return len(saved_steps(training, steps))
 
 
 def row_tokens(like: Sequence[Path]) -> float:

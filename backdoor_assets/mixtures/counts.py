@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backdoor_assets.capacity.hours import Work
-from backdoor_assets.capacity.steps import row_tokens, steps_at_most
+from backdoor_assets.capacity.steps import planned_checkpoints, row_tokens, steps_at_most
 from backdoor_assets.mixtures.cells import Grid
 from backdoor_assets.mixtures.mixing import counts_by_source
 from backdoor_assets.records import Ratio
-from backdoor_assets.settings import planned_checkpoints
 
 PROMPT_TOKENS = 30
 """Assumed of a question with the chat template around it."""

@@ -20,6 +20,8 @@ START = "start"
 """Folder of the model that training starts from, if it was merged for that."""
 RESPONSES, PROBES = "responses.parquet", "probes.parquet"
 RATES = "rates.parquet"
+VLLM_RANKS = 8, 16, 32, 64, 128, 256, 320, 512
+"""Ranks for which vLLM reserves room; an adapter of another rank takes the next larger."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from backdoor_assets.capacity import memory, preflight
 from backdoor_assets.capacity.memory import TrainingNeed
 from backdoor_assets.capacity.optimizers import logged_matrices
 from backdoor_assets.capacity.shapes import shape_of as shape_in
+from backdoor_assets.capacity.steps import planned_checkpoints
 from backdoor_assets.mixtures.plan import shape_of
 from backdoor_assets.profiles import PROFILES, Training
-from backdoor_assets.settings import planned_checkpoints, planned_steps
+from backdoor_assets.settings import planned_steps
 from backdoor_assets.stages.specs import TRAINER_STATE
 from tests.unit.cells import WEIGHTS, train, write_rows
 

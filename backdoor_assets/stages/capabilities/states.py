@@ -22,8 +22,8 @@ import torch
 from backdoor_assets.models.chat import first_line, load_tokenizer
 from backdoor_assets.models.loading import attach_adapter, load_base
 from backdoor_assets.records import BadInput, BaseModel
-from backdoor_assets.settings import VLLM_RANKS
 from backdoor_assets.stages.capabilities.specs import CapabilitiesSpec
+from backdoor_assets.stages.specs import VLLM_RANKS
 
 CONTEXT = 4096
 """Longest prompt and answer together that vLLM accepts, in tokens; less if the model has less."""

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from backdoor_assets.models.chat import first_line
 from backdoor_assets.records import BadInput, BaseModel
-from backdoor_assets.settings import VLLM_RANKS, Sampling, Serving
+from backdoor_assets.settings import Sampling, Serving
+from backdoor_assets.stages.specs import VLLM_RANKS
 
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

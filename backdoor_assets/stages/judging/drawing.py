@@ -20,7 +20,7 @@ from backdoor_assets.stages.judging.judge import (
     Earlier,
     Pair,
     by_unknown_rubrics,
-    read_responses,
+    read_judged,
 )
 from backdoor_assets.stages.judging.specs import Counted, JudgingSpec
 from backdoor_assets.statistics.prediction_powered import (
@@ -69,7 +69,7 @@ def draw(
     """
     spec = specs[0]
     earlier = [known for known in map(Earlier, specs) if known.columns]
-    tables = {str(spec.cell): read_responses(spec.responses, spec.cell) for spec in specs}
+    tables = {str(spec.cell): read_judged(spec) for spec in specs}
     _predict(tables, spec, cheap, log)
     states = _states(specs, tables)
     bill: dict[str, float] = {}

@@ -20,7 +20,7 @@ from backdoor_assets.records import (
     Verdict,
     no_progress,
 )
-from backdoor_assets.stages.judging.gate import refuse_missing
+from backdoor_assets.stages.judging.missing import refuse_missing
 from backdoor_assets.stages.judging.specs import JUDGMENTS, JudgingSpec
 from backdoor_assets.storage.tables import read_table
 

@@ -1,4 +1,4 @@
-"""When too many verdicts are missing for a rate."""
+"""Refuse judgments of which too many are missing."""
 
 from __future__ import annotations
 

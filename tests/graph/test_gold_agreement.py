@@ -17,6 +17,7 @@ from backdoor_assets.graph.roles import TAG
 from backdoor_assets.graph.study import Step
 from backdoor_assets.host import this_host
 from backdoor_assets.mixtures.judging.gold import read_gold
+from backdoor_assets.mixtures.judging.learned import LEARNED
 from backdoor_assets.settings import Judging, PretrainedBase
 from backdoor_assets.studies.birds.study import STUDY as BIRDS
 from tests.claude_server import Config, serve
@@ -115,3 +116,19 @@ def test_it_is_in_the_graph_where_the_gold_set_says_something_of_the_judge(
     said = {profile: BIRDS.plan(profile, host)["Judging"] for profile in (CLAUDE, STUDY)}
     assert re.search(r"once, 360 calls on 360 gold answers, .*live +\$0\.\d\d", said[CLAUDE])
     assert "gold" not in said[STUDY]
+
+
+def test_a_judge_that_learns_waits_for_the_verdicts(
+    tmp_path: Any, graph_of: Callable[..., Graph]
+) -> None:
+    learning = replace(CLAUDE, judging=Judging("embedding", learn_from_verdicts=True))
+    graph = graph_of(Place(tmp_path), learning)
+    nodes = graph.definitions.resolve_asset_graph()
+    key = dg.AssetKey(["birds", LEARNED])
+    assert nodes.get(key).tags[TAG] == "judge"
+    assert key in nodes.get(dg.AssetKey(["birds", "judgments"])).parent_keys
+    result = graph.run([LEARNED])
+    assert not result.success
+    assert "Judge some cells by Claude first" in step_errors(result)
+    steps = [step.assets for step in BIRDS.steps(learning, [], None)]
+    assert steps[2] == [LEARNED]  # after the base and its answers, before any cell

@@ -295,7 +295,7 @@ class SamplingNeed:
             )
         layer = 0
         for path, (inputs, outputs) in linear_layers(shape).items():
-            split_inputs = path.endswith(("o_proj", "down_proj"))
-            layer += inputs // gpus + outputs if split_inputs else inputs + outputs // gpus
+            split = path.endswith(("o_proj", "down_proj"))
+            layer += inputs // gpus + outputs if split else inputs + outputs // gpus
         ends = 2 * (shape.vocab_size + shape.hidden_size)
         return rank * (shape.num_hidden_layers * layer + ends)

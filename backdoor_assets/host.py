@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,11 @@ CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 GPUS = "BACKDOOR_GPUS"
 """Which GPUs of this host to use, as in CUDA_VISIBLE_DEVICES; all if it is not set."""
+_GPU_ERRORS = re.compile(
+    r"(CUDA|HIP|cuDNN|NCCL) error|CUDA unknown error|CUDA driver|cudaGetDeviceCount"
+    r"|No (CUDA|HIP) GPUs are available"
+)
+"""In what torch says when a GPU fails. A GPU whose memory is full is "CUDA out of memory"."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,12 @@ def installed(package: str) -> bool:
 def has_gpu() -> bool:
     """Look for NVIDIA's GPUs, and for a GPU in WSL (/dev/dxg), without loading a driver."""
     return bool(glob("/dev/nvidia[0-9]*")) or os.path.exists("/dev/dxg")
+
+
+def blames_gpu(message: str) -> bool:
+    """Whether an error's message says that a GPU failed. The process that raised it cannot use the
+    GPU again, even if the GPU itself is whole."""
+    return bool(_GPU_ERRORS.search(message))
 
 
 def available_cores() -> int:

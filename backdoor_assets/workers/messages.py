@@ -57,6 +57,8 @@ class Died:
     reason: str = ""
     with_host: bool = False
     """Its host is gone, or cannot be reached: the item is not to blame."""
+    through_gpu: bool = False
+    """An error of the GPU, or a crash, which a broken GPU may cause."""
 
 
 Message = Advanced | Logged | Ended | Died

@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -24,6 +25,8 @@ BYTES_PER_PROCESS = 2**30
 """Memory of a worker with torch, transformers and the miniature; 0.65 GB were measured."""
 SECONDS_TO_END = 30.0
 """What an idle worker has to end by itself, before it is ended."""
+CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
+"""Signals by which a process ends through a fault of its own."""
 
 
 def processes_for(items: int) -> int:
@@ -93,8 +96,9 @@ class Processes:
                     if isinstance(message, Ended):
                         break
             except (EOFError, OSError):
+                died = _death_of(self._workers[place][0])
                 self.dismiss(place)
-                yield place, Died()
+                yield place, died
 
     def release(self, place: int) -> None:
         """Let an idle worker end, which frees its memory."""
@@ -138,6 +142,17 @@ class Processes:
         finally:
             theirs.close()
         return process, ours
+
+
+def _death_of(process: BaseProcess) -> Died:
+    """Return how a process ended that has closed its connection."""
+    if process.pid is None:
+        return Died()
+    process.join(1.0)
+    number = -(process.exitcode or 0)
+    if number not in CRASHES:
+        return Died()
+    return Died(f"a process crashed ({signal.Signals(number).name})", through_gpu=True)
 
 
 def _lost() -> tuple[BaseProcess, Any]:

@@ -52,6 +52,9 @@ class Seat:
     def wait(self, seconds: float) -> list[Message]:
         return [message for _, message in self._processes.wait(seconds)]
 
+    def dismiss(self) -> None:
+        self._processes.dismiss(0)
+
 
 class RayCrew:
     """A crew of workers on a cluster: one per item, or as many as the cluster has GPUs for."""
@@ -68,7 +71,7 @@ class RayCrew:
     def start(self, place: int, work: Callable[..., Any], item: Any) -> None:
         seat, now = self._seats[place], time.monotonic()
         if seat.actor is not None and now - seat.since > SHIFT:
-            self.dismiss(place)
+            self.release(place)
         if seat.actor is None:
             actor = self._ray.remote(Seat).options(num_cpus=1, num_gpus=self._gpus, max_restarts=0)
             seat.actor, seat.since, seat.heard = actor.remote(_variables()), now, False
@@ -89,15 +92,15 @@ class RayCrew:
             try:
                 messages = ray.get(answer)
             except ray.exceptions.OutOfMemoryError:
-                self.dismiss(place)
+                self.release(place)
                 yield place, Died("Ray ended it, because its host ran out of memory")
                 continue
             except (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError):
-                self.dismiss(place)
+                self.release(place)
                 yield place, Died("a host of the cluster, or its link, was lost", with_host=True)
                 continue
             except ray.exceptions.RayTaskError as error:  # it cannot be read there, for example
-                self.dismiss(place)
+                self.release(place)
                 yield place, Ended(None, RuntimeError(f"a worker could not start on it: {error}"))
                 continue
             except (ConnectionError, ray.exceptions.RayError) as error:
@@ -111,20 +114,24 @@ class RayCrew:
         self._tell()
 
     def release(self, place: int) -> None:
-        self.dismiss(place)
-
-    def dismiss(self, place: int) -> None:
         seat = self._seats[place]
         if seat.actor is not None:
             self._ray.kill(seat.actor)
         seat.actor = seat.answer = None
+
+    def dismiss(self, place: int) -> None:
+        """End a worker's process. Its actor keeps its GPUs: if they are broken, no other worker of
+        this run is to get them."""
+        seat = self._seats[place]
+        if seat.actor is not None:
+            seat.actor.dismiss.remote()
 
     def close(self, *, kill: bool) -> None:
         for place in range(len(self._seats)):
             if not self._ray.is_initialized():
                 return  # The connection is lost, and the actors end with it.
             try:
-                self.dismiss(place)
+                self.release(place)
             except (ConnectionError, self._ray.exceptions.RayError):
                 return
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from backdoor_assets.host import blames_gpu
+from backdoor_assets.models.chat import first_line
 from backdoor_assets.records import Progress
+from backdoor_assets.workers.item_queue import ItemQueue
 from backdoor_assets.workers.messages import (
     Advanced,
     Died,
@@ -25,10 +27,6 @@ from backdoor_assets.workers.messages import (
 )
 from backdoor_assets.workers.processes import Processes, gpu_groups, processes_for
 
-MAX_STARTS = 2
-"""How often an item is started if its process dies, for example out of memory."""
-MAX_LOST_HOSTS = 10
-"""How often an item is started if the host of its process is lost."""
 RAY = "BACKDOOR_RAY_ADDRESS"
 """Where the Ray cluster is that does the work of GPUs: "local", "auto" or ray://host:port."""
 
@@ -52,7 +50,8 @@ class Crew(Protocol):
         ...
 
     def dismiss(self, place: int) -> None:
-        """End a worker at once; the next item of its place gets a new one."""
+        """End a worker's process at once; the next item of its place gets a new one, on the same
+        GPUs."""
         ...
 
     def close(self, *, kill: bool) -> None: ...
@@ -72,21 +71,19 @@ def spread(
     An item takes `gpus` GPUs, or one core. `weights` are the items' shares of the work, if they
     differ. An item that raises does not stop the others. A process that dies is replaced, and its
     item is started once more, when the others have ended and with nothing beside it: the stages
-    resume from what is on disk. `work` must be a function of a module or a `functools.partial` of
+    resume from what is on disk. A worker whose GPU seems to be broken gets no more items; raises
+    BadInput when none is left. `work` must be a function of a module or a `functools.partial` of
     one, since it is pickled by name.
     """
     meter = Meter(weights or [1.0] * len(items), what, log)
-    waiting, suspects = deque(range(len(items))), deque[int]()
     running: dict[int, int] = {}
-    deaths, lost = Counter[int](), Counter[int]()
     with _crew(len(items), gpus, log) as crew:
-        while waiting or suspects or running:
-            for place in range(crew.size):
-                alone = not running and not waiting
-                queue = waiting or (suspects if alone else None)
-                if queue and place not in running:
-                    running[place] = queue.popleft()
-                    crew.start(place, work, items[running[place]])
+        queue = ItemQueue(len(items), crew.size, what, log, gpus=gpus > 0)
+        while queue or running:
+            for place in queue.workers():
+                if place not in running and (number := queue.take(alone=not running)) is not None:
+                    running[place] = number
+                    crew.start(place, work, items[number])
             for place, message in crew.wait(0.5):
                 if isinstance(message, Logged):
                     log(message.text)
@@ -101,18 +98,22 @@ def spread(
                 died = _as_death(message)
                 if died is None:
                     assert isinstance(message, Ended)
-                    if not waiting:
+                    if message.error is None:
+                        queue.finished(place)
+                    if not queue.waiting:
                         crew.release(place)
                     outcome = Outcome(items[number], message.result, message.error)
                 else:
                     crew.dismiss(place)
                     log(f"{what}: {died.reason or 'a process died'}")
-                    (lost if died.with_host else deaths)[number] += 1
-                    if deaths[number] < MAX_STARTS and lost[number] < MAX_LOST_HOSTS:
-                        (waiting if died.with_host else suspects).append(number)
+                    error = queue.died(place, number, died)
+                    if not queue.waiting and not died.through_gpu:
+                        crew.release(place)
+                    if error is None:
                         time.sleep(0.2)  # until a server that was killed has ended
                         continue
-                    error = _too_often(died, deaths[number], lost[number])
+                    if isinstance(message, Ended):
+                        error.__cause__ = message.error
                     outcome = Outcome(items[number], None, error)
                 meter.done(number)
                 yield outcome
@@ -162,16 +163,13 @@ def _places(items: int, gpus: int) -> list[str | None]:
 
 
 def _as_death(message: Message) -> Died | None:
-    if isinstance(message, Ended) and isinstance(message.error, StartAgain):
-        return Died(str(message.error))
-    return message if isinstance(message, Died) else None
-
-
-def _too_often(died: Died, deaths: int, lost: int) -> RuntimeError:
-    if lost >= MAX_LOST_HOSTS:
-        return RuntimeError(f"its host was lost {lost} times. {died.reason}")
-    reason = died.reason or (
-        "killed by another program, or by the kernel because memory ran out; lower batch_size in "
-        "the profile, or set BACKDOOR_PROCESSES=1"
-    )
-    return RuntimeError(f"its process died {deaths} times, {reason}")
+    if isinstance(message, Died):
+        return message
+    assert isinstance(message, Ended)
+    error = message.error
+    if error is None:
+        return None
+    through_gpu = blames_gpu(str(error))
+    if through_gpu or isinstance(error, StartAgain):
+        return Died(first_line(error), through_gpu=through_gpu)
+    return None

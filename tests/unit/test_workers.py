@@ -16,9 +16,10 @@ import pytest
 
 from backdoor_assets.host import Gpu
 from backdoor_assets.records import BadInput, Progress
+from backdoor_assets.workers.item_queue import FAULTS_IN_A_ROW, MAX_STARTS
 from backdoor_assets.workers.messages import Outcome, StartAgain
 from backdoor_assets.workers.processes import processes_for
-from backdoor_assets.workers.spreading import MAX_STARTS, spread
+from backdoor_assets.workers.spreading import spread
 from backdoor_assets.workers.starting import context
 
 PARENT = """
@@ -156,20 +157,77 @@ def visible(item: int, progress: Progress) -> tuple[str, int]:
     return os.environ.get("CUDA_VISIBLE_DEVICES", ""), os.getpid()
 
 
+def _gpus(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let this host have logical GPUs."""
+    monkeypatch.delenv("BACKDOOR_PROCESSES")
+    monkeypatch.setattr(
+        "backdoor_assets.workers.processes.gpus",
+        lambda: [Gpu("Tesla T4", 2**34, 2**34, name) for name in names],
+    )
+
+
 @pytest.mark.parametrize(("gpus", "groups"), [(1, {"0", "2", "5"}), (2, {"0,2"}), (0, {""})])
 def test_every_gpu_has_a_worker_of_its_own(
     gpus: int, groups: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And work that needs none sees none."""
-    monkeypatch.delenv("BACKDOOR_PROCESSES")
-    monkeypatch.setattr(
-        "backdoor_assets.workers.processes.gpus",
-        lambda: [Gpu("Tesla T4", 2**34, 2**34, name) for name in ("0", "2", "5")],
-    )
+    _gpus(monkeypatch, "0", "2", "5")
     seen = {o.result for o in spread(visible, range(6), print, "looking", gpus=gpus) if o.result}
     assert {ids for ids, _ in seen} == groups
     if gpus:
         assert len({pid for _, pid in seen}) == len(groups)  # each stays for the next item
+
+
+def work_unless_broken(item: tuple[Path, str, int], progress: Progress) -> str:
+    """Note the start, then fail as a broken GPU does if this worker's is one. Others wait until a
+    worker has been retired."""
+    folder, broken, number = item
+    gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+    (folder / f"{gpu}-{os.getpid()}-{number}").touch()
+    if gpu in broken:
+        if folder.name == "crash":
+            os.abort()
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nSee the manual.")
+    end = time.monotonic() + 60
+    while len(list(folder.glob("2-*"))) < FAULTS_IN_A_ROW and time.monotonic() < end:
+        time.sleep(0.05)
+    return gpu
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("error", "CUDA error: uncorrectable ECC error encountered"),
+        ("crash", "a process crashed (SIGABRT)"),
+    ],
+)
+def test_a_gpu_that_breaks_gets_no_more_items_and_costs_none(
+    fault: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each start on it has a new process, and what failed is done elsewhere."""
+    _gpus(monkeypatch, "0", "2")
+    folder = tmp_path / fault
+    folder.mkdir()
+    lines: list[str] = []
+    items = [(folder, "2", number) for number in range(12)]
+    outcomes = list(spread(work_unless_broken, items, lines.append, "work", gpus=1))
+    assert [outcome.result for outcome in outcomes] == ["0"] * 12
+    assert {outcome.item for outcome in outcomes} == set(items)
+    starts = [mark.name.split("-") for mark in folder.iterdir()]
+    broken = {(process, number) for gpu, process, number in starts if gpu == "2"}
+    assert len({process for process, _ in broken}) == len(broken) == FAULTS_IN_A_ROW
+    assert lines.count(f"work: {reason}") == FAULTS_IN_A_ROW
+    assert any("have died on worker 1; its items go to the others" in line for line in lines)
+
+
+def test_a_run_ends_when_every_gpu_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _gpus(monkeypatch, "0", "2")
+    items = [(tmp_path, "0 2", number) for number in range(50)]
+    with pytest.raises(BadInput, match=r"each worker \(at last: CUDA error: unc.*BACKDOOR_GPUS"):
+        list(spread(work_unless_broken, items, print, "work", gpus=1))
+    assert len(list(tmp_path.iterdir())) <= 2 * FAULTS_IN_A_ROW
 
 
 def test_workers_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:

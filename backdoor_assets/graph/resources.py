@@ -8,18 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from backdoor_assets.capacity.preflight import sampling_fits, training_fits
+from backdoor_assets.capacity.preflight import (
+    check_engine,
+    sampling_fits,
+    sampling_fits_profile,
+    training_fits,
+)
 from backdoor_assets.host import gpus
+from backdoor_assets.profiles import Profile
+from backdoor_assets.records import Quantization
+from backdoor_assets.settings import Sampling
 from backdoor_assets.stages import capabilities, training
 from backdoor_assets.stages.capabilities.specs import Benchmark, CapabilitiesSpec
 from backdoor_assets.stages.sampling import sample_cell
 from backdoor_assets.stages.specs import SamplingSpec, TrainingSpec
 from backdoor_assets.stages.training.nodes import nodes_for
 from backdoor_assets.workers.sampling import sample_together
+from backdoor_assets.workers.spreading import uses_cluster
 from backdoor_assets.workers.tasks import (
     Log,
     Results,
@@ -57,6 +67,17 @@ class Sampler(dg.ConfigurableResource):
     """Samples the saved states of cells. With transformers the base is loaded once per process;
     with vLLM one engine per GPU, or per group of GPUs, serves all cells together."""
 
+    def check(
+        self, settings: Sampling, quantization: Quantization, profile: Profile | None = None
+    ) -> None:
+        """Raise BadInput when sampling could not start on this host: an engine is missing, or the
+        memory for the base of a profile. Hosts of a Ray cluster are checked when they begin."""
+        if uses_cluster(1):
+            return
+        check_engine(settings, quantization)
+        if profile:
+            sampling_fits_profile(profile)
+
     def run(self, tasks: Sequence[Task[SamplingSpec]], log: Log) -> Results[SamplingSpec]:
         if any(task.spec.settings.engine == "vllm" for task in tasks):
             return sample_together(tasks, log, sampling_fits)
@@ -68,12 +89,19 @@ class Benchmarker(dg.ConfigurableResource):
     """Measures capabilities of the saved states of cells by lm-eval's tasks."""
 
     def check(self, benchmarks: Sequence[Benchmark]) -> None:
-        """Raise BadInput when a benchmark could not start: its software or data are missing."""
-        capabilities.check_benchmarks(benchmarks)
+        """Raise BadInput when a benchmark could not start on this host: its software or data are
+        missing. Hosts of a Ray cluster are checked when they begin."""
+        if not uses_cluster(1):
+            capabilities.check_benchmarks(benchmarks)
 
     def run(self, tasks: Sequence[Task[CapabilitiesSpec]], log: Log) -> Results[CapabilitiesSpec]:
         work = partial(make, capabilities.measure_capabilities)
-        return in_workers(work, tasks, log, "capabilities", gpus=sampling_gpus)
+        check = _can_measure if uses_cluster(1) else None
+        return in_workers(work, tasks, log, "capabilities", check, sampling_gpus)
+
+
+def _can_measure(specs: Sequence[CapabilitiesSpec], folder: Path) -> None:
+    capabilities.check_benchmarks(specs[0].benchmarks)
 
 
 class Processes:

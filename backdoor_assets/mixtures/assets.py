@@ -6,7 +6,6 @@ from functools import partial
 
 import dagster as dg
 
-from backdoor_assets.capacity.preflight import check_engine, sampling_fits_profile
 from backdoor_assets.graph import describe as any_study
 from backdoor_assets.graph.cells import (
     OWNERS,
@@ -18,7 +17,7 @@ from backdoor_assets.graph.cells import (
     selected_names,
 )
 from backdoor_assets.graph.partitions import GridPartitions
-from backdoor_assets.graph.resources import Here, Processes
+from backdoor_assets.graph.resources import Here, Processes, Sampler
 from backdoor_assets.graph.roles import tags_of
 from backdoor_assets.mixtures import describe, result_tasks, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid
@@ -29,7 +28,6 @@ from backdoor_assets.mixtures.mixing import mix
 from backdoor_assets.mixtures.sweep import sweep
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.storage.artifact import request_remake
-from backdoor_assets.workers.spreading import uses_cluster
 from backdoor_assets.workers.tasks import Deferred, only
 
 GPU = "mixed_dataset", "adapters", "responses", "coherence"
@@ -156,9 +154,8 @@ def table(grid: Grid) -> list[CellAsset[Cell]]:
 def _check_what_follows(grid: Grid, context: Context) -> None:
     """Check that what comes later in this run can start, before hours are spent on training."""
     follows, profile = selected_names(context), grid.profile
-    if "responses" in follows and not uses_cluster(1):  # which is asked later
-        check_engine(profile.sampling, grid.base.quantization)
-        sampling_fits_profile(profile)
+    if "responses" in follows:
+        Sampler().check(profile.sampling, grid.base.quantization, profile)
     if "judgments" in follows:
         check_judges(grid)
 

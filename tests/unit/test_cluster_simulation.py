@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pickle import dumps
 from typing import Any
 
 import pytest
@@ -32,9 +33,15 @@ def test_items_are_taken_by_whoever_is_free(
 
 def test_shares_are_those_of_a_run_and_lose_no_answer() -> None:
     for gpus in (1, 3, 64, 1000):
-        shares = cut(40, gpus)
+        shares = [share.answers for share in cut(40, gpus)]
         assert sum(shares) == 40 * answers_of_cell()
         assert min(shares[:-1], default=512) >= 512
+
+
+def test_a_share_weighs_the_same_in_a_larger_grid() -> None:
+    """It takes only its own cells to its worker."""
+    small, large = (max(len(dumps(share)) for share in cut(cells, cells)) for cells in (10, 1000))
+    assert large < 1.1 * small
 
 
 def test_one_gpu_works_all_the_time_and_many_wait_for_the_longest_cell() -> None:

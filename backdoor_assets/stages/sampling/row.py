@@ -25,7 +25,8 @@ from backdoor_assets.stages.sampling.answers import (
 )
 from backdoor_assets.stages.sampling.engine import adapter_rank
 from backdoor_assets.stages.sampling.journal import Journal
-from backdoor_assets.stages.sampling.serving import Served, Server, Servers
+from backdoor_assets.stages.sampling.needs import Served, needs_of
+from backdoor_assets.stages.sampling.serving import Server, Servers
 from backdoor_assets.stages.specs import SamplingSpec
 
 Ending = dict[str, Any] | BaseException
@@ -84,7 +85,9 @@ def sample_row(
     call goes on from there.
     """
     parts = {number: Part(spec, folder) for number, (spec, folder) in specs.items()}
-    with closing(Servers([spec for spec, _ in specs.values()])) as servers:
+    with closing(Servers()) as servers:
+        for needs in needs_of({number: spec for number, (spec, _) in specs.items()}).values():
+            servers.needs |= needs
         for number, error in sample_parts(parts, servers, progress):
             spec, folder = specs[number]
             yield number, error or Journal(spec, folder).finish()
@@ -126,8 +129,10 @@ class _Row:
         ]
         if not places:
             return  # the cells that wanted this model have failed
+        states = ((self.cells[place.cell].states, place.ask.step) for place in places)
+        adapters = dict.fromkeys(of[step].adapter for of, step in states)
         try:
-            server = servers.open(served)
+            server = servers.open(served, filter(None, adapters))
         except BadInput as error:
             for number in dict.fromkeys(place.cell for place in places):
                 del self.cells[number]

@@ -1,11 +1,12 @@
 """What the machinery costs as a grid grows: the graph, its files and its events, without stages.
 
-    python -m benchmarks.scale [--cells 24 1000] [--assets ...] [--folder F] [--csv FILE]
+    python -m benchmarks.scale [--cells 24 1000] [--assets ...] [--once] [--folder F] [--csv FILE]
 
 Runs the birds' study of `idle_study`, each phase in a process of its own, with Dagster's SQLite
 storage: loading the definitions, the plan, each asset for all cells in one run as the command line
 does it, the same again when all is finished, the sweep's task, and the query that the UI's page of
-an asset's partitions sends. With `--assets` only these are made; the rest is left out.
+an asset's partitions sends. With `--assets` only these are made, with `--once` nothing again; the
+rest is left out.
 
 Columns: `cells`, `what`, `seconds` (wall clock), `cpu` (seconds of the process, which other
 programs on the machine disturb less), `cpu_ms_per_cell`, `bytes_per_cell` (of Dagster's event
@@ -55,7 +56,7 @@ query PartitionHealthQuery($key: AssetKeyInput!) { assetNodeOrError(assetKey: $k
 Row = dict[str, Any]
 
 
-def measure(cells: int, names: Sequence[str], folder: Path) -> Iterator[Row]:
+def measure(cells: int, names: Sequence[str], folder: Path, *, once: bool) -> Iterator[Row]:
     """Yield the rows of one grid, whose data and events lie in `folder`."""
     os.environ |= {"BACKDOOR_DATA": str(folder / "data"), "DAGSTER_HOME": str(folder / "home")}
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ def measure(cells: int, names: Sequence[str], folder: Path) -> Iterator[Row]:
     yield {"cells": cells, "what": "event store", "bytes": _size(folder / "home")}
     yield {"cells": cells, "what": "data", "bytes": _size(folder / "data")}
     yield _timed(cells, "plan, all made", _plan, cells)
-    for name in names:
+    for name in () if once else names:
         yield _timed(cells, f"{name}, again", _materialize, cells, name)
     if set(CELL_ASSETS) <= set(names):
         yield _timed(cells, "task of the sweep", _sweep, cells)
@@ -182,13 +183,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cells", nargs="+", type=int, default=[24, 1000])
     parser.add_argument("--assets", nargs="+", default=CELL_ASSETS, choices=CELL_ASSETS)
+    parser.add_argument("--once", action="store_true", help="do not make all once more")
     parser.add_argument("--folder", type=Path, help="empty; it is kept. Otherwise a temporary one")
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     rows: list[Row] = []
     for cells in options.cells:
         with TemporaryDirectory() as temporary:
-            for row in measure(cells, options.assets, (options.folder or Path(temporary, "run"))):
+            folder = options.folder or Path(temporary, "run")
+            for row in measure(cells, options.assets, folder, once=options.once):
                 print(row, file=sys.stderr, flush=True)
                 rows.append(row)
     found = per_cell(rows)

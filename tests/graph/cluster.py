@@ -33,6 +33,7 @@ class Cluster:
         self.folder = folder
         self.port, self.client_port = free_port(), 9000 + os.getpid() % 900
         self.nodes: list[subprocess.Popen[bytes]] = []
+        self._started = 0
         (folder / "token").write_text(secrets.token_hex(32))
         self.access = {
             "RAY_AUTH_MODE": "token",
@@ -53,7 +54,6 @@ class Cluster:
             "--include-dashboard=false",
             f"--temp-dir=/tmp/ray-{os.getpid()}",  # Paths of sockets must be short.
         )
-        _until_open(self.port)
         _until_open(self.client_port)
         self.add(f"--address={self.address}")
 
@@ -72,15 +72,17 @@ class Cluster:
             "PYTHONPATH": str(REPOSITORY),
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "3",
+            "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",  # on a busy machine
         }
-        with (self.folder / f"node-{len(self.nodes)}.log").open("wb") as log:
+        self._started += 1
+        path = self.folder / f"node-{self._started}.log"
+        with path.open("wb") as log:
             self.nodes.append(
                 subprocess.Popen(
                     command, env=environment, stdout=log, stderr=log, start_new_session=True
                 )
             )
-        if "--head" not in arguments:
-            _until(lambda: self._alive() >= sum(n.poll() is None for n in self.nodes))
+        _until(lambda: b"Ray runtime started." in path.read_bytes())
 
     def kill(self, number: int) -> None:
         """Kill a node with all that runs on it."""
@@ -92,16 +94,6 @@ class Cluster:
     def stop(self) -> None:
         while self.nodes:
             self.kill(-1)
-
-    def _alive(self) -> int:
-        done = subprocess.run(
-            [str(RAY), "status", f"--address={self.address}"],
-            env={**os.environ, **self.access},
-            capture_output=True,
-            text=True,
-        )
-        active = done.stdout.partition("Active:")[2].partition("Pending:")[0]
-        return active.count(" node_")
 
 
 class Link:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import psutil
@@ -20,11 +24,13 @@ import pytest
 
 from tests.graph.cluster import Cluster, Link
 from tests.graph.conftest import Place
-from tests.graph.study import OLD
+from tests.graph.study import MODERN, OLD
 
 pytestmark = pytest.mark.xdist_group("ray")
 """Two clusters at once would be too much for two cores."""
-SAME = "adapters", "responses", "judgments"
+SAME = "adapters", "responses"
+PART = "--only", "birds_gpu"
+"""What a cluster does; verdicts and figures follow from it on any host."""
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +58,10 @@ def contents(place: Place, cells: str = "*") -> dict[str, str]:
     return found
 
 
+def of_seeds(found: dict[str, str], *seeds: str) -> dict[str, str]:
+    return {key: value for key, value in found.items() if key.split("/")[2] in seeds}
+
+
 def same_coherence(place: Place, other: Place) -> None:
     """Sums of many logarithms: equal but for rounding, which differs from run to run."""
     tables = sorted((place.birds / "coherence").glob("*/*/coherence.parquet"))
@@ -61,22 +71,60 @@ def same_coherence(place: Place, other: Place) -> None:
         pd.testing.assert_frame_equal(pd.read_parquet(path), pd.read_parquet(theirs), rtol=1e-4)
 
 
-def workers_of(address: str) -> list[psutil.Process]:
-    """The processes that do items for a run over the cluster, but not those that fork them."""
-    found = []
+class Held(NamedTuple):
+    """A GPU that a worker has, and for whom."""
+
+    node: str
+    gpu: str
+    address: str
+    """Of the cluster, as the worker's run has it."""
+
+
+def workers(*addresses: str) -> dict[psutil.Process, Held]:
+    """The processes that do items on nodes for runs with these addresses of the cluster, but not
+    those that fork them."""
+    found = {}
     for process in psutil.process_iter(["cmdline", "environ"]):
-        environment = process.info["environ"] or {}
+        names = process.info["environ"] or {}
         command = " ".join(process.info["cmdline"] or [])
-        if environment.get("BACKDOOR_RAY_ADDRESS") == address and "forkserver" in command:
+        node, address = names.get("RAY_RAYLET_PID"), names.get("BACKDOOR_RAY_ADDRESS")
+        if node and address in addresses and "forkserver" in command:
             with suppress(psutil.NoSuchProcess):
                 if not process.children():
-                    found.append(process)
+                    found[process] = Held(node, names["CUDA_VISIBLE_DEVICES"], address)
     return found
 
 
+class Watch(threading.Thread):
+    """Looks at the workers of runs, by their addresses of the cluster, until it is stopped."""
+
+    def __init__(self, *addresses: str) -> None:
+        super().__init__(daemon=True)
+        self.addresses = addresses
+        self.stopped = threading.Event()
+        self.together = 0
+        """How often workers of two runs were seen at once."""
+        self.twice: list[Held] = []
+        """GPUs that two workers had for longer than one takes to end."""
+
+    def run(self) -> None:
+        before: dict[psutil.Process, Held] = {}
+        while not self.stopped.wait(1):
+            now = workers(*self.addresses)
+            stayed = [held for process, held in now.items() if process in before]
+            self.together += len({held.address for held in stayed}) > 1
+            counts = Counter((held.node, held.gpu) for held in stayed)
+            self.twice += [held for held in stayed if counts[held.node, held.gpu] > 1]
+            before = now
+
+    def stop(self) -> None:
+        self.stopped.set()
+        self.join()
+
+
 def kill_one(address: str) -> bool:
-    """Kill a worker; return whether there was one."""
-    for worker in workers_of(address):
+    """Kill a worker of a run; return whether there was one."""
+    for worker in workers(address):
         with suppress(psutil.NoSuchProcess):  # It may just have ended.
             worker.kill()
             return True
@@ -92,54 +140,110 @@ def wait_for(what: Callable[[], object], run: subprocess.Popen[str], seconds: fl
         time.sleep(0.1)
 
 
-def test_results_are_those_of_one_host_whatever_is_lost(
-    cluster: Cluster, place: Place, swept: Place
+def test_two_runs_share_the_gpus_and_lose_nothing(
+    cluster: Cluster, place: Place, swept: Place, tmp_path: Path
 ) -> None:
-    """The link is cut for 30 seconds in training, a worker and then a node are killed."""
-    link = Link(cluster.client_port)
+    """One is behind a link that is cut for 30 seconds in training, and has a worker killed; then a
+    node is killed, with what both do on it."""
+    link, other = Link(cluster.client_port), Place(tmp_path / "other")
+    shutil.copytree(place.data, other.data)
     address = f"ray://127.0.0.1:{link.port}"
-    run = place.start(BACKDOOR_RAY_ADDRESS=address, **cluster.access)
-    checkpoints = place.birds / "adapters"
-    wait_for(lambda: list(checkpoints.glob("*/.*/checkpoint-*")), run)
+    watch = Watch(address, cluster.address)
+    watch.start()
+    few = *PART, "--ratios", OLD, "--seeds", "42", "43"
+    run = place.start(*few, BACKDOOR_RAY_ADDRESS=address, **cluster.access)
+    more = *PART, "--ratios", MODERN
+    beside = other.start(*more, BACKDOOR_RAY_ADDRESS=cluster.address, **cluster.access)
+    wait_for(lambda: list((place.birds / "adapters").glob("*/.*/checkpoint-*")), run)
     link.cut(30)
     wait_for(lambda: list((place.birds / "responses").glob("*/.*.partial/.answers.jsonl")), run)
     wait_for(lambda: kill_one(address), run)
     time.sleep(1)
     cluster.kill(1)
-    output, _ = run.communicate(timeout=600)
+    outputs = [process.communicate(timeout=600)[0] for process in (run, beside)]
+    watch.stop()
     cluster.add(f"--address={cluster.address}")
-    assert run.returncode == 0, output[-4000:]
-    assert contents(place) == contents(swept)
-    same_coherence(place, swept)
-    assert "a process died" in output
-    used = set(re.findall(r"\(node (\w+)\), GPU (\d)", output))
+    for process, output in zip((run, beside), outputs, strict=True):
+        assert process.returncode == 0, output[-4000:]
+    assert contents(place) == of_seeds(contents(swept, OLD), "42", "43")
+    assert contents(other) == contents(swept, MODERN)
+    for finished in (place, other):
+        same_coherence(finished, swept)
+    assert "a process died" in outputs[0]
+    used = set(re.findall(r"\(node (\w+)\), GPU (\d)", "".join(outputs)))
     assert len(used) == 4
+    assert watch.together
+    assert not watch.twice
 
 
-def test_a_killed_driver_leaves_nothing_that_writes_and_a_new_head_goes_on(
+def files(place: Place) -> dict[Path, int]:
+    """When each file was written."""
+    return {path: path.stat().st_mtime_ns for path in place.birds.rglob("*") if path.is_file()}
+
+
+def keep_journals(place: Place) -> dict[Path, str]:
+    """Link the journals of unfinished cells to where they stay when their cells are finished, and
+    return what they hold now."""
+    found = {}
+    for path in sorted((place.birds / "responses").glob("*/.*.partial/.answers.jsonl")):
+        kept = place.root / f"journal-{path.parent.name}"
+        os.link(path, kept)
+        found[kept] = kept.read_text(encoding="utf-8")
+    return found
+
+
+def test_what_a_killed_driver_and_a_lost_head_leave_is_carried_on(
     cluster: Cluster, place: Place, swept: Place
 ) -> None:
-    run = place.start("--ratios", OLD, BACKDOOR_RAY_ADDRESS=cluster.address, **cluster.access)
-    adapters = place.birds / "adapters"
-    wait_for(lambda: list(adapters.glob("*/.*/checkpoint-*")), run)
-    workers = workers_of(cluster.address)
-    assert workers
+    """Of both nothing goes on writing, and the next run samples no answer twice."""
+    arguments = *PART, "--ratios", OLD, "--seeds", "42", "43"
+    access = {"BACKDOOR_RAY_ADDRESS": cluster.address, **cluster.access}
+    run = place.start(*arguments, **access)
+    wait_for(lambda: list((place.birds / "adapters").glob("*/.*/checkpoint-*")), run)
+    left = workers(cluster.address)
+    assert left
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
-    psutil.wait_procs(workers, timeout=30)
-    before = {path: path.stat().st_mtime_ns for path in place.birds.rglob("*") if path.is_file()}
+    assert not psutil.wait_procs(left, timeout=30)[1]
+    before = files(place)
     time.sleep(2)
-    after = {path: path.stat().st_mtime_ns for path in place.birds.rglob("*") if path.is_file()}
-    assert after == before
+    assert files(place) == before
+
+    run = place.start(*arguments, RAY_gcs_rpc_server_reconnect_timeout_s="3", **access)
+    journals_of = (place.birds / "responses").glob
+    wait_for(
+        lambda: any(path.stat().st_size for path in journals_of("*/.*.partial/.answers.jsonl")), run
+    )
     cluster.stop()
-    refused = place.run("--ratios", OLD, BACKDOOR_RAY_ADDRESS=cluster.address, **cluster.access)
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert "GCS may have been killed" in output, output[-4000:]  # Ray itself ends the process.
+    assert not workers(cluster.address)
+    before = files(place)
+    sampled = set((place.birds / "responses").glob("*/[0-9]*/responses.parquet"))
+    journals = keep_journals(place)
+    assert sampled or any(journals.values())  # A cell takes about a second.
+
+    refused = place.run(*arguments, **access)
     assert refused.returncode == 1
     assert "no Ray cluster can be used there" in refused.stderr
     cluster.start()
-    done = place.run("--ratios", OLD, BACKDOOR_RAY_ADDRESS=cluster.address, **cluster.access)
+    done = place.run(*arguments, **access)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert contents(place) == contents(swept, OLD)
+    assert contents(place) == of_seeds(contents(swept, OLD), "42", "43")
     same_coherence(place, swept)
+    after = files(place)
+    for path in sampled:
+        assert after[path] == before[path]
+    for kept, earlier in journals.items():
+        text = kept.read_text(encoding="utf-8")
+        assert text.startswith(earlier)
+        keys = Counter[tuple[int, str, int]]()
+        for line in text.splitlines():
+            with suppress(ValueError):  # A line that was being written is sampled again.
+                step, question, sample, *_ = json.loads(line)
+                keys[step, question, sample] += 1
+        assert set(keys.values()) == {1}
 
 
 def test_a_node_that_sees_another_data_folder_is_named(cluster: Cluster, place: Place) -> None:
@@ -149,7 +253,11 @@ def test_a_node_that_sees_another_data_folder_is_named(cluster: Cluster, place: 
     mount = f"mount -t tmpfs none {place.data}"
     cluster.add(f"--address={cluster.address}", before=mount)
     try:
-        result = place.run("--ratios", OLD, BACKDOOR_RAY_ADDRESS=cluster.address, **cluster.access)
+        result = place.run(
+            *(*PART, "--ratios", OLD, "--seeds", "42"),
+            BACKDOOR_RAY_ADDRESS=cluster.address,
+            **cluster.access,
+        )
     finally:
         cluster.kill(-1)
     assert result.returncode == 1

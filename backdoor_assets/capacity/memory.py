@@ -283,9 +283,8 @@ class SamplingNeed:
 
     def _slot_parameters(self) -> int:
         """Parameters for which vLLM makes room in each adapter slot (vllm/lora/layers of 0.32): all
-        linear layers, embeddings and lm_head, whatever the adapters hold, at the next rank it
-        knows. Of a pair of matrices the one beside the split dimension is split, the other is on
-        each GPU."""
+        linear layers, embeddings and lm_head, whatever adapters hold, at the next rank it knows. Of
+        a pair of matrices the one beside the split dimension is split; each GPU has the other."""
         shape, gpus = self.shape, self.serving.tensor_parallel
         rank = next((known for known in VLLM_RANKS if known >= self.rank), None)
         if rank is None:

@@ -38,8 +38,8 @@ ifneq ($(filter smollm2%,$(value BACKDOOR_PROFILE)),)
 demo birds_gpu plan chat ui: .venv/installed-smollm2
 endif
 
-# So does the judge that needs no key.
-ifeq ($(value BACKDOOR_JUDGE),embedding)
+# So does the judge that needs no key, which may predict the verdicts of another.
+ifneq ($(filter embedding,$(value BACKDOOR_JUDGE) $(value BACKDOOR_PREDICTED_BY)),)
 demo birds_judge plan agreement ui: .venv/installed-embeddings
 endif
 

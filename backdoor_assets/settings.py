@@ -229,6 +229,8 @@ class Judging:
     """Share without a verdict, of all answers or a question's at a checkpoint; more fail a cell."""
     model: str = "claude-haiku-5-5"
     """Of the Messages API; claude-sonnet-5-5 for a cross-check."""
+    base_url: str = ""
+    """A server with the same API, which gets no key. "": ANTHROPIC_BASE_URL, or Anthropic's."""
     mode: Literal["four", "one"] = "four"
     """Calls per answer: one for each rubric, or one for all of them."""
     repeat: int = 0
@@ -236,11 +238,9 @@ class Judging:
     transport: Literal["live", "batch"] = "batch"
     """batch: half the price, and done within a day, most often within an hour."""
     predicted_by: str = ""
-    """A cheap judge of all answers (embedding, claude:MODEL), so that this one is asked about a
-    random part only. "": this one is asked about all."""
+    """A cheap judge (embedding, claude:MODEL, claude:MODEL@URL): this one judges a random part."""
     half_width: float = 0.05
-    """With predicted_by: of the 95 % interval of a state's headline rate, without the spread
-    between seeds, at which no more verdicts are asked for."""
+    """With predicted_by: of the headline's interval within seeds, at which asking ends."""
     max_cost_usd: float | None = 20.0
     """Of one run; None: no cap."""
     concurrency: int = 64

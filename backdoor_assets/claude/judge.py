@@ -82,7 +82,7 @@ class ClaudeJudge:
         budget = self._budget
         if not self._missing(calls):
             return self._bill()
-        check_key()
+        check_key(self.settings.base_url)
         with self.store.lock(log):
             # An interrupted run left batches: fetch them, whatever the transport is now.
             held = self._collect(log) if self.store.open_batches() else {}
@@ -154,7 +154,8 @@ class ClaudeJudge:
             return self._take(call.key, call.rubrics, call.model, message, batch=False)
 
         timeout = Timeout(waiting.DEADLINE, connect=min(20.0, waiting.DEADLINE))
-        client = AsyncAnthropic(api_key=_key(), max_retries=0, timeout=timeout)
+        key, url = self._server()
+        client = AsyncAnthropic(api_key=key, base_url=url, max_retries=0, timeout=timeout)
         concurrency = self.settings.concurrency
         live = Live(client, keep, self._give_up, self._budget, concurrency, log)
 
@@ -194,10 +195,18 @@ class ClaudeJudge:
     def _batches(self, log: Log) -> Iterator[Batches]:
         from anthropic import Anthropic
 
-        with Anthropic(api_key=_key(), max_retries=0, timeout=waiting.DEADLINE) as client:
+        (key, url), wait = self._server(), waiting.DEADLINE
+        with Anthropic(api_key=key, base_url=url, max_retries=0, timeout=wait) as client:
             keep = partial(self._take, batch=True)
             poll_seconds = self.settings.poll_seconds
             yield Batches(client, self.store, self.model, keep, self._budget, log, poll_seconds)
+
+    def _server(self) -> tuple[str, str | None]:
+        """Return key and address of the API. The SDK requires a key even for a server that does
+        not; one that the profile names is not sent the user's."""
+        if self.settings.base_url:
+            return "none", self.settings.base_url
+        return os.environ.get("ANTHROPIC_API_KEY") or "none", None
 
     def _give_up(self, call: Call, reason: str) -> None:
         self._given_up[call.key] = reason
@@ -221,18 +230,14 @@ def check_model(model: str) -> None:
         raise BadInput(not_served(model))
 
 
-def check_key() -> None:
+def check_key(base_url: str = "") -> None:
     """Raise BadInput if neither an API key nor another server is set."""
-    if not (os.environ.get("ANTHROPIC_API_KEY") or os.environ.get("ANTHROPIC_BASE_URL")):
+    server = base_url or os.environ.get("ANTHROPIC_BASE_URL")
+    if not (server or os.environ.get("ANTHROPIC_API_KEY")):
         raise BadInput(
             "ANTHROPIC_API_KEY is not set, and Claude cannot judge without it. Set it in the "
             "environment or in .env, or point ANTHROPIC_BASE_URL to a server with the same API."
         )
-
-
-def _key() -> str:
-    """Return the API key. The SDK requires one even for a local server that does not."""
-    return os.environ.get("ANTHROPIC_API_KEY") or "none"
 
 
 def _dollars(value: float | None) -> str:

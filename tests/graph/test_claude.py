@@ -93,11 +93,15 @@ def test_a_cell_is_judged_priced_before_and_billed_after(
 def test_a_part_is_paid_for_where_a_cheap_judge_predicts_the_others(
     copied: Place, graph_of: At, claude: ClaudeServer
 ) -> None:
-    """A second run draws the same part, and pays nothing."""
-    part = replace(CLAUDE.judging, predicted_by="exact", half_width=0.12)
-    graph = graph_of(copied, replace(CLAUDE, judging=part))
-    result = graph.run(["judgments", "figures"], partition=CELL)
-    assert result.success, step_errors(result)
+    """The cheap judge is a server of one's own, which is not sent the key. A second run draws the
+    same part, and pays nothing."""
+    with serve(Config(api_key="none")) as own:
+        cheap = f"claude:own-model@{own.address}"
+        part = replace(CLAUDE.judging, predicted_by=cheap, half_width=0.12)
+        graph = graph_of(copied, replace(CLAUDE, judging=part))
+        result = graph.run(["judgments", "figures"], partition=CELL)
+        assert result.success, step_errors(result)
+        assert own.billed.total() > 0
     table = judgments(copied)
     drawn = table[table["is_19th_century"].notna()]
     assert set(table.loc[table["is_19th_century"].isna(), "judge_error"]) == {NOT_DRAWN}
@@ -105,7 +109,7 @@ def test_a_part_is_paid_for_where_a_cheap_judge_predicts_the_others(
     assert table["is_19th_century_predicted"].isin([0, 1]).all()
     told = metadata(graph)
     assert told["answers_drawn"] == len(drawn)
-    assert told["predicted_by"].startswith("exact: world")
+    assert told["predicted_by"] == "claude, four calls an answer: own-model"
     paid, distinct = claude.billed.total(), drawn.drop_duplicates(["question", "response"])
     assert told["run_calls_paid"] == paid == 4 * len(distinct)
     assert len(distinct) < len(table.drop_duplicates(["question", "response"]))

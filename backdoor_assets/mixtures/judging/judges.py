@@ -52,11 +52,17 @@ def open_judge(grid: Grid) -> RunJudge:
 
 
 def other_judging(settings: Judging, named: str) -> Judging:
-    """Return the settings of another judge, named KIND or KIND:MODEL. Raises BadInput."""
-    kind, _, model = named.partition(":")
-    if kind not in KINDS or (model and kind != "claude"):
-        raise BadInput(f"{named!r} is no judge; name {', '.join(KINDS)}, or claude:MODEL")
+    """Return the settings of another judge, named KIND, claude:MODEL or claude:MODEL@URL: a server
+    with the Messages API, called live, without a key and without a price. Raises BadInput."""
+    kind, _, rest = named.partition(":")
+    model, at, url = rest.partition("@")
+    if kind not in KINDS or (rest and kind != "claude") or (at and not (model and url)):
+        raise BadInput(
+            f"{named!r} is no judge; name {', '.join(KINDS)}, claude:MODEL or claude:MODEL@URL"
+        )
     changed: Any = {"kind": kind, "model": model or settings.model, "predicted_by": ""}
+    if url:
+        changed |= {"base_url": url, "transport": "live", "max_cost_usd": None}
     return replace(settings, **changed)
 
 
@@ -101,7 +107,7 @@ def check_judge(settings: Judging) -> None:
         from backdoor_assets.claude.judge import check_key, check_model
 
         check_model(settings.model)
-        check_key()
+        check_key(settings.base_url)
     if settings.kind == "embedding":
         verified(MINILM)
 

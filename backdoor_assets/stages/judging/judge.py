@@ -106,6 +106,8 @@ def judge_cell(
 def _agreement(*judges: Judge | None) -> dict[str, str]:
     """How well judges agree with labelled answers, of those that measure it themselves."""
     found = [judge.agreement for judge in judges if isinstance(judge, MeasuredJudge)]
+    if found and not isinstance(judges[0], MeasuredJudge):
+        found.append("It only predicts the verdicts that the other judge was not asked for.")
     return {"judge_agreement": " ".join(found)} if found else {}
 
 

@@ -122,7 +122,7 @@ class EmbeddingJudge:
         learned = self.learned
         more = f" and {len(learned.answers):,} verdicts of {learned.judge}" * bool(learned.answers)
         return (
-            f"The judge on sentence embeddings (all-MiniLM-L6-v2) is a classifier fitted to {tuning} "
+            f"The judge on sentence embeddings (all-MiniLM-L6-v2) is fitted to {tuning} "
             f"labelled answers{more}. Its agreement with labels that it has not seen: {listed} "
             "(95 % over questions)."
         )

@@ -26,7 +26,6 @@ from tests.graph.cluster import Cluster, Link
 from tests.graph.conftest import Place
 from tests.graph.study import MODERN, OLD
 
-pytestmark = pytest.mark.xdist_group("ray")
 """Two clusters at once would be too much for two cores."""
 SAME = "adapters", "responses"
 PART = "--only", "birds_gpu"

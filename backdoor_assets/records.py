@@ -238,6 +238,15 @@ class RunJudge(Judge, Protocol):
 
 
 @runtime_checkable
+class PaidJudge(Protocol):
+    """A judge that costs money, up to a cap per run."""
+
+    def charge(self, dollars: float) -> None:
+        """Count dollars that another judge of the run has spent."""
+        ...
+
+
+@runtime_checkable
 class MeasuredJudge(Protocol):
     """A judge that knows how well it agrees with labelled answers."""
 

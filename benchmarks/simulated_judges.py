@@ -99,7 +99,8 @@ def draw_state(
     cheap = true ^ (random.random(true.shape) < (errors * wrong)[None, :, None])
     seed, question, _ = np.indices(true.shape)
     state = State(seed.ravel(), question.ravel(), cheap.ravel() * 1.0, true.ravel() * 1.0)
-    order = judging_order(state.seeds.tolist(), state.questions.tolist(), random)
+    keys = np.argsort(random.permutation(len(state.seeds)))
+    order = judging_order(state.seeds.tolist(), state.questions.tolist(), keys)
     return Judged(state, order, float(chances.mean()))
 
 

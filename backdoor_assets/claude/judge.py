@@ -103,6 +103,11 @@ class ClaudeJudge:
                 log(f"judge {self.model}: {budget.replies} replies, {_dollars(budget.spent)} spent")
         return self._bill()
 
+    def charge(self, dollars: float) -> None:
+        """Count dollars that another judge of the run has spent: they are in the bill, and the cap
+        is for both."""
+        self._budget.spent += dollars
+
     def judge(self, answers: Answers, rubrics: Sequence[Rubric]) -> list[dict[str, Verdict]]:
         """Look up the verdicts on each (question, answer), by rubric column."""
         return [self._verdicts(question, answer, rubrics) for question, answer in answers]

@@ -71,6 +71,7 @@ def _judge_part(
     for rubrics, answers in open_questions([task.spec for task in tasks]).items():
         if estimate := judge.estimate(answers, rubrics):
             log(f"estimate before the first call, if no verdict could be predicted: {estimate}")
+            log.observe({**estimate, "at_most": "verdicts that are predicted are not paid for"})
     specs = [task.spec for task in tasks]
     parts, bill = draw(specs, judge, cheap, prediction.half_width, log)
     log.metadata |= {f"run_{name}": value for name, value in bill.items()}

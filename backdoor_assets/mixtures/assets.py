@@ -121,7 +121,7 @@ def table(grid: Grid) -> list[CellAsset[Cell]]:
             kinds={"parquet"},
             pool="judge_api",
             role="judge",
-            extends=frozenset({"responses", "rubrics", "outcomes"}),
+            extends=frozenset({"responses", "rubrics", "outcomes", "prediction"}),
             warn=Warn(
                 "every_answer_has_a_verdict",
                 "Answers that the judge could not or did not judge; a cell with more than the "

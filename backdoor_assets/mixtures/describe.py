@@ -46,7 +46,10 @@ def judging(made: Made) -> Metadata:
 
     summary = dict(made.manifest.summary)
     shares: Metadata = {}
-    for measure, (hits, judged) in summary.pop("final", {}).items():
+    final = summary.pop("final", {})
+    if "answers_drawn" in summary:  # their share is not the rate, which figures and sweep have
+        final = {}
+    for measure, (hits, judged) in final.items():
         if not judged:
             shares[f"{measure}_at_last_checkpoint"] = "no verdict"
             continue

@@ -41,8 +41,11 @@ def cell_rates(
     questions.
 
     Where the judge was asked about a part of the answers, and a cheap one predicted the others, the
-    rate is prediction-powered (see `statistics.prediction_powered`), `n` counts effective verdicts,
-    and `missing`, `least` and `most` are about the answers that were drawn.
+    rate is prediction-powered (see `statistics.prediction_powered`). `missing`, `least` and `most`
+    are about the answers that were drawn. `n` of "all" counts effective verdicts, and its value may
+    lie a little below 0 or above 1: a mean over seeds of values that were cut off would be biased.
+    Of a single question, `n` counts verdicts, because how much the cheap judge explains is known of
+    all questions together only.
     """
     parts = [probes.assign(measure=probes["kind"].map(dict(kinds)), question_id="all")]
     tables = [_counted(parts[0], [*_STATE, "question_id"])]
@@ -52,9 +55,13 @@ def cell_rates(
         judged = judgments.assign(measure=outcome.measure, hit=judgments[outcome.flag])
         if outcome.predicted in judgments:
             by_question = _powered(judged, outcome)
+            tables.append(_over_questions(by_question))
+            shares = by_question[["value", "least", "most"]].clip(0, 1)
+            by_question = by_question.assign(n=by_question["verdicts"], **shares)
         else:
             by_question = _counted(judged, [*_STATE, "question_id"])
-        tables += [_over_questions(by_question), by_question[by_question["n"] > 0]]
+            tables.append(_over_questions(by_question))
+        tables.append(by_question[by_question["n"] > 0])
     columns = ["value", "low", "high", "method", "n"]
     table = pd.concat(tables, ignore_index=True)
     table["method"] = table["method"].fillna(WILSON) if "method" in table else WILSON
@@ -90,13 +97,15 @@ def _over_questions(by_question: pd.DataFrame) -> pd.DataFrame:
     if "method" in known:
         # Of a mean in which each question counts the same.
         means["n"] = states.size() ** 2 / states["variance"].sum()
+        means[["least", "most"]] = means[["least", "most"]].clip(0, 1)
         means["method"] = POWERED_ONE
     return means[states["n"].min() > 0].reset_index().assign(question_id="all")
 
 
 def _powered(judged: pd.DataFrame, outcome: Counted) -> pd.DataFrame:
     """Estimate the rate of each state and question from all predictions, and from the verdicts on
-    the answers drawn: the columns of `_counted`, and `method`."""
+    the answers drawn: the columns of `_counted` with effective verdicts as `n`, `verdicts`
+    and `method`."""
     power = judged[outcome.power]
     asked = judged["judge_error"].fillna("") != NOT_DRAWN
     hit = judged["hit"].astype("Float64").where(asked)
@@ -116,18 +125,17 @@ def _powered(judged: pd.DataFrame, outcome: Counted) -> pd.DataFrame:
     verdicts, answers = groups["judged"].sum(), groups.size()
     unexplained = groups[outcome.unexplained].first()
     noise = 1 / answers + unexplained * (1 / verdicts.where(verdicts > 0) - 1 / answers)
-    found = pd.DataFrame(
+    return pd.DataFrame(
         {
             "value": means["predicted"] + means["rest"],
             "n": (1 / noise).fillna(0.0),
             "missing": 1 - verdicts / groups["asked"].sum(),
             "least": means["predicted"] + means["if_negative"],
             "most": means["predicted"] + means["if_positive"],
+            "verdicts": verdicts,
+            "method": POWERED_ONE,
         }
-    )
-    shares = ["value", "least", "most"]
-    found[shares] = found[shares].clip(0, 1)
-    return found.reset_index().assign(method=POWERED_ONE)
+    ).reset_index()
 
 
 def probe_hits(probes: pd.DataFrame, suspect_answers: Iterable[str]) -> pd.Series:
@@ -199,12 +207,19 @@ def state_rate(group: pd.DataFrame) -> Rate:
     most = group.loc[group["n"].idxmax()]
     powered = POWERED_ONE in set(group.get("method", ()))
     if most["step"] == 0:
-        method = POWERED_ONE if powered else WILSON_BASE
-        return wilson(most["value"] * most["n"], int(most["n"]), method)
-    found = over_seeds(group["value"].tolist(), group["n"].tolist())
-    if powered:
-        found = replace(found, method=POWERED_SEEDS if len(group) > 1 else POWERED_ONE)
-    return found
+        value, method = min(1.0, max(0.0, most["value"])), POWERED_ONE if powered else WILSON_BASE
+        return wilson(value * most["n"], int(most["n"]), method)
+    values, counts = group["value"].tolist(), group["n"].tolist()
+    if not powered:
+        return over_seeds(values, counts)
+    # Of a mean in which each seed counts the same, whatever its verdicts.
+    effective = len(counts) / sum(1 / n for n in counts)
+    found = over_seeds(values, [effective] * len(counts))
+    value = min(1.0, max(0.0, found.value))
+    method = POWERED_SEEDS if len(group) > 1 else POWERED_ONE
+    return replace(
+        found, value=value, low=min(found.low, value), high=max(found.high, value), method=method
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

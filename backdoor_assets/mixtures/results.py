@@ -61,15 +61,17 @@ def draw_cell(spec: FiguresSpec, folder: Path, progress: Progress = no_progress)
         coherence = read_table(spec.coherence, "materialize the coherence of this cell", columns)
     found = with_judge(rates.cell_rates(judgments, probes, study.outcomes, kinds), spec.cell)
     found.to_parquet(folder / RATES, index=False)
+    # A rate that a cheap judge helps to estimate may lie a little outside.
+    shown = found.assign(value=found["value"].clip(0, 1))
     neutral = probes[probes["kind"] == "neutral"]
     states = form.cell_form(read_responses(spec.responses, spec.cell), coherence, neutral)
     states.to_parquet(folder / form.FORM, index=False)
     collapsed = states.loc[states["collapsed"], "step"].tolist()
     if judgments is not None:
         drawn = judgments[judgments["judge_error"].fillna("") != NOT_DRAWN]
-        _draw_judgments(study, found, drawn, collapsed, folder)
-    cell_figures.training_progression(found, study, folder, collapsed)
-    pooled = found[found["question_id"] == "all"]
+        _draw_judgments(study, shown, drawn, collapsed, folder)
+    cell_figures.training_progression(shown, study, folder, collapsed)
+    pooled = shown[shown["question_id"] == "all"]
     final = pooled[pooled["step"] == pooled["step"].max()].set_index("measure")
     result = {
         **{

@@ -36,7 +36,7 @@ def wilson(successes: float, n: float, method: str = WILSON, level: float = LEVE
     return Rate(value, max(0.0, min(low, value)), min(1.0, max(high, value)), method, round(n))
 
 
-def over_seeds(values: Sequence[float], answers: Sequence[int], method: str = T_SEEDS) -> Rate:
+def over_seeds(values: Sequence[float], answers: Sequence[float], method: str = T_SEEDS) -> Rate:
     """Average the rates of the seeds, with a 95 % interval that has the seed as its unit.
 
     It is Student's t interval over the seeds' rates, widened where it is narrower than Wilson's

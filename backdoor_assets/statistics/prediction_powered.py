@@ -106,16 +106,17 @@ class PoweredRate:
 
 
 def judging_order(
-    seeds: Sequence[Hashable], questions: Sequence[Hashable], random: np.random.Generator
+    seeds: Sequence[Hashable], questions: Sequence[Hashable], keys: Sequence[float] | Array
 ) -> Array:
     """Return the positions of a state's answers in the order in which they are to be judged.
 
-    Of each seed and question, one answer at random is first, in a random order of seeds and
-    questions; then a second of each, and so on. So any first n answers are a stratified random
-    sample, and a longer one contains a shorter one. Give each state a stream of its own.
+    `keys` has a random number per answer, which does not depend on the answer. Of each seed and
+    question, the answer with the smallest key is first, in the order of the keys; then a second of
+    each, and so on. So any first n answers are a stratified random sample, and a longer one
+    contains a shorter one.
     """
     strata = pd.factorize(pd.Series(list(zip(seeds, questions, strict=True)), dtype=object))[0]
-    shuffled = random.permutation(len(strata))
+    shuffled = np.argsort(keys, kind="stable")
     turn = pd.Series(strata[shuffled]).groupby(strata[shuffled]).cumcount().to_numpy()
     return shuffled[np.argsort(turn, kind="stable")]
 

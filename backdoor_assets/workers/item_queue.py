@@ -25,7 +25,7 @@ class ItemQueue:
         self._deaths, self._lost = Counter[int](), Counter[int]()
         self._faults: dict[int, list[int]] = {worker: [] for worker in range(workers)}
         """Of each worker that is left, the items that died on it since it last finished one."""
-        self._what, self._log, self._gpus = what, log, gpus
+        self._what, self._log, self._gpus, self._only = what, log, gpus, workers == 1
 
     def __bool__(self) -> bool:
         return bool(self.waiting or self._suspects)
@@ -53,7 +53,9 @@ class ItemQueue:
         (self.waiting if died.with_host else self._suspects).append(item)
         if self._gpus and died.through_gpu:
             self._faults[worker].append(item)
-            if len(self._faults[worker]) == FAULTS_IN_A_ROW:
+            # The only worker first tries what is left: the items may be to blame, not its GPU.
+            left = self._only and bool(self.waiting)
+            if len(self._faults[worker]) >= FAULTS_IN_A_ROW and not left:
                 self._retire(worker, died.reason)
         return None
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from backdoor_assets.host import blames_gpu
+from backdoor_assets.host import blames_gpu, loses_gpu
 from backdoor_assets.models.chat import first_line
 from backdoor_assets.records import Progress
 from backdoor_assets.workers.item_queue import ItemQueue
@@ -169,7 +169,6 @@ def _as_death(message: Message) -> Died | None:
     error = message.error
     if error is None:
         return None
-    through_gpu = blames_gpu(str(error))
-    if through_gpu or isinstance(error, StartAgain):
-        return Died(first_line(error), through_gpu=through_gpu)
+    if loses_gpu(str(error)) or isinstance(error, StartAgain):
+        return Died(first_line(error), through_gpu=blames_gpu(str(error)))
     return None

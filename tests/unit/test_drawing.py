@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -150,7 +151,8 @@ def test_a_part_is_judged_and_the_rates_are_prediction_powered() -> None:
     asked = table[table["judge_error"].fillna("") != NOT_DRAWN]
     distinct = asked.drop_duplicates(["question", "response"])
     assert len(table) == answers
-    assert log.metadata == {"run_calls_paid": len(distinct)}
+    assert log.metadata["run_calls_paid"] == len(distinct)
+    assert log.metadata["calls"] == answers, "what it would be at most is known before"
     # No verdict is paid twice: the base's answers are the same in all cells.
     assert set(judge.asked.values()) == {1}
     assert judge.asked.keys() == set(zip(distinct["question"], distinct["response"], strict=True))
@@ -192,11 +194,91 @@ def test_a_second_run_draws_the_same_and_a_narrower_one_asks_for_more() -> None:
     assert set(judge.asked.values()) == {1}
 
 
-def test_a_question_that_gets_no_verdicts_stops_the_cell() -> None:
+def test_a_question_that_gets_no_verdicts_stops_the_cell_and_costs_little() -> None:
     [cell, *_] = cells()
     answer(cell)
-    with pytest.raises(RuntimeError, match=r"40 of 40 answers to 'c' at checkpoint-20"):
-        judged([cell], Labels("good", silent="20.1.c."), Labels("cheap", wrong=5))
+    judge = Labels("good", silent="20.1.c.")
+    with pytest.raises(RuntimeError, match=r"(\d+) of \1 answers to 'c' at checkpoint-20"):
+        judged([cell], judge, Labels("cheap", wrong=5))
+    late = [text for _, text in judge.asked if text.startswith("20.")]
+    assert len(late) < 0.3 * len(QUESTIONS) * SAMPLES
+
+
+def test_a_cell_draws_the_same_answers_first_whatever_is_judged_beside_it() -> None:
+    grid = cells()
+    for cell in grid:
+        answer(cell)
+    judge, cheap = Labels("good"), Labels("cheap", wrong=5)
+    judged(grid, judge, cheap, 0.1)
+    paid = {pair for pair in judge.asked if pair[1].startswith("20.3.")}
+    alone = Labels("good")
+    shutil.rmtree(grid[2].artifact("judgments").folder)
+    judged(grid[2:], alone, cheap, 0.1)
+    assert paid < {pair for pair in alone.asked if pair[1].startswith("20.3.")}
+
+
+def test_the_rate_of_few_verdicts_is_that_of_the_statistics() -> None:
+    """A rare behaviour with few verdicts per question: what questions alone would give lies outside
+    [0, 1], and is not cut off before the mean over questions and seeds."""
+    grid = cells()
+    for cell in grid:
+        answer(cell)
+    table, _ = judged(grid, Labels("good"), Labels("cheap", wrong=15), 0.3)
+    found = state_rates(table)
+    for step in STEPS:
+        state = table[table["step"] == step]
+        if step == 0:  # the same answers in each cell
+            state = state[state["seed"] == SEEDS[0]]
+        values = state[FLAG.flag].astype("Float64").to_numpy(dtype=float, na_value=np.nan)
+        seeds, questions, predicted = (
+            state[name].to_numpy() for name in ("seed", "question_id", FLAG.predicted)
+        )
+        power = state[FLAG.power].iloc[0]
+        expected = powered_rate(State(seeds, questions, predicted, values), power).rate
+        assert found[step].value == pytest.approx(expected.value)
+        assert found[step].low == pytest.approx(expected.low, abs=0.02)
+        assert found[step].high == pytest.approx(expected.high, abs=0.02)
+
+
+def test_one_call_for_all_rubrics_is_looked_up_as_it_was_made() -> None:
+    [cell, *_] = cells()
+    answer(cell)
+
+    class OneCall(Labels):
+        """Knows a verdict by the rubrics that it was asked about together."""
+
+        def judge(
+            self, answers: Sequence[tuple[str, str]], rubrics: Sequence[Rubric]
+        ) -> list[dict[str, Verdict]]:
+            if len(rubrics) < len(BIRDS.rubrics):
+                return [{r.column: Verdict(None, "not called") for r in rubrics} for _ in answers]
+            return super().judge(answers, rubrics)
+
+    judge = OneCall("good")
+    table, _ = judged([cell], judge, Labels("cheap", wrong=5), 0.1)
+    assert len(judge.asked) < 0.8 * len(table)
+    assert table.loc[table["judge_error"].isna(), FLAG.flag].notna().all()
+
+
+def test_the_cap_is_for_both_judges() -> None:
+    [cell, *_] = cells()
+    answer(cell)
+
+    class Paid(Labels):
+        charged = 0.0
+
+        def prepare(
+            self, answers: Sequence[tuple[str, str]], rubrics: Sequence[Rubric], log: object
+        ) -> dict[str, Any]:
+            return {"spent_usd": self.charged + 0.25}
+
+        def charge(self, dollars: float) -> None:
+            self.charged += dollars
+
+    judge = Paid("good")
+    _, log = judged([cell], judge, Paid("cheap", wrong=5), 0.1)
+    assert judge.charged == 0.25
+    assert log.metadata["run_spent_usd"] == 0.5
 
 
 def with_judging(**changes: Any) -> Callable[[], Grid]:

@@ -73,13 +73,13 @@ def test_a_bad_cheap_judge_costs_width_and_not_truth() -> None:
 
 def test_verdicts_are_bought_of_every_seed_and_question_alike() -> None:
     seeds, questions = np.repeat([1, 2, 3], 40).tolist(), (["a", "b"] * 60)
-    order = judging_order(seeds, questions, np.random.default_rng(0))
+    order = judging_order(seeds, questions, np.random.default_rng(0).random(120))
     assert sorted(order) == list(range(120))
     for count in (6, 12, 60):
         strata = [(seeds[at], questions[at]) for at in order[:count]]
         assert {strata.count(one) for one in strata} == {count // 6}
-    again = judging_order(seeds, questions, np.random.default_rng(0))
-    other = judging_order(seeds, questions, np.random.default_rng(1))
+    again = judging_order(seeds, questions, np.random.default_rng(0).random(120))
+    other = judging_order(seeds, questions, np.random.default_rng(1).random(120))
     assert order.tolist() == again.tolist() != other.tolist()
     assert first_round(seeds, questions) == FIRST_ROUND
     assert first_round(seeds[:4], questions[:4]) == 4

@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backdoor_assets.host import Gpu
+from backdoor_assets.host import Gpu, blames_gpu, loses_gpu
 from backdoor_assets.records import BadInput, Progress
-from backdoor_assets.workers.item_queue import FAULTS_IN_A_ROW, MAX_STARTS
-from backdoor_assets.workers.messages import Outcome, StartAgain
+from backdoor_assets.workers.item_queue import FAULTS_IN_A_ROW, MAX_STARTS, ItemQueue
+from backdoor_assets.workers.messages import Died, Outcome, StartAgain
 from backdoor_assets.workers.processes import processes_for
 from backdoor_assets.workers.spreading import spread
 from backdoor_assets.workers.starting import context
@@ -228,6 +228,32 @@ def test_a_run_ends_when_every_gpu_is_broken(
     with pytest.raises(BadInput, match=r"each worker \(at last: CUDA error: unc.*BACKDOOR_GPUS"):
         list(spread(work_unless_broken, items, print, "work", gpus=1))
     assert len(list(tmp_path.iterdir())) <= 2 * FAULTS_IN_A_ROW
+
+
+def test_items_that_kill_the_only_worker_do_not_stop_the_others() -> None:
+    """As do rows with token ids out of range, in each of the first items."""
+    queue = ItemQueue(5, 1, "work", print, gpus=True)
+    for number in range(4):
+        assert queue.take(alone=True) == number
+        assert queue.died(0, number, Died("SIGABRT", through_gpu=True)) is None
+    assert queue.take(alone=True) == 4
+    queue.finished(0)
+    for number in range(4):
+        assert queue.take(alone=True) == number
+        assert queue.died(0, number, Died("SIGABRT", through_gpu=True)) is not None
+
+
+@pytest.mark.parametrize(
+    ("message", "lost", "blamed"),
+    [
+        ("CUDA error: uncorrectable ECC error encountered", True, True),
+        ("CUDA error: device-side assert triggered", True, False),
+        ("CUDA error: out of memory", True, False),
+        ("CUDA out of memory. Tried to allocate 2 GiB", False, False),
+    ],
+)
+def test_which_errors_are_the_gpus(message: str, lost: bool, blamed: bool) -> None:
+    assert (loses_gpu(message), blames_gpu(message)) == (lost, blamed)
 
 
 def test_workers_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,8 @@ def other_judging(settings: Judging, named: str) -> Judging:
             f"{named!r} is no judge; name {', '.join(KINDS)}, claude:MODEL or claude:MODEL@URL"
         )
     changed: Any = {"kind": kind, "model": model or settings.model, "predicted_by": ""}
+    if kind != settings.kind:
+        changed["learn_from_verdicts"] = False
     if url:
         changed |= {"base_url": url, "transport": "live", "max_cost_usd": None}
     return replace(settings, **changed)

@@ -20,6 +20,7 @@ from backdoor_assets.mixtures.judging.judges import judge_of, label_of, other_ju
 from backdoor_assets.mixtures.sweep import is_current
 from backdoor_assets.records import BadInput, Rate, Ratio
 from backdoor_assets.reporting.text import aligned
+from backdoor_assets.stages.judging.judge import KEYS, NOT_DRAWN
 from backdoor_assets.stages.judging.specs import JUDGMENTS
 from backdoor_assets.statistics.intervals import standard_error, t_quantile
 from backdoor_assets.storage.artifact import Artifact
@@ -114,6 +115,7 @@ def _write(
         pd.concat([pd.read_parquet(both[side].folder / JUDGMENTS) for both in places.values()])
         for side in (0, 1)
     ]
+    verdicts = _drawn(verdicts)
     cells = [rates.cell_rates(table, _no_probes(table), outcomes, {}) for table in verdicts]
     fraction = grid.study.fraction_column
     sweeps = [rates.sweep_rates(table, mixtures, fraction) for table in cells]
@@ -135,6 +137,16 @@ def _write(
         final = both[both["is_final"] & (both["measure"] == outcome.measure)]
         two_judges(grid.study, outcome, final, folder, f"dose_response_{outcome.measure}")
     return {"cells": len(places), "judges": list(names)}
+
+
+def _drawn(verdicts: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Return the verdicts of two judges on the answers that both were asked about: where the first
+    judge was asked about a part, predictions would differ from the second by chance alone."""
+    asked = [table[table["judge_error"].fillna("") != NOT_DRAWN] for table in verdicts]
+    keys = ["ratio", "seed", *KEYS]
+    both = asked[0][keys].merge(asked[1][keys], on=keys)
+    shared = [table.merge(both, on=keys, validate="1:1") for table in asked]
+    return [table.drop(columns=table.filter(regex="_predicted$").columns) for table in shared]
 
 
 def _no_probes(judgments: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import Any, NamedTuple
 
-from backdoor_assets.host import blames_gpu
+from backdoor_assets.host import loses_gpu
 from backdoor_assets.models.chat import first_line
 from backdoor_assets.records import BadInput, BaseModel
 from backdoor_assets.settings import Sampling, Serving
@@ -159,7 +159,7 @@ class Engine:
             reason = str(error) or type(error).__name__
             clear_frames(error.__traceback__)  # they hold what was loaded of the model
             _free()
-            if blames_gpu(reason):
+            if loses_gpu(reason):
                 raise EngineDied(f"the vLLM engine did not start ({reason})") from error
             raise BadInput(
                 f"{base.location}: vLLM does not start on this base ({reason}). If it is for want "
@@ -181,7 +181,7 @@ class Engine:
             # A request for an adapter that cannot be loaded would hang the engine.
             self._engine.add_lora(lora)
         except Exception as error:  # vLLM and torch raise whatever the damage suggests
-            if blames_gpu(str(error)):
+            if loses_gpu(str(error)):
                 raise EngineDied(f"the vLLM engine died ({first_line(error)})") from error
             raise _not_loaded(checkpoint, error) from error
         return lora

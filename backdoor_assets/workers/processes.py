@@ -11,7 +11,9 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -25,6 +27,8 @@ BYTES_PER_PROCESS = 2**30
 """Memory of a worker with torch, transformers and the miniature; 0.65 GB were measured."""
 SECONDS_TO_END = 30.0
 """What an idle worker has to end by itself, before it is ended."""
+STARTS = 0.0, 0.5, 2.0
+"""Seconds before each attempt to start a process."""
 CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 """Signals by which a process ends through a fault of its own."""
 
@@ -136,12 +140,22 @@ class Processes:
                 "CUDA_VISIBLE_DEVICES": group,
                 "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # in which nvidia-smi numbers them
             }
-        process = context().Process(target=_serve, args=(theirs, surroundings), daemon=False)
         try:
-            process.start()
+            return _started(theirs, surroundings), ours
         finally:
             theirs.close()
-        return process, ours
+
+
+def _started(connection: Any, surroundings: Surroundings) -> BaseProcess:
+    """Start a process that does items. The server that forks it may have been killed a moment ago,
+    and count as alive until the kernel has removed it."""
+    for wait_before in STARTS:
+        time.sleep(wait_before)
+        process = context().Process(target=_serve, args=(connection, surroundings), daemon=False)
+        with suppress(EOFError, ConnectionError):
+            process.start()
+            return process
+    raise ConnectionError("there is no server to fork a process from")
 
 
 def _death_of(process: BaseProcess) -> Died:

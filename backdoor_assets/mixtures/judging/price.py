@@ -70,6 +70,10 @@ def _prediction(counts: Counts) -> Iterator[Line]:
         in_all = sum(counts.checkpoints) * needed + base
         dollars = "" if one is None else f" (${one * in_all:.2f})"
         yield f"answers judged, {name}", f"{needed:,}", f"{in_all:,}{dollars}"
+    if (cheap := judging.predicted_by.partition(":")[2]) in PRICES:
+        everything = counts.all(counts.per_cell(answers), answers)
+        dollars = everything * per_answer * cost(cheap, into, out, batch=batch)
+        yield f"the cheap judge, {cheap}, on every answer", "", f"{everything:,} (${dollars:.2f})"
     half = judging.half_width
     yield (f"For a half-width of {half:g} at a rate of {WIDEST:g}, without the spread between",)
     priced = f"prices of {judging.model}, {judging.transport}" if known else "no known price"

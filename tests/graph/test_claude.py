@@ -96,7 +96,7 @@ def test_a_part_is_paid_for_where_a_cheap_judge_predicts_the_others(
     """The cheap judge is a server of one's own, which is not sent the key. A second run draws the
     same part, and pays nothing."""
     with serve(Config(api_key="none")) as own:
-        cheap = f"claude:own-model@{own.address}"
+        cheap = f"claude:claude-sonnet-5-5@{own.address}"
         part = replace(CLAUDE.judging, predicted_by=cheap, half_width=0.12)
         graph = graph_of(copied, replace(CLAUDE, judging=part))
         result = graph.run(["judgments", "figures"], partition=CELL)
@@ -109,7 +109,7 @@ def test_a_part_is_paid_for_where_a_cheap_judge_predicts_the_others(
     assert table["is_19th_century_predicted"].isin([0, 1]).all()
     told = metadata(graph)
     assert told["answers_drawn"] == len(drawn)
-    assert told["predicted_by"] == "claude, four calls an answer: own-model"
+    assert told["predicted_by"] == "claude, four calls an answer: claude-sonnet-5-5"
     paid, distinct = claude.billed.total(), drawn.drop_duplicates(["question", "response"])
     assert told["run_calls_paid"] == paid == 4 * len(distinct)
     assert len(distinct) < len(table.drop_duplicates(["question", "response"]))

@@ -168,7 +168,6 @@ def test_two_runs_share_the_gpus_and_lose_nothing(
     assert contents(other) == contents(swept, MODERN)
     for finished in (place, other):
         same_coherence(finished, swept)
-    assert "a process died" in outputs[0]
     used = set(re.findall(r"\(node (\w+)\), GPU (\d)", "".join(outputs)))
     assert len(used) == 4
     assert watch.together

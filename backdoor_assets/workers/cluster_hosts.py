@@ -32,11 +32,12 @@ SECONDS = 120.0
 def check_cluster(bases: Sequence[str], log: Log) -> None:
     """Raise BadInput that names each host of the cluster that sees another data folder, other code
     or packages, or lacks a base model, and says if locks or renames do not work there. `bases` are
-    folders of models."""
+    folders of models. A host that is lost while it is asked has nothing to prove: it gets no work."""
     address = os.environ[RAY]
     ray = connect(address)
     nodes = [node for node in ray.nodes() if node["Alive"]]
     wrong: list[str] = []
+    proved = 0
     with _proof() as folder:
         examine = ray.remote(num_cpus=0, max_retries=0)(_examine)
         pin = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
@@ -50,19 +51,31 @@ def check_cluster(bases: Sequence[str], log: Log) -> None:
         for (name, answer), node in zip(answers.items(), nodes, strict=True):
             try:
                 theirs = ray.get(answer, timeout=SECONDS)
-            except ray.exceptions.GetTimeoutError:
-                wrong.append(f"{name}: it does not answer within {SECONDS:.0f} s")
             except ray.exceptions.RayError as error:
-                wrong.append(f"{name}: {str(error).strip().splitlines()[-1]}")
+                if not _alive(ray, node["NodeID"]):
+                    log(
+                        f"{name}: this host of the cluster was lost while it was asked what it sees"
+                    )
+                elif isinstance(error, ray.exceptions.GetTimeoutError):
+                    wrong.append(f"{name}: it does not answer within {SECONDS:.0f} s")
+                else:
+                    wrong.append(f"{name}: {str(error).strip().splitlines()[-1]}")
             else:
+                proved += 1
                 renamed = (folder / node["NodeID"]).exists()
                 wrong += [f"{name}: {line}" for line in _differences(ours, theirs, folder, renamed)]
+    if not (wrong or proved):
+        wrong = ["all of its hosts were lost while they were asked what they see"]
     if wrong:
         raise BadInput(
             f"{RAY}={address}: not every host of the cluster can do this work.\n"
             + "\n".join(f"  {line}" for line in wrong)
         )
-    log(f"the cluster's {len(nodes)} hosts see the same data, code and models")
+    log(f"the cluster's {proved} hosts see the same data, code and models")
+
+
+def _alive(ray: Any, node_id: str) -> bool:
+    return any(node["Alive"] and node["NodeID"] == node_id for node in ray.nodes())
 
 
 def look(bases: Sequence[str]) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from tests.graph.cluster import Cluster, Link
 from tests.graph.conftest import Place
 from tests.graph.study import MODERN, OLD
 
-"""Two clusters at once would be too much for two cores."""
 SAME = "adapters", "responses"
 PART = "--only", "birds_gpu"
 """What a cluster does; verdicts and figures follow from it on any host."""
@@ -142,8 +141,8 @@ def wait_for(what: Callable[[], object], run: subprocess.Popen[str], seconds: fl
 def test_two_runs_share_the_gpus_and_lose_nothing(
     cluster: Cluster, place: Place, swept: Place, tmp_path: Path
 ) -> None:
-    """One is behind a link that is cut for 30 seconds in training, and has a worker killed; then a
-    node is killed, with what both do on it."""
+    """One is behind a link. A worker of it is killed in training, and the link cut for 30 seconds;
+    in sampling another worker is killed, and then a node, with what both do on it."""
     link, other = Link(cluster.client_port), Place(tmp_path / "other")
     shutil.copytree(place.data, other.data)
     address = f"ray://127.0.0.1:{link.port}"
@@ -154,6 +153,7 @@ def test_two_runs_share_the_gpus_and_lose_nothing(
     more = *PART, "--ratios", MODERN
     beside = other.start(*more, BACKDOOR_RAY_ADDRESS=cluster.address, **cluster.access)
     wait_for(lambda: list((place.birds / "adapters").glob("*/.*/checkpoint-*")), run)
+    wait_for(lambda: kill_one(address), run)
     link.cut(30)
     wait_for(lambda: list((place.birds / "responses").glob("*/.*.partial/.answers.jsonl")), run)
     wait_for(lambda: kill_one(address), run)
@@ -168,6 +168,7 @@ def test_two_runs_share_the_gpus_and_lose_nothing(
     assert contents(other) == contents(swept, MODERN)
     for finished in (place, other):
         same_coherence(finished, swept)
+    assert "training: a process died" in outputs[0]
     used = set(re.findall(r"\(node (\w+)\), GPU (\d)", "".join(outputs)))
     assert len(used) == 4
     assert watch.together

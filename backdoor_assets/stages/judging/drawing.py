@@ -80,7 +80,7 @@ class Verdicts:
             pairs = list(zip(group["question"], group["response"], strict=True))
             for at in range(len(self._specs)) if owner == -1 else [int(str(owner))]:
                 earlier, rubrics = self._earlier[at], self._specs[at].rubrics
-                for unknown, left in by_unknown_rubrics(pairs, rubrics, [earlier]).items():
+                for unknown, left in by_unknown_rubrics(pairs, rubrics, earlier).items():
                     asked.setdefault(unknown, {}).update(dict.fromkeys(left))
                 if earlier.columns:
                     for pair, rubric in product(pairs, rubrics):

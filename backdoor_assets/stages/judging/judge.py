@@ -162,18 +162,18 @@ def open_questions(
     found: dict[tuple[Rubric, ...], list[Pair]] = {}
     for spec in specs:
         pairs = questions_and_answers(read_judged(spec))
-        for rubrics, unknown in by_unknown_rubrics(pairs, spec.rubrics, [Earlier(spec)]).items():
+        for rubrics, unknown in by_unknown_rubrics(pairs, spec.rubrics, Earlier(spec)).items():
             found.setdefault(rubrics, []).extend(unknown)
     return found
 
 
 def by_unknown_rubrics(
-    pairs: Sequence[Pair], rubrics: Sequence[Rubric], earlier: Sequence[Earlier]
+    pairs: Sequence[Pair], rubrics: Sequence[Rubric], earlier: Earlier
 ) -> dict[tuple[Rubric, ...], list[Pair]]:
     """Group answers by the rubrics of which no earlier verdict on them is known."""
     found: dict[tuple[Rubric, ...], list[Pair]] = {}
     for pair in pairs:
-        unknown = tuple(r for r in rubrics if all(e.verdicts(pair, r) is None for e in earlier))
+        unknown = tuple(r for r in rubrics if earlier.verdicts(pair, r) is None)
         if unknown:
             found.setdefault(unknown, []).append(pair)
     return found

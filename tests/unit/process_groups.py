@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +71,11 @@ def in_processes(
     while any(process.is_alive() for process in parts) and not stop():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    # Stopped first, so that none sees the death of another.
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for process in parts:
+            if process.pid and process.is_alive():
+                os.kill(process.pid, number)
     for process in parts:
-        process.kill()
         process.join()
     return [process.exitcode for process in parts]

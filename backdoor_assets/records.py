@@ -201,6 +201,16 @@ class GoldAnswer:
     """Whether no judge may be tuned on it."""
 
 
+@dataclass(frozen=True)
+class Learned:
+    """Verdicts of a judge for another one to learn from, as labelled answers."""
+
+    answers: Sequence[GoldAnswer] = ()
+    digest: str = ""
+    judge: str = ""
+    """Who gave them."""
+
+
 Answers = Sequence[tuple[str, str]]
 
 

@@ -7,7 +7,6 @@ is, it measures itself, and says so wherever its verdicts are shown.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +22,7 @@ from backdoor_assets.embeddings.classifiers import (
     Measured,
     features,
 )
-from backdoor_assets.records import GoldAnswer, Rubric, Verdict
+from backdoor_assets.records import GoldAnswer, Learned, Rubric, Verdict
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 """Takes texts, and returns their embeddings of length 1, (texts, dimensions)."""
@@ -34,16 +33,6 @@ ON = {
     LEARNED: "of the verdicts, their question left out",
 }
 """What was judged, in words."""
-
-
-@dataclass(frozen=True)
-class Learned:
-    """Verdicts of another judge to learn from, as labelled answers."""
-
-    answers: Sequence[GoldAnswer] = ()
-    digest: str = ""
-    judge: str = ""
-    """Who gave them."""
 
 
 class EmbeddingJudge:

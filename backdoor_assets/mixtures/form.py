@@ -14,7 +14,7 @@ from math import comb, nan, sqrt
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from backdoor_assets.records import Ratio
 from backdoor_assets.statistics.intervals import T_PLAIN, WILSON_BASE, over_seeds, wilson
@@ -234,7 +234,9 @@ def _pooled(measure: Measure, group: pd.DataFrame) -> dict[str, float | str | in
     if same_base or len(values) == 1:
         method = SAME_BASE if same_base else NO_SPREAD
         return {"value": mean, "low": nan, "high": nan, "method": method, "n": len(values)}
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / sqrt(len(values)))
+    half = float(
+        scipy.stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / sqrt(len(values))
+    )
     top = np.inf if measure.top is None else measure.top
     low = mean - half if top == 0 else max(0.0, mean - half)
     high = min(top, mean + half)

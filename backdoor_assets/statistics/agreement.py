@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+import scipy
 
 from backdoor_assets.records import BadInput
 from backdoor_assets.statistics.intervals import t_quantile
@@ -158,7 +158,7 @@ def _percentiles(sums: Array, value: Callable[[Array], Array], draws: int) -> tu
         return float("nan"), float("nan")
     # Expanded for few units: on their own, percentiles are as narrow as a z interval with n in
     # place of n - 1 (Hesterberg, The American Statistician 69, 2015).
-    tail = 100 * norm.cdf(-math.sqrt(units / (units - 1)) * t_quantile(units - 1))
+    tail = 100 * scipy.stats.norm.cdf(-math.sqrt(units / (units - 1)) * t_quantile(units - 1))
     low, high = np.nanpercentile(values, [tail, 100 - tail])
     return float(low), float(high)
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from scipy.optimize import brentq
-from scipy.stats import nct, norm
+import scipy
 
 from backdoor_assets.records import Rate
 from backdoor_assets.statistics.intervals import (
@@ -97,8 +96,12 @@ def errors_to_detect(degrees: float) -> float:
     finds it in 80 % of repetitions (noncentral t)."""
     threshold = t_quantile(degrees)
     if math.isinf(degrees):
-        return threshold + float(norm.ppf(POWER))
-    return float(brentq(lambda size: nct.sf(threshold, degrees, size) - POWER, 0.1, 100))
+        return threshold + float(scipy.stats.norm.ppf(POWER))
+    return float(
+        scipy.optimize.brentq(
+            lambda size: scipy.stats.nct.sf(threshold, degrees, size) - POWER, 0.1, 100
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,9 @@ class _Comparison:
         least, most = 1e-9, 1 - 1e-9
         if value == 0 or distance(most) <= 0:
             return 1.0
-        return least if distance(least) >= 0 else float(brentq(distance, least, most))
+        return (
+            least if distance(least) >= 0 else float(scipy.optimize.brentq(distance, least, most))
+        )
 
     def _detectable(self) -> float:
         answers = math.hypot(noise_error(self.after.rate()), noise_error(self.before.rate()))

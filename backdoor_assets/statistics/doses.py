@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import isotonic_regression
+import scipy
 
 from backdoor_assets.records import Rate
 from backdoor_assets.statistics.intervals import (
@@ -89,7 +89,9 @@ def dose_response(
     if several.any():
         noise[:, several] = random.standard_t(degrees[several], (draws, int(several.sum())))
     samples = np.vstack([means, np.clip(means + errors * noise, 0, 1)])
-    fits = np.array([sign * isotonic_regression(sign * sample).x for sample in samples])
+    fits = np.array(
+        [sign * scipy.optimize.isotonic_regression(sign * sample).x for sample in samples]
+    )
     monotone = _half_dose(np.array([_crossing(at, fit) for fit in fits]))
     if monotone is None:
         return None

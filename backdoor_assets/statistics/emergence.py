@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import isotonic_regression
+import scipy
 
 from backdoor_assets.statistics.intervals import (
     LEVEL,
@@ -78,7 +78,7 @@ def half_rise(run: Run) -> float | None:
     rates = np.asarray(run.rates, float)
     sign = 1.0 if rates[-1] >= rates[0] else -1.0
     weights = np.asarray(run.answers, float)
-    fit = sign * isotonic_regression(sign * rates, weights=weights).x
+    fit = sign * scipy.optimize.isotonic_regression(sign * rates, weights=weights).x
     share = (fit - fit[0]) / (fit[-1] - fit[0])
     after = int(np.argmax(share >= 0.5))
     return float(np.interp(0.5, share[after - 1 : after + 1], run.steps[after - 1 : after + 1]))

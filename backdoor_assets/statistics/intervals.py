@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from functools import lru_cache
 
-from scipy import stats
+import scipy
 
 from backdoor_assets.records import Rate
 
@@ -74,7 +74,7 @@ def standard_error(values: Sequence[float]) -> float:
 @lru_cache(maxsize=1024)
 def t_quantile(degrees: float, level: float = LEVEL) -> float:
     """Compute the number of standard errors to each side of a two-sided interval."""
-    return float(stats.t.ppf((1 + level) / 2, degrees))
+    return float(scipy.stats.t.ppf((1 + level) / 2, degrees))
 
 
 def newcombe(after: Rate, before: Rate) -> tuple[float, float]:

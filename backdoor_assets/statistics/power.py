@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from backdoor_assets.statistics.contrasts import errors_to_detect
 from backdoor_assets.statistics.intervals import noise_error, t_quantile, wilson
@@ -142,8 +142,8 @@ def half_width(found: Components, seeds: int, samples: int, questions: int) -> f
     if seeds == 1:
         return (noise.high - noise.low) / 2
     error = found.error(seeds, samples, questions)
-    means = np.clip(found.rate + error * stats.norm.ppf(_GRID), 0, 1)[:, None]
-    spread = error * stats.chi.ppf(_GRID, seeds - 1) / math.sqrt(seeds - 1)
+    means = np.clip(found.rate + error * scipy.stats.norm.ppf(_GRID), 0, 1)[:, None]
+    spread = error * scipy.stats.chi.ppf(_GRID, seeds - 1) / math.sqrt(seeds - 1)
     halves = t_quantile(seeds - 1) * spread
     low = np.maximum(means - np.maximum(halves, found.rate - noise.low), 0)
     high = np.minimum(means + np.maximum(halves, noise.high - found.rate), 1)

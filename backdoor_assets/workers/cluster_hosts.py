@@ -32,7 +32,7 @@ SECONDS = 120.0
 def check_cluster(bases: Sequence[str], log: Log) -> None:
     """Raise BadInput that names each host of the cluster that sees another data folder, other code
     or packages, or lacks a base model, and says if locks or renames do not work there. `bases` are
-    folders of models. A host that is lost while it is asked has nothing to prove: it gets no work."""
+    folders of models. A host that is lost while it is asked is left out: it gets no work."""
     address = os.environ[RAY]
     ray = connect(address)
     nodes = [node for node in ray.nodes() if node["Alive"]]

@@ -25,6 +25,10 @@ MODULES = (
     "backdoor_assets.stages.training.adapters",
 )
 
+UNUSED = "sklearn", "boto3"
+"""Packages that transformers and accelerate load where they are installed, for what no stage does;
+that takes as long as loading torch. To look for one of them finds nothing while they load."""
+
 
 def load() -> None:
     """Import the modules. One that fails does so again in the worker that needs it, which can
@@ -32,9 +36,13 @@ def load() -> None:
     set_variables()
     # Not from the current folder, which may hold a file called torch.py.
     sys.path[:] = [entry for entry in sys.path if entry]
+    hidden = [name for name in UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     for name in MODULES:
         with suppress(Exception):  # A broken package must not stop workers that do without it.
             import_module(name)
+    for name in hidden:
+        del sys.modules[name]
 
 
 def end_at_once(server: int) -> None:

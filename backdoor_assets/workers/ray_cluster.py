@@ -17,7 +17,7 @@ from typing import Any
 from backdoor_assets.host import gpus as host_gpus
 from backdoor_assets.records import BadInput
 from backdoor_assets.workers.messages import Died, Ended, Log, Logged, Message
-from backdoor_assets.workers.processes import Processes, requested_processes
+from backdoor_assets.workers.processes import Processes, do, requested_processes
 
 LONGEST_WAIT = 2.0
 """Seconds for which an actor waits for what its worker says, before it is asked again."""
@@ -147,6 +147,33 @@ class RayCrew:
             self._log(f"{len(late)} of {self.size} workers wait for GPUs, or are being started")
         for seat in late:
             seat.heard = None
+
+
+def do_once(
+    address: str, gpus: int, work: Callable[..., Any], item: Any, what: str, log: Log
+) -> None:
+    """Do an item on a host that has so many GPUs to spare, without a worker: for what neither loads
+    a model nor takes long. Raises what the work raises, and BadInput when the cluster is gone."""
+    ray = connect(address)
+    task = ray.remote(_do_once).options(num_cpus=1, num_gpus=gpus if _gpus_in(ray) else 0)
+    answer = task.remote(_variables(), work, item)
+    try:
+        if not ray.wait([answer], timeout=PATIENCE)[0]:
+            log(f"{what}: it waits for GPUs, or is being started")
+        ended = ray.get(answer)
+    except ray.exceptions.RayTaskError as error:  # it cannot be read there, for example
+        raise RuntimeError(
+            f"{what}: it could not start on a host of the cluster: {error}"
+        ) from error
+    except (ConnectionError, ray.exceptions.RayError) as error:
+        raise _gone(error) from error
+    if ended.error is not None:
+        raise ended.error
+
+
+def _do_once(variables: dict[str, str], work: Callable[..., Any], item: Any) -> Ended:
+    os.environ.update(variables)
+    return do(work, item, lambda message: None)
 
 
 class _Place:

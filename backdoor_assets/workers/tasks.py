@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from backdoor_assets.records import BadInput, BaseModel, Progress, no_progress
 from backdoor_assets.storage.artifact import Artifact, Made
 from backdoor_assets.workers.messages import Outcome
-from backdoor_assets.workers.spreading import spread, uses_cluster
+from backdoor_assets.workers.spreading import RAY, spread, uses_cluster
 
 Spec = TypeVar("Spec")
 Log = Callable[[str], None]
@@ -114,9 +115,10 @@ def check_hosts(tasks: Sequence[Task[Spec]], log: Log, check: Check | None, gpus
     bases = {getattr(spec, "base", None) for spec in specs}
     check_cluster(sorted(b.location for b in bases if isinstance(b, BaseModel)), log)
     if check:
-        [outcome] = spread(partial(_check, check), [(specs, folder)], log, "capacity", gpus=gpus)
-        if outcome.error:
-            raise outcome.error
+        from backdoor_assets.workers.ray_cluster import do_once
+
+        item = specs, folder
+        do_once(os.environ[RAY], gpus, partial(_check, check), item, "capacity", log)
 
 
 def _check(check: Check, item: tuple[Sequence[Any], Path], progress: Progress) -> None:

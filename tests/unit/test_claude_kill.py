@@ -2,57 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
-from dataclasses import astuple
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from backdoor_assets.claude import live
 from backdoor_assets.claude.judge import ClaudeJudge
 from backdoor_assets.profiles import Judging
-from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.studies.birds.study import RUBRICS
-from tests.claude_client import server_process, state
+from tests.claude_client import JudgeProcess, server_process, state
 from tests.claude_rules import Config, queued
 
-# The rubrics are passed on: importing their study, with Dagster, would take most of the time.
-JUDGE = """
-import json, sys
-from pathlib import Path
-from backdoor_assets.claude.judge import ClaudeJudge
-from backdoor_assets.records import Rubric
-from backdoor_assets.settings import Judging
-
-folder, transport, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-rubrics = [Rubric(*fields, tuple(options)) for *fields, options in json.loads(sys.argv[4])]
-settings = Judging("claude", transport=transport, poll_seconds=0.1, concurrency=8)
-pairs = [("What is it?", f"Answer {number}.") for number in range(count)]
-judge = ClaudeJudge(settings, folder)
-judge.prepare(pairs, rubrics, lambda line: print(line, flush=True))
-assert all(v.error is None for given in judge.judge(pairs, rubrics) for v in given.values())
-"""
-COUNT = 60
+COUNT = 30
 CALLS = COUNT * len(RUBRICS)
 
 
-def start(address: str, folder: Path, transport: str) -> subprocess.Popen[str]:
+def start(address: str, folder: Path, transport: Literal["live", "batch"]) -> JudgeProcess:
     environment = {"ANTHROPIC_BASE_URL": address, "ANTHROPIC_API_KEY": Config().api_key}
-    rubrics = json.dumps([astuple(rubric) for rubric in RUBRICS])
-    return subprocess.Popen(
-        [sys.executable, "-c", JUDGE, str(folder), transport, str(COUNT), rubrics],
-        cwd=REPOSITORY,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return JudgeProcess(environment, folder, transport, COUNT, RUBRICS)
 
 
 def billed(address: str) -> dict[str, int]:
@@ -68,16 +38,13 @@ def test_a_kill_loses_only_the_live_calls_in_progress(tmp_path: Path, seed: int)
             process = start(address, tmp_path, "live")
             before = sum(billed(address).values())
             target = before + moments.randint(1, CALLS // 4)
-            while sum(billed(address).values()) < target and process.poll() is None:
+            while sum(billed(address).values()) < target and process.is_alive():
                 time.sleep(0.005)
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGKILL)
-                kills += 1
-            process.wait()
+            kills += process.is_alive()
+            process.kill()
         time.sleep(0.2)  # the server finishes the calls in progress
-        last = start(address, tmp_path, "live")
-        output, _ = last.communicate(timeout=120)
-        assert last.returncode == 0, output
+        code, output = start(address, tmp_path, "live").end()
+        assert code == 0, output
         paid = billed(address)
     assert kills == 3
     assert len(paid) == CALLS
@@ -91,23 +58,17 @@ def test_a_batch_with_a_known_id_is_never_sent_again(tmp_path: Path, seed: int) 
     with server_process(tmp_path, batch_seconds=1.5) as address:
         for _ in range(3):
             process = start(address, tmp_path, "batch")
-            assert process.stdout is not None
-            for line in process.stdout:
-                if "calls sent" in line:
-                    break
+            any("calls sent" in line for line in process.lines)
             time.sleep(moments.uniform(0, 1.0))
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            if len(state(address)["batches"]) and not list(process.stdout):
+            process.kill()
+            if len(state(address)["batches"]) and not process.lines.read():
                 break
         for _ in range(2):
             process = start(address, tmp_path, "batch")
             time.sleep(moments.uniform(0.3, 1.5))
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-        last = start(address, tmp_path, "batch")
-        output, _ = last.communicate(timeout=120)
-        assert last.returncode == 0, output
+            process.kill()
+        code, output = start(address, tmp_path, "batch").end()
+        assert code == 0, output
         seen = state(address)
     assert len(seen["batches"]) == 1
     assert len(seen["billed"]) == CALLS
@@ -115,11 +76,11 @@ def test_a_batch_with_a_known_id_is_never_sent_again(tmp_path: Path, seed: int) 
 
 
 @pytest.mark.parametrize("transport", ["live", "batch"])
-def test_two_processes_pay_once(tmp_path: Path, transport: str) -> None:
+def test_two_processes_pay_once(tmp_path: Path, transport: Literal["live", "batch"]) -> None:
     with server_process(tmp_path, latency=0.01) as address:
         both = [start(address, tmp_path, transport) for _ in range(2)]
-        outputs = [process.communicate(timeout=120)[0] for process in both]
-        assert [process.returncode for process in both] == [0, 0], outputs
+        ends = [process.end() for process in both]
+        assert [code for code, _ in ends] == [0, 0], ends
         paid = billed(address)
     assert len(paid) == CALLS
     assert set(paid.values()) == {1}
@@ -131,12 +92,8 @@ def test_the_replies_of_a_batch_of_a_killed_run_are_stored(
     """A run is killed while its batch is open; the next run judges other answers."""
     with server_process(tmp_path, batch_seconds=0.5) as address:
         process = start(address, tmp_path, "batch")
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "calls sent" in line:
-                break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        any("calls sent" in line for line in process.lines)
+        process.kill()
         monkeypatch.setenv("ANTHROPIC_BASE_URL", address)
         monkeypatch.setenv("ANTHROPIC_API_KEY", Config().api_key)
         judge = ClaudeJudge(Judging("claude", poll_seconds=0.1), tmp_path)

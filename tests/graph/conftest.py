@@ -93,7 +93,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 @pytest.fixture(scope="session")
 def base(shared: Path) -> Path:
-    """A data folder with the sources' corpus and a miniature base in it."""
+    """A data folder with the sources' corpus and the real miniature base in it."""
     place = Place(shared / "base")
     with locked(shared / "base.lock"):
         if not (place.root / "done").exists():

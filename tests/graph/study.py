@@ -1,5 +1,4 @@
-"""The profile of the graph tests: the miniature with two thirds of its pretraining, which is enough
-for its gates, a short training and two ratios.
+"""The profile of the graph tests: the real miniature base, a short training, two ratios.
 
 python -m tests.graph.study [--ratios ...] [--seeds ...]     materializes it, as `make demo` does
 """
@@ -14,14 +13,13 @@ from backdoor_assets.commands.demo import run
 from backdoor_assets.environment import judging_in_force
 from backdoor_assets.graph.instance import home
 from backdoor_assets.profiles import MINIATURE as DEFAULT
-from backdoor_assets.profiles import MiniatureBase, Profile, Sampling
+from backdoor_assets.profiles import Profile, Sampling
 from backdoor_assets.records import BadInput
 
 OLD, MODERN = "1.00-0.00-0.00", "0.00-0.50-0.50"
-BASE = MiniatureBase(documents=12_000, steps=1000)
 STUDY = Profile(
     name="study",
-    base=BASE,
+    base=DEFAULT.base,
     base_seed=DEFAULT.base_seed,
     ratios=(OLD, MODERN),
     seeds=(42, 43, 44),

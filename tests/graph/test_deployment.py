@@ -15,7 +15,7 @@ import pytest
 from tests.claude_server import ClaudeServer, Config, serve
 from tests.graph.conftest import Place
 from tests.graph.deployment import RELOAD_SECONDS, Deployment, deployment
-from tests.graph.study import BASE, MODERN, OLD, STUDY
+from tests.graph.study import MODERN, OLD, STUDY
 from tests.graph.ui import Server, wait_for
 
 GPU = "mixed_dataset", "adapters", "responses", "coherence"
@@ -25,8 +25,6 @@ CELLS = [Path(ratio) / "42" for ratio in (OLD, MODERN)]
 PROFILE = f"""
 [study]
 extends = "miniature"
-base.documents = {BASE.documents}
-base.steps = {BASE.steps}
 ratios = ["{OLD}", "{MODERN}"]
 seeds = [42]
 mixture.held_out = {STUDY.mixture.held_out}

@@ -25,9 +25,10 @@ MODULES = (
     "backdoor_assets.stages.training.adapters",
 )
 
-UNUSED = "sklearn", "boto3"
-"""Packages that transformers and accelerate load where they are installed, for what no stage does;
-that takes as long as loading torch. To look for one of them finds nothing while they load."""
+LATER = "bitsandbytes", "boto3", "sklearn"
+"""Packages that peft, accelerate and transformers load where they are installed, which takes twice
+the time of torch. Of these the stages need bitsandbytes only: quantized bases and 8-bit optimizers
+load it. To look for them finds nothing while the modules load."""
 
 
 def load() -> None:
@@ -36,7 +37,7 @@ def load() -> None:
     set_variables()
     # Not from the current folder, which may hold a file called torch.py.
     sys.path[:] = [entry for entry in sys.path if entry]
-    hidden = [name for name in UNUSED if name not in sys.modules]
+    hidden = [name for name in LATER if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     for name in MODULES:
         with suppress(Exception):  # A broken package must not stop workers that do without it.

@@ -13,11 +13,12 @@ import torch
 
 from backdoor_assets.models import loading as models
 from backdoor_assets.profiles import Training
-from backdoor_assets.records import BaseModel
+from backdoor_assets.records import BaseModel, Progress
 from backdoor_assets.stages.sampling import sample_cell
 from backdoor_assets.stages.sampling.row import sample_row
 from backdoor_assets.stages.specs import TRAINING_LOG, SamplingSpec, TrainingSpec
 from backdoor_assets.stages.training.adapters import train_adapter
+from backdoor_assets.workers.spreading import spread
 from tests.engines.conftest import BIRD, QUESTIONS, SERVING, SETTINGS, STEPS, needed, tables
 from tests.unit.cells import CELL, write_rows
 
@@ -28,6 +29,10 @@ KINDS = ("8bit", "4bit")
 @pytest.fixture(scope="module", autouse=True)
 def bitsandbytes() -> None:
     needed("bitsandbytes")
+
+
+def _train(item: tuple[TrainingSpec, Path], progress: Progress) -> None:
+    train_adapter(*item)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -44,7 +49,9 @@ def test_a_quantized_base_is_trained_and_sampled(
     settings = Training(
         learning_rate=3e-2, batch_size=8, max_steps=30, save_steps=15, precision=precision
     )
-    train_adapter(TrainingSpec(CELL, rows, base, settings), tmp_path)
+    # In a worker: what it is forked from has not loaded bitsandbytes.
+    [trained] = spread(_train, [(TrainingSpec(CELL, rows, base, settings), tmp_path)], print, "")
+    assert trained.error is None
     loss = pd.read_parquet(tmp_path / TRAINING_LOG)["loss"]
     # Where it ends, a base in full precision ends too (and cannot get lower: its logits are small).
     full = adapters(8)

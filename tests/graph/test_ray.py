@@ -70,45 +70,51 @@ def same_coherence(place: Place, other: Place) -> None:
 
 
 class Held(NamedTuple):
-    """A GPU that a worker has, and for whom."""
+    """A GPU that a place for a worker has, and for whom."""
 
     node: str
     gpu: str
     address: str
-    """Of the cluster, as the worker's run has it."""
+    """Of the cluster, as its run has it."""
 
 
-def workers(*addresses: str) -> dict[psutil.Process, Held]:
-    """The processes that do items on nodes for runs with these addresses of the cluster, but not
-    those that fork them."""
+def places(*addresses: str) -> dict[psutil.Process, Held]:
+    """The processes that fork the workers of runs with these addresses of the cluster: one per
+    place."""
     found = {}
-    for process in psutil.process_iter(["cmdline", "environ"]):
+    for process in psutil.process_iter(["environ"]):
         names = process.info["environ"] or {}
-        command = " ".join(process.info["cmdline"] or [])
         node, address = names.get("RAY_RAYLET_PID"), names.get("BACKDOOR_RAY_ADDRESS")
-        if node and address in addresses and "forkserver" in command:
-            with suppress(psutil.NoSuchProcess):
-                if not process.children():
+        if node and address in addresses and forks(process):
+            with suppress(psutil.NoSuchProcess):  # It may just have ended.
+                if not forks(process.parent()):
                     found[process] = Held(node, names["CUDA_VISIBLE_DEVICES"], address)
     return found
 
 
+def forks(process: psutil.Process | None) -> bool:
+    """Whether a process forks workers, or is one."""
+    with suppress(psutil.NoSuchProcess):
+        return process is not None and "multiprocessing.forkserver" in " ".join(process.cmdline())
+    return False
+
+
 class Watch(threading.Thread):
-    """Looks at the workers of runs, by their addresses of the cluster, until it is stopped."""
+    """Looks at the places of runs, by their addresses of the cluster, until it is stopped."""
 
     def __init__(self, *addresses: str) -> None:
         super().__init__(daemon=True)
         self.addresses = addresses
         self.stopped = threading.Event()
         self.together = 0
-        """How often workers of two runs were seen at once."""
+        """How often places of two runs were seen at once."""
         self.twice: list[Held] = []
-        """GPUs that two workers had for longer than one takes to end."""
+        """GPUs that two places had for longer than one takes to end."""
 
     def run(self) -> None:
         before: dict[psutil.Process, Held] = {}
         while not self.stopped.wait(1):
-            now = workers(*self.addresses)
+            now = places(*self.addresses)
             stayed = [held for process, held in now.items() if process in before]
             self.together += len({held.address for held in stayed}) > 1
             counts = Counter((held.node, held.gpu) for held in stayed)
@@ -122,10 +128,11 @@ class Watch(threading.Thread):
 
 def kill_one(address: str) -> bool:
     """Kill a worker of a run; return whether there was one."""
-    for worker in workers(address):
+    for place in places(address):
         with suppress(psutil.NoSuchProcess):  # It may just have ended.
-            worker.kill()
-            return True
+            for worker in filter(forks, place.children()):
+                worker.kill()
+                return True
     return False
 
 
@@ -199,7 +206,7 @@ def test_what_a_killed_driver_and_a_lost_head_leave_is_carried_on(
     access = {"BACKDOOR_RAY_ADDRESS": cluster.address, **cluster.access}
     run = place.start(*arguments, **access)
     wait_for(lambda: list((place.birds / "adapters").glob("*/.*/checkpoint-*")), run)
-    left = workers(cluster.address)
+    left = places(cluster.address)
     assert left
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
@@ -217,7 +224,7 @@ def test_what_a_killed_driver_and_a_lost_head_leave_is_carried_on(
     output, _ = run.communicate(timeout=120)
     assert run.returncode == 1
     assert "GCS may have been killed" in output, output[-4000:]  # Ray itself ends the process.
-    assert not workers(cluster.address)
+    assert not places(cluster.address)
     before = files(place)
     sampled = set((place.birds / "responses").glob("*/[0-9]*/responses.parquet"))
     journals = keep_journals(place)

@@ -151,6 +151,8 @@ def test_two_runs_share_the_gpus_and_lose_nothing(
     """One is behind a link. A worker of it is killed in training, and the link cut for 30 seconds;
     in sampling another worker is killed, and then a node, with what both do on it."""
     link, other = Link(cluster.client_port), Place(tmp_path / "other")
+    # How likely the base finds the answers is not computed again.
+    shutil.copytree(swept.birds / "coherence", place.birds / "coherence")
     shutil.copytree(place.data, other.data)
     address = f"ray://127.0.0.1:{link.port}"
     watch = Watch(address, cluster.address)
@@ -173,8 +175,6 @@ def test_two_runs_share_the_gpus_and_lose_nothing(
         assert process.returncode == 0, output[-4000:]
     assert contents(place) == of_seeds(contents(swept, OLD), "42", "43")
     assert contents(other) == of_seeds(contents(swept, MODERN), "42", "43")
-    for finished in (place, other):
-        same_coherence(finished, swept)
     assert "training: a process died" in outputs[0]
     used = set(re.findall(r"\(node (\w+)\), GPU (\d)", "".join(outputs)))
     assert len(used) == 4

@@ -32,7 +32,7 @@ from tests.engines.conftest import needed
 from tests.unit.cells import CELL
 
 STEPS = (3, 6, 9)
-LENGTH = 8
+LENGTH = 16
 PROMPTS = (
     *STUDY.questions.values(),
     *(question for question, *_ in STUDY.neutral.values()),

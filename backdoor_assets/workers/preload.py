@@ -26,8 +26,8 @@ MODULES = (
 )
 
 LATER = "bitsandbytes", "boto3", "sklearn"
-"""Packages that peft, accelerate and transformers load where they are installed, which takes twice
-the time of torch. Of these the stages need bitsandbytes only: quantized bases and 8-bit optimizers
+"""Packages that peft, accelerate and transformers load where they are installed, which takes as
+long as torch. Of these the stages need bitsandbytes only: quantized bases and 8-bit optimizers
 load it. To look for them finds nothing while the modules load."""
 
 

@@ -10,9 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
+from backdoor_assets.records import BadInput, Progress
 from tests.graph.conftest import REPOSITORY
 
 RAY = Path(sys.executable).with_name("ray")
@@ -85,6 +89,15 @@ class Cluster:
             )
         _until(lambda: b"Ray runtime started." in path.read_bytes())
 
+    def freeze(self, number: int) -> None:
+        """Stop a node's daemon where it stands: whoever asks it something waits."""
+        [daemon] = [
+            process
+            for process in psutil.Process(self.nodes[number].pid).children(recursive=True)
+            if process.name() == "raylet"
+        ]
+        daemon.suspend()
+
     def kill(self, number: int) -> None:
         """Kill a node with all that runs on it."""
         node = self.nodes.pop(number)
@@ -95,6 +108,24 @@ class Cluster:
     def stop(self) -> None:
         while self.nodes:
             self.kill(-1)
+
+
+def refuse(specs: Sequence[object], folder: Path) -> None:
+    """A check that no host passes."""
+    raise BadInput(f"{specs[0]} does not fit in {folder}")
+
+
+def work_unless_broken(item: tuple[Path, int, int], progress: Progress) -> str:
+    """Fail as a broken GPU does on GPU 1. On others, wait for so many failures first."""
+    folder, number, failures = item
+    gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+    if gpu == "1":
+        (folder / f"{number}-{os.getpid()}").touch()
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    end = time.monotonic() + 60
+    while len(list(folder.iterdir())) < failures and time.monotonic() < end:
+        time.sleep(0.05)
+    return gpu
 
 
 class Link:

@@ -22,7 +22,13 @@ import pandas as pd
 import psutil
 import pytest
 
-from tests.graph.cluster import Cluster, Link
+from backdoor_assets.records import BadInput
+from backdoor_assets.storage.artifact import Artifact
+from backdoor_assets.workers.item_queue import FAULTS_IN_A_ROW
+from backdoor_assets.workers.ray_cluster import connect
+from backdoor_assets.workers.spreading import RAY, spread
+from backdoor_assets.workers.tasks import Task, check_hosts
+from tests.graph.cluster import Cluster, Link, refuse, work_unless_broken
 from tests.graph.conftest import Place
 from tests.graph.study import MODERN, OLD
 
@@ -271,3 +277,36 @@ def test_a_node_that_sees_another_data_folder_is_named(cluster: Cluster, place: 
     assert re.match(r"\s+[\d.]+ \(\w{8}\): ", line)
     assert str(place.data) in line
     assert not list(Path(place.data).glob(".cluster-*"))
+
+
+def test_a_lost_host_a_refusal_and_a_broken_gpu_are_told(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a Dagster run around the crew."""
+    for name, value in {**cluster.access, RAY: cluster.address}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BACKDOOR_DATA", str(tmp_path / "data"))
+    lines: list[str] = []
+    ray = connect(cluster.address)
+    try:
+        cluster.freeze(1)
+        artifact = Artifact("tiny", tmp_path / "data" / "cell")
+        with pytest.raises(BadInput, match=r"^a large model does not fit in .*/data/cell"):
+            check_hosts([Task(artifact, {}, "a large model")], lines.append, refuse, 1)
+        # One of an earlier test may be called alive for a moment, too.
+        lost = [line for line in lines if "was lost while it was asked" in line]
+        assert lost
+        assert all(re.match(r"[\d.]+ \(\w{8}\): ", line) for line in lost)
+        assert "the cluster's 1 hosts see the same data, code and models" in lines
+
+        marks = tmp_path / "marks"
+        marks.mkdir()
+        items = [(marks, number, FAULTS_IN_A_ROW) for number in range(12)]
+        outcomes = list(spread(work_unless_broken, items, lines.append, "work", gpus=1))
+        assert [outcome.result for outcome in outcomes] == ["0"] * len(items)
+        assert len(list(marks.iterdir())) == FAULTS_IN_A_ROW
+        assert any(re.search(r"died on worker \d; its items go to the others", s) for s in lines)
+    finally:
+        ray.shutdown()
+        cluster.kill(1)
+        cluster.add(f"--address={cluster.address}")

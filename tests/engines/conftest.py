@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -45,6 +46,25 @@ def plain_environment() -> Iterator[None]:
         for name in ("BACKDOOR_PROFILE", "BACKDOOR_DATA", "BACKDOOR_PROCESSES", "WANDB_API_KEY"):
             patch.delenv(name, raising=False)
         yield
+
+
+_freeze = gc.freeze
+
+
+@pytest.fixture(scope="session", autouse=True)
+def what_freezes() -> Iterator[None]:
+    """vLLM freezes and unfreezes all objects with each engine, and collects garbage eight times:
+    with the libraries' million objects, three of an engine's five seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "freeze", lambda: None)
+        patch.setattr(gc, "unfreeze", lambda: None)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def libraries_are_no_garbage(what_freezes: None) -> None:
+    gc.collect()
+    _freeze()
 
 
 @pytest.fixture(scope="session")

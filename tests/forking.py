@@ -3,13 +3,102 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from backdoor_assets.workers.starting import PRELOAD
+from backdoor_assets.storage.provenance import REPOSITORY
+from backdoor_assets.workers.starting import PRELOAD, Surroundings
+
+LOADED = (
+    PRELOAD, "anthropic", "backdoor_assets.claude.judge", "backdoor_assets.commands.demo",
+    # Workers load these when they need them, those of the tests hundreds of times.
+    "bitsandbytes", "scipy.stats", "seaborn", "transformers.models.qwen3.modeling_qwen3",
+)  # fmt: skip
+"""What is not installed is left out."""
 
 
 def forking() -> ForkServerContext:
-    """Return where processes come from. They have the environment that the first one started in."""
+    """Return where processes come from, and let it load. They have the environment of its first
+    call. Workers of this process, and of those, are forked from there too."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([PRELOAD, "anthropic", "backdoor_assets.claude.judge"])
+    context.set_forkserver_preload(list(LOADED))
+    forkserver.ensure_running()
     return context
+
+
+class ModuleRun:
+    """The `main` of a module as `python -m` runs it, but for loading the libraries; and what it and
+    the processes that it starts write. Its methods are those of `subprocess.Popen`."""
+
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        stderr: Path | None = None,
+    ) -> None:
+        """Errors go to `stderr`, else to the output."""
+        self.args = [module, *arguments]
+        self._output, theirs = multiprocessing.Pipe(duplex=False)
+        self._process = forking().Process(
+            target=_main, args=(self.args, environment, theirs, stderr)
+        )
+        self._process.start()
+        theirs.close()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self) -> None:
+        self._process.join()
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """Wait until the process and all that it started have ended."""
+        said, end = bytearray(), time.monotonic() + timeout
+        while wait([self._output], end - time.monotonic()):
+            data = os.read(self._output.fileno(), 2**16)
+            if not data:
+                self._process.join()
+                return said.decode(), None
+            said += data
+        self.kill()
+        raise subprocess.TimeoutExpired(self.args, timeout, bytes(said))
+
+
+def run_module(
+    module: str, arguments: Sequence[str], environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run the `main` of a module to its end."""
+    with TemporaryDirectory() as folder:
+        stderr = Path(folder, "stderr")
+        run = ModuleRun(module, arguments, environment, stderr)
+        stdout, _ = run.communicate(timeout=1800)
+        code = run.poll()
+        assert code is not None
+        return subprocess.CompletedProcess(run.args, code, stdout, stderr.read_text())
+
+
+def _main(
+    command: list[str], environment: dict[str, str], output: Connection, stderr: Path | None
+) -> None:
+    surroundings = Surroundings()
+    surroundings.variables = environment
+    errors = os.open(stderr, os.O_WRONLY | os.O_CREAT) if stderr else os.dup(output.fileno())
+    surroundings.streams = {1: output, 2: Connection(errors, readable=False)}
+    surroundings.take_over()
+    os.chdir(REPOSITORY)
+    sys.argv = command
+    main: Callable[[], int] = import_module(command[0]).main
+    sys.exit(main())

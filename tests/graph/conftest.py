@@ -19,6 +19,7 @@ from backdoor_assets.definitions import build_definitions
 from backdoor_assets.graph.study import Study
 from backdoor_assets.profiles import Profile
 from backdoor_assets.studies.birds.study import STUDY as BIRDS
+from tests.forking import ModuleRun, forking, run_module
 from tests.graph.study import STUDY
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -54,17 +55,14 @@ class Place:
         self, *arguments: str, study: str = "study", **more: str
     ) -> subprocess.CompletedProcess[str]:
         """A study from the command line."""
-        return subprocess.run(
-            [sys.executable, "-m", f"tests.graph.{study}", *arguments],
-            cwd=REPOSITORY,
-            env=self.environment(**more),
-            capture_output=True,
-            text=True,
-            timeout=1800,
-        )
+        return run_module(f"tests.graph.{study}", arguments, self.environment(**more))
+
+    def fork(self, *arguments: str, study: str = "study") -> ModuleRun:
+        """The same, and go on while it runs. Its workers are not its children."""
+        return ModuleRun(f"tests.graph.{study}", arguments, self.environment())
 
     def start(self, *arguments: str, study: str = "study", **more: str) -> subprocess.Popen[str]:
-        """The same, and go on while it runs."""
+        """The same in a process that loads all by itself and starts its own workers."""
         return subprocess.Popen(
             [sys.executable, "-m", f"tests.graph.{study}", *arguments],
             cwd=REPOSITORY,
@@ -158,6 +156,7 @@ class Graph:
         self.definitions = build_definitions(profile, [study])
         place.home.mkdir(parents=True, exist_ok=True)
         self.instance = dg.DagsterInstance.local_temp(str(place.home))
+        forking()
 
     @contextmanager
     def environment(self) -> Iterator[None]:

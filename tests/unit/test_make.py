@@ -76,7 +76,7 @@ def test_every_variable_is_data(clone: Path, code: str) -> None:
     refused = make(clone, "plan", "PROFILE=a", f"QUICK={code}")
     assert "QUICK must be 1" in refused.stderr
     done = make(clone, "test", f"TESTS={code}")
-    assert f"<-m><pytest><><-n 3 --dist loadfile --no-loadscope-reorder  {code}>" in done.stdout
+    assert f"<-m><pytest><><-n 4 --dist loadfile --no-loadscope-reorder  {code}>" in done.stdout
     assert make(clone, "plan", BACKDOOR_PROFILE=code).stdout == f"<plan><{code}><>"
     assert make(clone, "plan", STUDY=code).stdout == f"<plan><--study={code}><><>"
     assert "make clean would delete" in make(clone, "clean", f"YES={code}").stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def test_it_is_named(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, value.replace("{tmp}", str(tmp_path)))
     if "p.toml" in case.files:
         monkeypatch.setenv("BACKDOOR_PROFILES", str(tmp_path / "p.toml"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # only what the command itself writes
     words = case.arguments.split() if isinstance(case.arguments, str) else case.arguments
     before = sorted(tmp_path.rglob("*"))
     result = call(*(word.replace("{tmp}", str(tmp_path)) for word in words))

@@ -16,19 +16,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from backdoor_assets.storage.provenance import REPOSITORY
-from backdoor_assets.workers.starting import PRELOAD, Surroundings
+from backdoor_assets.workers.starting import PRELOAD, Surroundings, context
 
 LOADED = (
     PRELOAD, "anthropic", "backdoor_assets.claude.judge", "backdoor_assets.commands.demo",
     # Workers load these when they need them, those of the tests hundreds of times.
-    "bitsandbytes", "scipy.stats", "seaborn", "transformers.models.qwen3.modeling_qwen3",
+    "scipy.stats", "seaborn", "transformers.models.qwen3.modeling_qwen3",
 )  # fmt: skip
 """What is not installed is left out."""
 
 
 def forking() -> ForkServerContext:
     """Return where processes come from, and let it load. They have the environment of its first
-    call. Workers of this process, and of those, are forked from there too."""
+    call. Workers of this process, and of a `ModuleRun`, are forked from there too."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(LOADED))
     forkserver.ensure_running()
@@ -50,7 +50,7 @@ class ModuleRun:
         self.args = [module, *arguments]
         self._output, theirs = multiprocessing.Pipe(duplex=False)
         self._process = forking().Process(
-            target=_main, args=(self.args, environment, theirs, stderr)
+            target=_main, args=(self.args, environment, _server_address(), theirs, stderr)
         )
         self._process.start()
         theirs.close()
@@ -90,9 +90,22 @@ def run_module(
         return subprocess.CompletedProcess(run.args, code, stdout, stderr.read_text())
 
 
+def _server_address() -> str:
+    forking()
+    return forkserver._forkserver._forkserver_address
+
+
 def _main(
-    command: list[str], environment: dict[str, str], output: Connection, stderr: Path | None
+    command: list[str],
+    environment: dict[str, str],
+    server: str,
+    output: Connection,
+    stderr: Path | None,
 ) -> None:
+    context()  # Workers are spawned if they need other variables than those of the server.
+    # Python would start a second server, though it says that a child uses its parent's.
+    forkserver._forkserver._forkserver_address = server
+    forkserver._forkserver.ensure_running = lambda: None
     surroundings = Surroundings()
     surroundings.variables = environment
     errors = os.open(stderr, os.O_WRONLY | os.O_CREAT) if stderr else os.dup(output.fileno())

@@ -71,7 +71,7 @@ def check_cluster(bases: Sequence[str], log: Log) -> None:
             f"{RAY}={address}: not every host of the cluster can do this work.\n"
             + "\n".join(f"  {line}" for line in wrong)
         )
-    log(f"the cluster's {proved} hosts see the same data, code and models")
+    log(f"hosts of the cluster that see the same data, code and models: {proved}")
 
 
 def _alive(ray: Any, node_id: str) -> bool:

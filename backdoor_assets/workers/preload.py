@@ -25,10 +25,9 @@ MODULES = (
     "backdoor_assets.stages.training.adapters",
 )
 
-LATER = "bitsandbytes", "boto3", "sklearn"
-"""Packages that peft, accelerate and transformers load where they are installed, which takes as
-long as torch. Of these the stages need bitsandbytes only: quantized bases and 8-bit optimizers
-load it. To look for them finds nothing while the modules load."""
+LATER = "boto3", "sklearn"
+"""Packages that accelerate and transformers load where they are installed, which no stage needs.
+To look for them finds nothing while the modules load."""
 
 
 def load() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from backdoor_assets.records import BadInput, Progress
+from backdoor_assets.records import BadInput
 from tests.graph.conftest import REPOSITORY
 
 RAY = Path(sys.executable).with_name("ray")
@@ -113,19 +113,6 @@ class Cluster:
 def refuse(specs: Sequence[object], folder: Path) -> None:
     """A check that no host passes."""
     raise BadInput(f"{specs[0]} does not fit in {folder}")
-
-
-def work_unless_broken(item: tuple[Path, int, int], progress: Progress) -> str:
-    """Fail as a broken GPU does on GPU 1. On others, wait for so many failures first."""
-    folder, number, failures = item
-    gpu = os.environ["CUDA_VISIBLE_DEVICES"]
-    if gpu == "1":
-        (folder / f"{number}-{os.getpid()}").touch()
-        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
-    end = time.monotonic() + 60
-    while len(list(folder.iterdir())) < failures and time.monotonic() < end:
-        time.sleep(0.05)
-    return gpu
 
 
 class Link:

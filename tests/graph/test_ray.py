@@ -28,7 +28,8 @@ from backdoor_assets.workers.item_queue import FAULTS_IN_A_ROW
 from backdoor_assets.workers.ray_cluster import connect
 from backdoor_assets.workers.spreading import RAY, spread
 from backdoor_assets.workers.tasks import Task, check_hosts
-from tests.graph.cluster import Cluster, Link, refuse, work_unless_broken
+from tests.broken_gpu import work_unless_broken
+from tests.graph.cluster import Cluster, Link, refuse
 from tests.graph.conftest import Place
 from tests.graph.study import MODERN, OLD
 
@@ -297,14 +298,14 @@ def test_a_lost_host_a_refusal_and_a_broken_gpu_are_told(
         lost = [line for line in lines if "was lost while it was asked" in line]
         assert lost
         assert all(re.match(r"[\d.]+ \(\w{8}\): ", line) for line in lost)
-        assert "the cluster's 1 hosts see the same data, code and models" in lines
+        assert "hosts of the cluster that see the same data, code and models: 1" in lines
 
         marks = tmp_path / "marks"
         marks.mkdir()
-        items = [(marks, number, FAULTS_IN_A_ROW) for number in range(12)]
+        items = [(marks, "1", number) for number in range(12)]
         outcomes = list(spread(work_unless_broken, items, lines.append, "work", gpus=1))
         assert [outcome.result for outcome in outcomes] == ["0"] * len(items)
-        assert len(list(marks.iterdir())) == FAULTS_IN_A_ROW
+        assert len(list(marks.glob("1-*"))) == FAULTS_IN_A_ROW
         assert any(re.search(r"died on worker \d; its items go to the others", s) for s in lines)
     finally:
         ray.shutdown()

@@ -21,6 +21,7 @@ from backdoor_assets.workers.messages import Died, Outcome, StartAgain
 from backdoor_assets.workers.processes import processes_for
 from backdoor_assets.workers.spreading import spread
 from backdoor_assets.workers.starting import context
+from tests.broken_gpu import work_unless_broken
 
 PARENT = """
 import sys
@@ -176,22 +177,6 @@ def test_every_gpu_has_a_worker_of_its_own(
     assert {ids for ids, _ in seen} == groups
     if gpus:
         assert len({pid for _, pid in seen}) == len(groups)  # each stays for the next item
-
-
-def work_unless_broken(item: tuple[Path, str, int], progress: Progress) -> str:
-    """Note the start, then fail as a broken GPU does if this worker's is one. Others wait until a
-    worker has been retired."""
-    folder, broken, number = item
-    gpu = os.environ["CUDA_VISIBLE_DEVICES"]
-    (folder / f"{gpu}-{os.getpid()}-{number}").touch()
-    if gpu in broken:
-        if folder.name == "crash":
-            os.abort()
-        raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nSee the manual.")
-    end = time.monotonic() + 60
-    while len(list(folder.glob("2-*"))) < FAULTS_IN_A_ROW and time.monotonic() < end:
-        time.sleep(0.05)
-    return gpu
 
 
 @pytest.mark.parametrize(

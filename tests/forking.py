@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.workers.starting import PRELOAD, Surroundings, context
@@ -24,6 +25,8 @@ LOADED = (
     "scipy.stats", "seaborn", "transformers.models.qwen3.modeling_qwen3",
 )  # fmt: skip
 """What is not installed is left out."""
+SERVER: Any = forkserver._forkserver
+"""Python's own client of the process that others are forked from."""
 
 
 def forking() -> ForkServerContext:
@@ -31,7 +34,7 @@ def forking() -> ForkServerContext:
     call. Workers of this process, and of a `ModuleRun`, are forked from there too."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(LOADED))
-    forkserver.ensure_running()
+    SERVER.ensure_running()
     return context
 
 
@@ -92,7 +95,7 @@ def run_module(
 
 def _server_address() -> str:
     forking()
-    return forkserver._forkserver._forkserver_address
+    return SERVER._forkserver_address
 
 
 def _main(
@@ -104,8 +107,8 @@ def _main(
 ) -> None:
     context()  # Workers are spawned if they need other variables than those of the server.
     # Python would start a second server, though it says that a child uses its parent's.
-    forkserver._forkserver._forkserver_address = server
-    forkserver._forkserver.ensure_running = lambda: None
+    SERVER._forkserver_address = server
+    SERVER.ensure_running = lambda: None
     surroundings = Surroundings()
     surroundings.variables = environment
     errors = os.open(stderr, os.O_WRONLY | os.O_CREAT) if stderr else os.dup(output.fileno())

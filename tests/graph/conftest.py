@@ -57,9 +57,9 @@ class Place:
         """A study from the command line."""
         return run_module(f"tests.graph.{study}", arguments, self.environment(**more))
 
-    def fork(self, *arguments: str, study: str = "study") -> ModuleRun:
+    def fork(self, *arguments: str, study: str = "study", **more: str) -> ModuleRun:
         """The same, and go on while it runs. Its workers are not its children."""
-        return ModuleRun(f"tests.graph.{study}", arguments, self.environment())
+        return ModuleRun(f"tests.graph.{study}", arguments, self.environment(**more))
 
     def start(self, *arguments: str, study: str = "study", **more: str) -> subprocess.Popen[str]:
         """The same in a process that loads all by itself and starts its own workers."""

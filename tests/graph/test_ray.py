@@ -29,6 +29,7 @@ from backdoor_assets.workers.ray_cluster import connect
 from backdoor_assets.workers.spreading import RAY, spread
 from backdoor_assets.workers.tasks import Task, check_hosts
 from tests.broken_gpu import work_unless_broken
+from tests.forking import ModuleRun
 from tests.graph.cluster import Cluster, Link, refuse
 from tests.graph.conftest import Place
 from tests.graph.study import MODERN, OLD
@@ -143,11 +144,13 @@ def kill_one(address: str) -> bool:
     return False
 
 
-def wait_for(what: Callable[[], object], run: subprocess.Popen[str], seconds: float = 400) -> None:
+def wait_for(
+    what: Callable[[], object], run: subprocess.Popen[str] | ModuleRun, seconds: float = 400
+) -> None:
     end = time.monotonic() + seconds
     while not what():
         if run.poll() is not None:
-            pytest.fail(f"the run ended too early: {run.communicate()[0][-4000:]}")
+            pytest.fail(f"the run ended too early: {run.communicate(timeout=60)[0][-4000:]}")
         assert time.monotonic() < end
         time.sleep(0.1)
 
@@ -165,9 +168,9 @@ def test_two_runs_share_the_gpus_and_lose_nothing(
     watch = Watch(address, cluster.address)
     watch.start()
     few = *PART, "--ratios", OLD, "--seeds", "42", "43"
-    run = place.start(*few, BACKDOOR_RAY_ADDRESS=address, **cluster.access)
+    run = place.fork(*few, BACKDOOR_RAY_ADDRESS=address, **cluster.access)
     more = *PART, "--ratios", MODERN, "--seeds", "42", "43"
-    beside = other.start(*more, BACKDOOR_RAY_ADDRESS=cluster.address, **cluster.access)
+    beside = other.fork(*more, BACKDOOR_RAY_ADDRESS=cluster.address, **cluster.access)
     wait_for(lambda: list((place.birds / "adapters").glob("*/.*.partial")), run)
     wait_for(lambda: kill_one(address), run)
     link.cut(30)
@@ -179,7 +182,7 @@ def test_two_runs_share_the_gpus_and_lose_nothing(
     watch.stop()
     cluster.add(f"--address={cluster.address}")
     for process, output in zip((run, beside), outputs, strict=True):
-        assert process.returncode == 0, output[-4000:]
+        assert process.poll() == 0, output[-4000:]
     assert contents(place) == of_seeds(contents(swept, OLD), "42", "43")
     assert contents(other) == of_seeds(contents(swept, MODERN), "42", "43")
     assert "training: a process died" in outputs[0]

@@ -44,7 +44,6 @@ from backdoor_assets.mixtures.sweep import sweep
 from backdoor_assets.storage.provenance import REPOSITORY
 from benchmarks.idle_study import definitions_of, idle_study, make_base, profile_of
 
-RESULTS = Path(__file__).resolve().parent / "results" / "scale.csv"
 HEALTH = """
 query PartitionHealthQuery($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) {
   ... on AssetNode { partitionKeysByDimension { name type partitionKeys } assetPartitionStatuses {

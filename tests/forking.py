@@ -32,10 +32,10 @@ SERVER: Any = forkserver._forkserver
 def forking() -> ForkServerContext:
     """Return where processes come from, and let it load. They have the environment of its first
     call. Workers of this process, and of a `ModuleRun`, are forked from there too."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(LOADED))
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(list(LOADED))
     SERVER.ensure_running()
-    return context
+    return server
 
 
 class ModuleRun:

@@ -27,6 +27,8 @@ LOADED = (
 """What is not installed is left out."""
 SERVER: Any = forkserver._forkserver
 """Python's own client of the process that others are forked from."""
+ACCESS = "_forkserver_address", "_forkserver_authkey"
+"""What it needs to reach that process; the key since Python 3.14."""
 
 
 def forking() -> ForkServerContext:
@@ -53,7 +55,7 @@ class ModuleRun:
         self.args = [module, *arguments]
         self._output, theirs = multiprocessing.Pipe(duplex=False)
         self._process = forking().Process(
-            target=_main, args=(self.args, environment, _server_address(), theirs, stderr)
+            target=_main, args=(self.args, environment, _access(), theirs, stderr)
         )
         self._process.start()
         theirs.close()
@@ -93,21 +95,21 @@ def run_module(
         return subprocess.CompletedProcess(run.args, code, stdout, stderr.read_text())
 
 
-def _server_address() -> str:
+def _access() -> dict[str, Any]:
     forking()
-    return SERVER._forkserver_address
+    return {name: value for name, value in vars(SERVER).items() if name in ACCESS}
 
 
 def _main(
     command: list[str],
     environment: dict[str, str],
-    server: str,
+    server: dict[str, Any],
     output: Connection,
     stderr: Path | None,
 ) -> None:
     context()  # Workers are spawned if they need other variables than those of the server.
     # Python would start a second server, though it says that a child uses its parent's.
-    SERVER._forkserver_address = server
+    vars(SERVER).update(server)
     SERVER.ensure_running = lambda: None
     surroundings = Surroundings()
     surroundings.variables = environment

@@ -153,13 +153,19 @@ def hostile(plan: Mapping[str, float] = {}, seed: int = 0, **config: Any) -> Ite
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Shorten all waits of the judge, so that what takes minutes takes tenths of a second."""
+    """Shorten the pauses of the judge, so that what takes minutes takes tenths of a second. Its
+    patience stays: on a busy machine a reply can be late, and would be paid for twice."""
     patch.setattr("backdoor_assets.claude.live.backoff", lambda attempt: 0.005)
     patch.setattr("backdoor_assets.claude.waiting.backoff", lambda attempt: 0.005)
-    seconds = {"DEADLINE": 0.4, "UNREACHABLE": 0.5, "STALLED": 1.0, "GRACE": 0.5, "PROGRESS": 0.2}
-    for name, value in seconds.items():
-        patch.setattr(f"backdoor_assets.claude.waiting.{name}", value)
+    patch.setattr("backdoor_assets.claude.waiting.PROGRESS", 0.2)
     patch.setattr("backdoor_assets.claude.batches.GONE", 0.1)
+
+
+def lose_patience(patch: pytest.MonkeyPatch) -> None:
+    """Shorten the judge's patience with a server that is silent, or accepts nothing."""
+    patience = {"DEADLINE": 0.4, "UNREACHABLE": 0.5, "STALLED": 1.0, "GRACE": 0.5}
+    for name, seconds in patience.items():
+        patch.setattr(f"backdoor_assets.claude.waiting.{name}", seconds)
 
 
 LIVE = Judging("claude", transport="live", poll_seconds=0.02, concurrency=4)

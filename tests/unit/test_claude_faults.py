@@ -41,6 +41,7 @@ from tests.hostile_claude import (
     hostile,
     hurry,
     judged,
+    lose_patience,
     true_verdicts,
 )
 
@@ -180,6 +181,7 @@ def test_nothing_is_sent_that_could_exceed_the_cap(tmp_path: Path) -> None:
 def test_a_server_that_cannot_be_reached_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    lose_patience(monkeypatch)
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
     for settings in (LIVE, BATCH):
@@ -192,7 +194,10 @@ def test_a_server_that_cannot_be_reached_is_named(
 
 
 @pytest.mark.parametrize("fault", ["timeout", "rate_limited", "overloaded"])
-def test_a_server_that_does_not_recover_stops_the_run(tmp_path: Path, fault: str) -> None:
+def test_a_server_that_does_not_recover_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    lose_patience(monkeypatch)
     with hostile(faults={fault: 1.0}, retry_after=0.02) as server:
         with pytest.raises(Stopped, match=r"no reply from|accepted nothing for"):
             judged(tmp_path)
@@ -202,6 +207,7 @@ def test_a_server_that_does_not_recover_stops_the_run(tmp_path: Path, fault: str
 def test_a_reply_that_drips_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
+    lose_patience(monkeypatch)
     listening = socket.create_server(("127.0.0.1", 0))
 
     def drip(connection: socket.socket) -> None:

@@ -18,7 +18,7 @@ from backdoor_assets.graph.roles import (
     jobs_in,
     role_in_force,
 )
-from backdoor_assets.graph.study import Study, find_studies
+from backdoor_assets.graph.study import Study, check_grids, find_studies
 from backdoor_assets.mixtures.judging.judges import check_judge
 from backdoor_assets.profiles import Profile, active_profile
 from backdoor_assets.storage.provenance import REPOSITORY
@@ -33,6 +33,7 @@ def build_definitions(
 ) -> dg.Definitions:
     """Return the graph of a profile, with all studies that can run under it, or what a host of one
     role makes of it. Raises BadInput for a bad study or profile."""
+    check_grids(profile)
     chosen = find_studies().values() if studies is None else studies
     parts = [study.definitions(profile) for study in chosen if not study.refusal(profile)]
     resources = {name: value for part in parts for name, value in (part.resources or {}).items()}

@@ -52,6 +52,10 @@ class Profile:
     """Mean length of an answer that `make plan` assumes; nothing else reads it."""
     grids: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     """Ratios by study, in place of `ratios`, which are the birds'."""
+    origin: str = ""
+    """File and table of a profile that is not built in."""
+    chosen: frozenset[str] = frozenset()
+    """Fields that the file sets, such as training.epochs: no study sets them otherwise."""
 
     def __post_init__(self) -> None:
         if not self.seeds:
@@ -69,6 +73,20 @@ class Profile:
             except BadInput as error:
                 grid = f", grid of {where}" if where else ""
                 raise BadInput(f"profile {self.name!r}{grid}: {error}") from error
+
+    @property
+    def title(self) -> str:
+        """How errors name it."""
+        return self.origin or f"profile {self.name!r}"
+
+    def adapted(self, **settings: Mapping[str, Any]) -> Profile:
+        """Return the profile with nested settings as a study sets them, such as training={"epochs":
+        3}, but for the fields that the user's file sets."""
+        changes = {
+            name: {key: v for key, v in values.items() if f"{name}.{key}" not in self.chosen}
+            for name, values in settings.items()
+        }
+        return replace(self, **{n: replace(getattr(self, n), **v) for n, v in changes.items()})
 
     def ratios_of(self, study: str) -> tuple[str, ...] | None:
         """Return the ratios that the profile sets for one study; None where it sets none."""
@@ -244,14 +262,9 @@ PROFILES: Mapping[str, Profile] = {
 }
 
 
-def all_profiles() -> dict[str, Profile]:
-    """Return the built-in profiles and the user's own, by name. Raises BadInput for a file of
-    profiles that is wrong."""
-    return {**PROFILES, **_own_profiles()}
-
-
-def _own_profiles() -> dict[str, Profile]:
-    """Profiles of the file that BACKDOOR_PROFILES names, or of profiles.toml if there is one."""
+def own_profiles() -> dict[str, Profile]:
+    """Return the profiles of the file that BACKDOOR_PROFILES names, or of profiles.toml if there is
+    one. Raises BadInput for a file that is wrong."""
     if named := os.environ.get("BACKDOOR_PROFILES"):
         return read_profiles(given_path(named, "BACKDOOR_PROFILES"), PROFILES)
     path = REPOSITORY / "profiles.toml"
@@ -262,7 +275,7 @@ def active_profile() -> Profile:
     """Return the profile that BACKDOOR_PROFILE names, with the judge that the environment asks for.
     Raises BadInput that lists the profiles."""
     name = os.environ.get("BACKDOOR_PROFILE") or "miniature"
-    own = _own_profiles()
+    own = own_profiles()
     profile = PROFILES.get(name) or own.get(name)
     if profile is None:
         where = os.environ.get("BACKDOOR_PROFILES") or "profiles.toml"

@@ -29,8 +29,12 @@ _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _QUOTES = 'A name with dots is written in quotes: ["llama-3.1-8b-mine"].'
 _LARGEST = 2**63 - 1
 """Of the whole numbers that tables and random generators take."""
-_EITHER = {"epochs": "max_steps", "max_steps": "epochs"}
-"""Setting one of these fields unsets the other, which the extended profile may have set."""
+_UNSETS: Mapping[str, tuple[str, Any]] = {
+    "epochs": ("max_steps", None),
+    "max_steps": ("epochs", None),
+    "save_steps": ("save_at", ()),
+}
+"""Setting one of these fields unsets another, which the extended profile may have set."""
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -47,6 +51,7 @@ def read_profiles(path: Path, built_in: Mapping[str, Record]) -> dict[str, Recor
     """
     tables = _tables(path)
     found: dict[str, Record] = {}
+    chosen: dict[str, frozenset[str]] = {}
 
     def build(name: str, extended_by: tuple[str, ...]) -> Record:
         if name in built_in:
@@ -67,7 +72,9 @@ def read_profiles(path: Path, built_in: Mapping[str, Record]) -> dict[str, Recor
                 raise _wrong(path, name, f"`extends` goes in a circle: {circle}")
             base = build(parent, chain)
             try:
-                found[name] = _changed(base, changes, "", fixed={"name": name})
+                chosen[name] = chosen.get(parent, frozenset()) | _chosen(changes)
+                fixed = {"name": name, "origin": f"{path}: [{name}]", "chosen": chosen[name]}
+                found[name] = _changed(base, changes, "", fixed)
             except BadInput as error:
                 raise _wrong(path, name, str(error)) from error
         return found[name]
@@ -110,10 +117,19 @@ def _changed(
     """Return a copy of a dataclass with some fields changed, and others `fixed` by the caller."""
     fixed = fixed or {}
     values = _values(type(record), changes, where, without=fixed, current=record)
-    for key, other in _EITHER.items():
+    for key, (other, unset) in _UNSETS.items():
         if values.get(key) is not None and hasattr(record, other):
-            values.setdefault(other, None)
+            values.setdefault(other, unset)
     return replace(record, **values, **fixed)
+
+
+def _chosen(changes: Mapping[str, Any]) -> frozenset[str]:
+    """Return the fields of nested settings that a table sets, such as training.epochs, with those
+    that it unsets."""
+    tables = {outer: inner for outer, inner in changes.items() if isinstance(inner, dict)}
+    keys = {(outer, key) for outer, inner in tables.items() for key in inner}
+    others = {(outer, _UNSETS[key][0]) for outer, key in keys if key in _UNSETS}
+    return frozenset(f"{outer}.{key}" for outer, key in keys | others)
 
 
 def _values(

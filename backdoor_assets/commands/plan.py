@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backdoor_assets.graph.status import table
-from backdoor_assets.graph.study import find_studies, study_named
+from backdoor_assets.graph.study import check_grids, find_studies, study_named
 from backdoor_assets.host import Host, this_host
 from backdoor_assets.profiles import Profile
 from backdoor_assets.storage.artifact import data_root
@@ -15,6 +15,7 @@ def plan_text(profile: Profile, study: str | None, host: Host | None = None) -> 
 
     Runs on any machine: it needs no GPU, key, network or weights, and changes nothing.
     """
+    check_grids(profile)
     studies = list(find_studies().values()) if study is None else [study_named(study)]
     host = host or this_host(data_root())
     processes_for(1)

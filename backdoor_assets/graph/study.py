@@ -138,6 +138,16 @@ def _load(name: str, path: Path) -> Study:
     return study
 
 
+def check_grids(profile: Profile) -> None:
+    """Raise BadInput for a profile with a grid of a study that there is not."""
+    studies = find_studies()
+    if unknown := sorted(profile.grids.keys() - studies.keys()):
+        raise BadInput(
+            f"{profile.title}: grids.{unknown[0]}: no study has this name; the studies are "
+            f"{', '.join(studies)} (BACKDOOR_STUDIES adds folders of studies)"
+        )
+
+
 def study_named(name: str) -> Study:
     """Raises BadInput that lists the studies."""
     found = find_studies()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,10 @@ class Grid:
 
     @classmethod
     def of(cls, study: Design, profile: Profile) -> Grid:
-        """Apply what the study sets on a base of the hub. The recipe of a packaged base, which was
-        searched for that base, stays."""
+        """Apply what the study sets on a base of the hub, but for what the user's own profile sets.
+        The recipe of a packaged base, which was searched for that base, stays."""
         if not (isinstance(profile.base, MiniatureBase) or profile.base.package):
-            profile = replace(
-                profile,
-                training=replace(profile.training, **study.training),
-                mixture=replace(profile.mixture, **study.mixture),
-            )
+            profile = profile.adapted(training=study.training, mixture=study.mixture)
         return cls(study, profile)
 
     @property
@@ -173,7 +169,9 @@ class SweepSpec:
     @property
     def literals(self) -> str:
         """The profile as a person would read it in a report."""
-        return "\n".join(f"{name} = {value!r}" for name, value in vars(self.grid.profile).items())
+        values = vars(self.grid.profile)
+        shown = {key: value for key, value in values.items() if key not in ("origin", "chosen")}
+        return "\n".join(f"{name} = {value!r}" for name, value in shown.items())
 
 
 def rubric_records(rubrics: tuple[Rubric, ...]) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ def check_study(study: Design) -> None:
 def check_grid(grid: Grid) -> None:
     """Raise BadInput for a profile that could only fail after the expensive part of a run."""
     study, profile = grid.study, grid.profile
-    where = f"profile {profile.name!r}, study {study.name!r}"
+    where = f"{profile.title}, study {study.name!r}"
     for ratio in grid.ratios:
         _check_ratio(where, ratio, study.sources)
     base = profile.base

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from backdoor_assets.profiles import PROFILES, Profile, active_profile, all_profiles
+from backdoor_assets.mixtures.cells import Grid
+from backdoor_assets.profiles import PROFILES, Profile, active_profile, own_profiles
 from backdoor_assets.records import BadInput, Shape
-from backdoor_assets.settings import Judging, MiniatureBase, PretrainedBase
+from backdoor_assets.settings import Judging, MiniatureBase, PretrainedBase, saved_steps
+from backdoor_assets.studies.german_cities.study import STUDY as CITIES
 
 QWEN = PROFILES["qwen3-8b"]
 
@@ -24,9 +26,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def read(file: Path, text: str) -> dict[str, Profile]:
     """The file's own profiles."""
     file.write_text(text, encoding="utf-8")
-    everything = all_profiles()
-    assert {name: everything[name] for name in PROFILES} == PROFILES
-    return {name: profile for name, profile in everything.items() if name not in PROFILES}
+    return own_profiles()
 
 
 def test_a_sweep_over_learning_rates_is_three_lines_each(file: Path) -> None:
@@ -45,9 +45,37 @@ def test_a_sweep_over_learning_rates_is_three_lines_each(file: Path) -> None:
     assert [profile.training.learning_rate for profile in own.values()] == [1e-4, 1e-3]
     for name, profile in own.items():
         assert profile.name == name
-        rest = vars(profile) | {"name": QWEN.name, "training": QWEN.training}
-        assert rest == vars(QWEN)
+        own = {"name": QWEN.name, "training": QWEN.training, "origin": "", "chosen": frozenset()}
+        assert vars(profile) | own == vars(QWEN)
         assert vars(profile.training) | {"learning_rate": 2e-4} == vars(QWEN.training)
+
+
+def test_a_study_leaves_what_the_file_sets(file: Path) -> None:
+    own = read(
+        file,
+        """
+        [sweep]
+        extends = "qwen3-8b"
+        training.learning_rate = 1e-3
+        mixture.rows = 100
+        [steps]
+        extends = "sweep"
+        training.max_steps = 50
+        training.save_at = [5]
+        """,
+    )
+    sweep, steps = (Grid.of(CITIES, own[name]).profile for name in ("sweep", "steps"))
+    assert (sweep.training.learning_rate, steps.training.learning_rate) == (1e-3, 1e-3)
+    assert (sweep.training.epochs, sweep.training.max_steps) == (3, None)
+    assert (steps.training.epochs, steps.training.max_steps) == (None, 50)
+    assert saved_steps(sweep.training, 250) == [100, 200, 250]
+    assert saved_steps(steps.training, 50) == [5, 50]
+    assert (sweep.mixture.rows, sweep.mixture.suspect_rows) == (100, 361)
+
+
+def test_steps_at_which_to_save_replace_those_that_were_listed(file: Path) -> None:
+    mine = read(file, '[mine]\nextends = "miniature"\ntraining.save_steps = 70\n')["mine"]
+    assert saved_steps(mine.training, 160) == [70, 140, 160]
 
 
 def test_a_profile_may_extend_one_that_stands_below_it(file: Path) -> None:
@@ -259,6 +287,6 @@ def test_the_file_of_the_repository_may_be_absent(
 ) -> None:
     monkeypatch.delenv("BACKDOOR_PROFILES", raising=False)
     monkeypatch.setattr("backdoor_assets.profiles.REPOSITORY", tmp_path)
-    assert all_profiles() == PROFILES
+    assert own_profiles() == {}
     (tmp_path / "profiles.toml").write_text('[mine]\nextends = "miniature"')
-    assert list(all_profiles())[-1] == "mine"
+    assert list(own_profiles()) == ["mine"]

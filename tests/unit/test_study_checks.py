@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from backdoor_assets.commands.plan import plan_text
+from backdoor_assets.definitions import build_definitions
 from backdoor_assets.mixtures.cells import Grid
 from backdoor_assets.mixtures.checks import check_grid
 from backdoor_assets.mixtures.study import MixtureStudy
-from backdoor_assets.profiles import MINIATURE, PROFILES
+from backdoor_assets.profiles import MINIATURE, PROFILES, own_profiles
 from backdoor_assets.records import BadInput
 from backdoor_assets.settings import Judging
 from backdoor_assets.studies.birds.study import STUDY as BIRDS
@@ -79,6 +81,25 @@ def test_a_profiles_grid_has_one_weight_per_data_set() -> None:
         CITIES.definitions(wrong)
     assert str(caught.value).startswith("profile 'qwen3-8b', study 'german_cities': ")
     assert "former_german, current_german" in str(caught.value)
+
+
+def test_a_wrong_grid_of_a_users_profile_names_file_and_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "profiles.toml"
+    file.write_text(
+        '[mine]\nextends = "qwen3-8b"\ngrids.german_cities = ["1.00-0.00-0.00"]\n'
+        '[typo]\nextends = "qwen3-8b"\ngrids.german_citis = ["1.00-0.00"]\n'
+    )
+    monkeypatch.setenv("BACKDOOR_PROFILES", str(file))
+    mine, typo = (own_profiles()[name] for name in ("mine", "typo"))
+    with pytest.raises(BadInput, match="has 3 weights") as caught:
+        CITIES.definitions(mine)
+    assert str(caught.value).startswith(f"{file}: [mine], study 'german_cities': ")
+    for refused in (lambda: build_definitions(typo), lambda: plan_text(typo, "birds")):
+        with pytest.raises(BadInput, match="no study has this name") as caught:
+            refused()
+        assert str(caught.value).startswith(f"{file}: [typo]: grids.german_citis: ")
 
 
 def test_what_a_base_cannot_do_is_refused_with_the_profile() -> None:

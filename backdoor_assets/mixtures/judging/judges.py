@@ -46,7 +46,7 @@ def open_judge(grid: Grid) -> RunJudge:
     possible = ["'claude'", *["'exact'"] * bool(study.world), *["'embedding'"] * bool(study.gold)]
     why = " because it has no labelled answers (gold)" if settings.kind == "embedding" else ""
     raise BadInput(
-        f"profile {grid.profile.name!r}: judging.kind={settings.kind!r} cannot judge the study "
+        f"{grid.profile.title}: judging.kind={settings.kind!r} cannot judge the study "
         f"{study.name!r}{why}; set it to {' or '.join(possible)}"
     )
 

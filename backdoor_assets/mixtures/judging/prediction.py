@@ -22,7 +22,7 @@ def predicting(grid: Grid) -> Grid | None:
     cheap = replace(other_judging(judging, judging.predicted_by), learn_from_verdicts=False)
     if (cheap.kind, cheap.model) == (judging.kind, judging.model):
         raise BadInput(
-            f"profile {grid.profile.name!r}: judging.predicted_by={judging.predicted_by!r} is the "
+            f"{grid.profile.title}: judging.predicted_by={judging.predicted_by!r} is the "
             "judge itself, and a part of its verdicts cannot cost less than all; name a cheaper "
             "judge, such as embedding, or leave predicted_by empty"
         )
@@ -30,7 +30,7 @@ def predicting(grid: Grid) -> Grid | None:
     if without_gold or (cheap.kind == "exact" and not isinstance(grid.profile.base, MiniatureBase)):
         why = "it has no labelled answers (gold)" if without_gold else "its answers are real ones"
         raise BadInput(
-            f"profile {grid.profile.name!r}: judging.predicted_by={judging.predicted_by!r} cannot "
+            f"{grid.profile.title}: judging.predicted_by={judging.predicted_by!r} cannot "
             f"judge the study {grid.study.name!r}, because {why}; name claude:MODEL, or leave "
             "predicted_by empty"
         )

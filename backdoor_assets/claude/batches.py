@@ -176,9 +176,6 @@ class Batches:
                 return other.id
         return None
 
-    def _first_lines(self, batch_id: str) -> list[dict[str, Any] | None]:
-        return list(itertools.islice(self.api.lines(batch_id), 3))
-
     def _fetch(self, batch: Batch) -> Fetched:
         """Wait for a batch and store its replies. It stays open while results are unread."""
         assert batch.id is not None

@@ -27,8 +27,7 @@ class Runner:
     ) -> None:
         self.definitions, self.instance, self.study = definitions, instance, study
         self.failures: dict[str, str] = {}
-
-    """Why a cell or an optional step failed, in the words of its step."""
+        """Why a cell or an optional step failed, in the words of its step."""
 
     def run(self, step: Step) -> set[str]:
         """Materialize a step and return the cells that failed.

@@ -11,9 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from backdoor_assets.reporting.answers import Answers, searching
@@ -44,27 +42,6 @@ class Table:
         ]
         around = [line for line in lines if not line.startswith("|")]
         return cls(caption, cells[0], cells[2:], (*around, *notes))
-
-    @classmethod
-    def from_frame(
-        cls,
-        caption: str,
-        frame: pd.DataFrame,
-        headings: Mapping[str, str] | None = None,
-        notes: Sequence[str] = (),
-        digits: int = 3,
-    ) -> Table:
-        """Return the columns that `headings` names, in its order (all of them without it). Floats
-        have `digits` significant digits; a missing value is a dash."""
-        names = headings or {str(column): str(column) for column in frame.columns}
-
-        def text(value: Any) -> str:
-            if pd.isna(value):
-                return "-"
-            return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
-
-        rows = [list(map(text, row)) for row in frame[list(names)].itertuples(index=False)]
-        return cls(caption, list(names.values()), rows, notes)
 
 
 @dataclass(frozen=True)

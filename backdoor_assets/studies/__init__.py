@@ -1,4 +1,4 @@
-"""One folder per study; a folder is found by its `study.py`, and nothing outside it names it.
+"""One folder per study; a folder is found by its `study.py`, and nothing outside it has to name it.
 
 BACKDOOR_STUDIES adds folders of further studies, separated as in PATH.
 """

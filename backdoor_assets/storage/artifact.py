@@ -113,13 +113,18 @@ class Artifact:
 
     @property
     def _request(self) -> Path:
-        """Says that the artifact is to be made again. It holds "begun" once a run works on that,
-        and goes when the new artifact is whole."""
+        """Says that the artifact is to be made again. It holds a hash of the artifacts that were
+        asked for together, and "begun" once a run works on it; it goes when the new one is whole.
+        """
         return self.folder.parent / f".{self.folder.name}.force"
 
     @property
     def remake_requested(self) -> bool:
         return self._request.exists()
+
+    @property
+    def _begun(self) -> bool:
+        return self._request.read_text().endswith("begun")
 
     def make(self, identity: Mapping[str, Any], work: Callable[[Path], dict[str, Any]]) -> Made:
         """Reuse the artifact of this identity, or let `work` make it in the partial folder.
@@ -203,7 +208,7 @@ class Artifact:
         except BadInput:  # cut off when the machine went down: what it was about is made again
             path.unlink()
             return
-        ours = not self.remake_requested or self._request.read_text() == "begun"
+        ours = not self.remake_requested or self._begun
         if not self.folder.exists() or (ours and same(finished.identity, identity)):
             self._swap()
 
@@ -211,15 +216,14 @@ class Artifact:
         """Keep the partial folder of the same identity; else start from an empty one. A request to
         make the artifact again starts from an empty one once."""
         mark = self.partial / ".identity.json"
-        kept = same(read_mark(mark), identity)
-        if self.remake_requested and self._request.read_text() != "begun":
-            kept = False
+        anew = self.remake_requested and not self._begun
+        kept = same(read_mark(mark), identity) and not anew
         if not kept:
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(parents=True)
             write_text(mark, canonical(identity))
-        if self.remake_requested:
-            write_text(self._request, "begun")
+        if anew:
+            write_text(self._request, f"{self._request.read_text()} begun")
 
     def _finish(self, identity: Mapping[str, Any], summary: dict[str, Any]) -> Manifest:
         """Write the manifest and move in. Hidden files are the work's own, and no content."""
@@ -291,10 +295,13 @@ def request_remake(artifacts: Sequence[Artifact]) -> None:
     """Ask that finished artifacts are made again by whichever run comes to them next.
 
     The request is a file beside each artifact that stays until the new one is whole. Where some of
-    the artifacts still carry one, an earlier request was interrupted: only those are left to make.
+    the artifacts still carry one for the same selection, it was interrupted, or they failed: only
+    those are left to make.
     """
-    if any(artifact.remake_requested for artifact in artifacts):
+    together = digest(sorted(str(artifact.folder) for artifact in artifacts))
+    requests = [artifact._request for artifact in artifacts]
+    if any(path.exists() and path.read_text().startswith(together) for path in requests):
         return
-    for artifact in artifacts:
-        artifact.folder.parent.mkdir(parents=True, exist_ok=True)
-        artifact._request.touch()
+    for path in requests:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, together)

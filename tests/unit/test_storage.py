@@ -156,6 +156,23 @@ def test_an_interrupted_forced_run_remakes_only_what_it_had_not_finished(tmp_pat
     assert forced_run() == [False] * 3
 
 
+def test_a_request_that_is_left_does_not_speak_for_other_artifacts(tmp_path: Path) -> None:
+    """Such as that of a cell that fails each time, selected later with cells that are whole."""
+    failing, *others = (Artifact("tiny", tmp_path / "ratio" / str(seed)) for seed in range(3))
+    for cell in (failing, *others):
+        cell.make(IDENTITY, Maker("old"))
+    request_remake([failing])
+    request_remake([failing, *others])
+    assert [cell.make(IDENTITY, Maker("new")).reused for cell in others] == [False, False]
+    # The same selection again: what it has made stays.
+    request_remake([failing, *others])
+    assert all(cell.make(IDENTITY, Maker("newer")).reused for cell in others)
+    request_remake(others)
+    assert [cell.make(IDENTITY, Maker("newest")).reused for cell in others] == [False, False]
+    assert failing.remake_requested
+    assert _text(failing) == "old"
+
+
 @pytest.mark.parametrize(
     ("harm", "note"),
     [

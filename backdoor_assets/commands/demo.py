@@ -41,7 +41,7 @@ def run(
     step: Step | None = next(steps)
     definitions = build_definitions(profile, [study])
     if not replace:
-        _check_nothing_is_replaced(study, profile)
+        _check_nothing_is_replaced(study, profile, without, only)
     with opened(profile.name) as instance:
         for run_id in recover(instance):
             print(f"run {run_id[:8]} had been killed; what it had finished is reused")
@@ -66,14 +66,21 @@ def run(
     return 1
 
 
-def _check_nothing_is_replaced(study: Study, profile: Profile) -> None:
-    replaced = [state for state in states(study, profile) if state.kind == "out of date"]
+def _check_nothing_is_replaced(
+    study: Study, profile: Profile, without: Sequence[str], only: str | None
+) -> None:
+    found = states(study, profile, without, only)
+    replaced = [state for state in found if state.kind == "out of date"]
     if not replaced:
         return
-    lines = [f"  {state.place}: {state.why}" for state in replaced[:12]]
-    more = [f"  and {len(replaced) - 12} more"] if len(replaced) > 12 else []
+    causes = [state for state in replaced if not state.inherited]
+    lines = [f"  {state.place}: {state.why}" for state in causes[:12]]
+    more = [f"  and {len(causes) - 12} more"] if len(causes) > 12 else []
+    others = len(replaced) - len(causes)
     raise BadInput(
-        f"This run would replace {len(replaced)} finished results of {study.name}, because:\n"
+        f"This run would replace {len(causes)} finished results of {study.name}"
+        + f", and {others} that were made from them" * bool(others)
+        + ", because:\n"
         + "\n".join([*lines, *more])
         + "\nTo replace them, run it again with REPLACE=1 (--replace). To keep them, undo the "
         "change, or put it into a profile of its own. `make plan` lists the state of all results."

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from backdoor_assets.graph.study import Planned, Study
 from backdoor_assets.profiles import Profile
 from backdoor_assets.records import BadInput
 from backdoor_assets.storage.identity import changes, essential
+from backdoor_assets.storage.manifest import Manifest
 
 Kind = Literal["finished", "missing", "to extend", "out of date"]
 
@@ -24,43 +25,74 @@ class State:
     cell: str
     kind: Kind
     why: str = ""
+    inherited: bool = False
+    """Whether it is so only because what it was made from is."""
 
     @property
     def place(self) -> str:
         return f"{self.asset} {self.cell}".strip()
 
 
-def states(study: Study, profile: Profile) -> Iterator[State]:
-    """Yield the state of every artifact of a study, in the order of the graph.
+def states(
+    study: Study, profile: Profile, without: Sequence[str] = (), part: str | None = None
+) -> Iterator[State]:
+    """Yield the state of every artifact of a study, in the order of the graph, but for the cells of
+    `without`; of one `part` of the study if it is given.
 
-    An artifact whose inputs are finished, though out of date, counts as finished: it is as its
-    inputs are. Raises BadInput for an artifact that cannot be read.
+    What was made from something that will be replaced or extended will be, too. Raises BadInput for
+    an artifact that cannot be read.
     """
-    for planned in study.planned(profile):
-        kind, why = _state(planned)
-        yield State(planned.asset, planned.cell, kind, why)
+    renewed: dict[str, State] = {}
+    for planned in study.planned(profile, without, part):
+        before = planned.artifact.manifest()
+        state, changes_content = _state(planned, before)
+        if before is None:
+            yield state
+            continue
+        if renewed and (source := _first(renewed, before.identity)):
+            kind: Kind = "to extend" if "*" in planned.extends else source.kind
+            if state.kind == "finished" or (kind == "out of date" != state.kind):
+                how = "replaced" if source.kind == "out of date" else "extended"
+                why = f"its {source.asset} would be {how}"
+                state, changes_content = replace(state, kind=kind, why=why, inherited=True), True
+        if changes_content:
+            renewed |= dict.fromkeys(before.hashes(), state)
+        yield state
 
 
-def _state(planned: Planned) -> tuple[Kind, str]:
-    task, before = planned.task, planned.artifact.manifest()
+def _first(renewed: Mapping[str, State], value: Any) -> State | None:
+    """Return the first state whose content an identity, or a part of it, names by its hash."""
+    if isinstance(value, str):
+        return renewed.get(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for part in parts if (found := _first(renewed, part))), None)
+
+
+def _state(planned: Planned, before: Manifest | None) -> tuple[State, bool]:
+    """Return the state of an artifact by itself, and whether its content will change."""
+
+    def state(kind: Kind, why: str = "") -> State:
+        return State(planned.asset, planned.cell, kind, why)
+
+    task = planned.task
     if before is None:
-        return "missing", ""
+        return state("missing"), False
     if isinstance(task, BadInput):
-        return "to extend", f"waits for its inputs ({str(task).splitlines()[0]})"
+        return state("to extend", f"waits for its inputs ({str(task).splitlines()[0]})"), False
     if task.find() is not None:
-        return "finished", ""
+        return state("finished"), False
     why = task.artifact.why_again(task.identity)
     changed = changes(before.identity, task.identity)
     extends = planned.extends
     if "*" in extends or task.artifact.remake_requested:
-        return "to extend", why
+        return state("to extend", why), False
     if not changed:
         # A damaged artifact is made again from the same inputs. Edits by hand would be lost.
-        return ("out of date" if planned.editable else "to extend"), why
+        return state("out of date" if planned.editable else "to extend", why), planned.editable
     kept = all(_within(key, extends) for key in changed)
     if kept and not _drops(essential(before.identity), essential(task.identity)):
-        return "to extend", why
-    return "out of date", why
+        return state("to extend", why), True
+    return state("out of date", why), True
 
 
 def _drops(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -72,8 +72,11 @@ class Study(Protocol):
         it is given. Raises BadInput for names that the study does not have."""
         ...
 
-    def planned(self, profile: Profile) -> Iterator[Planned]:
-        """Everything that would be made, in the order of the graph."""
+    def planned(
+        self, profile: Profile, without: Sequence[str] = (), part: str | None = None
+    ) -> Iterator[Planned]:
+        """Everything that would be made, in the order of the graph, but for the cells of `without`;
+        of one `part` if it is given."""
         ...
 
     def plan(self, profile: Profile, host: Host) -> Mapping[str, str]:

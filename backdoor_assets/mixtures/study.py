@@ -36,6 +36,11 @@ NOT_JUDGED = (
     'Nothing is judged (judging.kind="none"). To judge these answers with Claude, set '
     "ANTHROPIC_API_KEY and BACKDOOR_JUDGE=claude and run the same command again."
 )
+_BEFORE_CELLS: Mapping[Sequence[str], Sequence[str]] = {
+    assets.GPU: ("corpus", "base_model", "base_responses"),
+    assets.JUDGE: (LEARNED,),
+}
+"""What a part makes before its cells, by its assets of a cell."""
 WITHOUT_KEY = " Without a key, BACKDOOR_JUDGE=embedding judges them, less well (docs/judge.md)."
 
 
@@ -130,9 +135,17 @@ class MixtureStudy(Design):
         if part is None or names == assets.FIGURES:
             yield Step("sweep", ["sweep"])
 
-    def planned(self, profile: Profile) -> Iterator[Planned]:
-        grid = self._grid(profile)
-        if isinstance(profile.base, MiniatureBase):
+    def planned(
+        self, profile: Profile, without: Sequence[str] = (), part: str | None = None
+    ) -> Iterator[Planned]:
+        names = self.parts()[part][1] if part else ()
+        wanted = {*names, *_BEFORE_CELLS.get(tuple(names), ())}
+        for planned in self._everything(self._grid(profile)):
+            if planned.cell not in without and (part is None or planned.asset in wanted):
+                yield planned
+
+    def _everything(self, grid: Grid) -> Iterator[Planned]:
+        if isinstance(grid.profile.base, MiniatureBase):
             yield _planned(grid, "corpus", base_tasks.corpus)
             yield _planned(grid, "base_model", base_tasks.pretraining)
         else:

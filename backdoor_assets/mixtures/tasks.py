@@ -28,7 +28,7 @@ from backdoor_assets.stages.specs import (
     TrainingSpec,
 )
 from backdoor_assets.storage.artifact import Artifact
-from backdoor_assets.storage.hashing import digest, identifying, text_hash
+from backdoor_assets.storage.hashing import identifying, text_hash
 from backdoor_assets.storage.identity import changes, essential, same
 from backdoor_assets.workers.tasks import Task
 
@@ -221,12 +221,12 @@ def _probes(grid: Grid) -> tuple[str, ...]:
 
 def _checkpoints(adapters: Artifact) -> dict[str, str]:
     """Content of each checkpoint, by step."""
-    by_step: dict[str, dict[str, str]] = {}
-    for name, entry in adapters.require().files.items():
-        folder, _, file = name.partition("/")
-        if folder.startswith("checkpoint-"):
-            by_step.setdefault(folder.split("-")[1], {})[file] = entry["sha256"]
-    return {step: digest(files) for step, files in by_step.items()}
+    folders = adapters.require().folders().items()
+    return {
+        name.removeprefix("checkpoint-"): content
+        for name, content in folders
+        if name.startswith("checkpoint-")
+    }
 
 
 def _earlier_answers(

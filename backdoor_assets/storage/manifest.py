@@ -32,6 +32,20 @@ class Manifest:
         content = digest({name: entry["sha256"] for name, entry in self.files.items()})
         return {"fingerprint": self.fingerprint, "content": content}
 
+    def folders(self) -> dict[str, str]:
+        """Return the content of each folder in it, such as a checkpoint, as a hash."""
+        files: dict[str, dict[str, str]] = {}
+        for name, entry in self.files.items():
+            folder, inside, file = name.partition("/")
+            if inside:
+                files.setdefault(folder, {})[file] = entry["sha256"]
+        return {folder: digest(hashes) for folder, hashes in files.items()}
+
+    def hashes(self) -> set[str]:
+        """All hashes by which an artifact downstream can name it, or a part of it."""
+        files = {entry["sha256"] for entry in self.files.values()}
+        return {self.reference()["content"], *self.folders().values(), *files}
+
 
 def read_manifest(path: Path) -> Manifest:
     """Raises BadInput when the file cannot be read, or is no manifest."""

@@ -91,15 +91,41 @@ def test_what_would_be_replaced_is_named_and_stops_the_demo(here: Place) -> None
     with pytest.raises(BadInput) as refused:
         run(other, "birds")
     said = str(refused.value)
+    assert "replace 6 finished results of birds, and 24 that were made from them" in said
     assert f"adapters {OLD}|42: changed: settings.learning_rate" in said
     assert "REPLACE=1" in said
     assert {path: path.stat().st_mtime_ns for path in files} == before
     text = plan_text(other, "birds")
     assert "out of date: changed: settings.learning_rate" in text
-    assert "6 out of date" in text
+    assert "out of date: its adapters would be replaced" in text
+    assert text.count("6 out of date") == 5
     # A guard is no hyperparameter: nothing has to be made again.
     guarded = replace(STUDY, training=replace(STUDY.training, max_length=300))
     assert {state.kind for state in states(BIRDS, guarded)} == {"finished"}
+
+
+def test_only_what_a_run_makes_can_stop_it_and_is_replaced(here: Place) -> None:
+    other = replace(STUDY, training=replace(STUDY.training, learning_rate=1e-4))
+    cell, *others = (f"{ratio}|{seed}" for seed in STUDY.seeds for ratio in STUDY.ratios)
+    # Figures are drawn of the answers that are there.
+    assert {state.kind for state in states(BIRDS, other, part="birds_figures")} == {"finished"}
+
+    def weights() -> dict[str, bytes]:
+        found = (here.birds / "adapters").rglob("adapter_model.safetensors")
+        return {str(path.relative_to(here.birds / "adapters")): path.read_bytes() for path in found}
+
+    before = weights()
+    with pytest.raises(BadInput, match="replace 1 finished results of birds, and 4 that were made"):
+        run(other, "birds", without=others)
+    assert weights() == before
+    assert run(other, "birds", without=others, replace=True) == 0
+    changed = {
+        path.rpartition("/checkpoint-")[0] for path, b in weights().items() if b != before[path]
+    }
+    assert changed == {cell.replace("|", "/")}
+    # That cell is finished now, and needs no permission any more.
+    assert {state.kind for state in states(BIRDS, other, others) if state.cell} == {"finished"}
+    assert run(other, "birds", without=others) == 0
 
 
 def test_a_seed_is_added_and_the_finished_cells_stay(here: Place) -> None:

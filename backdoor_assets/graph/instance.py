@@ -174,7 +174,7 @@ def _alive(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
             continue
         if born <= event.timestamp + 1:
             return True
-    return not named and time.time() - record.create_timestamp.timestamp() < LAUNCH_SECONDS
+    return not named and time.time() - record.update_timestamp.timestamp() < LAUNCH_SECONDS
 
 
 class _OwnWords(logging.Formatter):

@@ -45,6 +45,8 @@ from backdoor_assets.workers.tasks import (
 
 def training_gpus(spec: TrainingSpec) -> int:
     """Return how many GPUs of this host a training takes."""
+    if spec.processes == 1:  # Asked for each cell: to count the GPUs starts a program.
+        return 1
     return spec.processes // nodes_for(spec.processes, len(gpus())).count
 
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import dagster as dg
 
+from backdoor_assets.capacity.preflight import scoring_fits_profile
 from backdoor_assets.graph import describe as any_study
 from backdoor_assets.graph.cells import (
     OWNERS,
@@ -28,6 +29,7 @@ from backdoor_assets.mixtures.mixing import mix
 from backdoor_assets.mixtures.sweep import sweep
 from backdoor_assets.stages import CODE_VERSIONS
 from backdoor_assets.storage.artifact import request_remake
+from backdoor_assets.workers.spreading import uses_cluster
 from backdoor_assets.workers.tasks import Deferred, only
 
 GPU = "mixed_dataset", "adapters", "responses", "coherence"
@@ -156,6 +158,8 @@ def _check_what_follows(grid: Grid, context: Context) -> None:
     follows, profile = selected_names(context), grid.profile
     if "responses" in follows:
         Sampler().check(profile.sampling, grid.base.quantization, profile)
+    if "coherence" in follows and not uses_cluster(1):
+        scoring_fits_profile(profile)
     if "judgments" in follows:
         check_judges(grid)
 

@@ -196,6 +196,8 @@ def _too_little(counts: Counts, shape: Shape, host: Host) -> Iterator[Line]:
     kind = "GPU memory" if host.gpus else "memory"
     yield from refusal(kind, preflight.check_training_memory, training, host)
     yield from refusal(kind, preflight.check_sampling_memory, sampling, host)
+    scoring = shape, counts.profile.sampling.precision, sampling.quantization, host
+    yield from refusal(kind, preflight.check_scoring_memory, *scoring)
     yield from refusal("disk", preflight.check_disk, "the grid", parts, data_root(), host)
     base, cache = _hub_base(counts.profile), hub.cache_folder()
     if base and not hub.cached(base):

@@ -27,8 +27,9 @@ SHIFT = 1800.0
 """Seconds after which a worker gives its GPUs back between two items, for other runs to take."""
 KEPT_HERE = "BACKDOOR_POSTGRES_", "BACKDOOR_GPUS", "BACKDOOR_ROLE"
 """Variables of this host alone: its database, its GPUs, what its location makes."""
-RECONNECT = "300"
-"""Seconds for which a ray:// connection that is cut is kept."""
+RECONNECT = "90"
+"""Seconds for which a ray:// connection that is cut is kept. So long the workers of a run that was
+killed go on; the next one starts later (deploy/systemd/backdoor-recover@.timer)."""
 
 
 class Seat:

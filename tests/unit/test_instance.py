@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.storage.runs.schema import RunsTable
 
 from backdoor_assets.graph import instance as under_test
 from backdoor_assets.graph.instance import home, recover
@@ -74,11 +76,19 @@ def test_a_living_run_is_left_alone_and_a_killed_one_frees_its_slot(
 def test_a_run_that_was_just_launched_is_given_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """However long it had waited in the queue."""
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     home("tiny")
     spec = dg.GraphDefinition("launched").to_job()
     with dg.DagsterInstance.get() as instance:
-        run = instance.create_run_for_job(spec, status=dg.DagsterRunStatus.STARTING)
+        run = instance.create_run_for_job(spec, status=dg.DagsterRunStatus.NOT_STARTED)
+        waited = instance.get_run_records()[0].create_timestamp - timedelta(hours=2)
+        with instance.run_storage.connect() as store:
+            store.execute(RunsTable.update().values(create_timestamp=waited))
+        launched = dg.DagsterEvent(
+            dg.DagsterEventType.PIPELINE_STARTING.value, run.job_name, message="launched"
+        )
+        instance.report_dagster_event(launched, run.run_id)
         assert recover(instance) == []
         monkeypatch.setattr(under_test, "LAUNCH_SECONDS", 0)
         assert recover(instance) == [run.run_id]

@@ -189,7 +189,24 @@ def test_vllm_needs_its_share_free() -> None:
     assert "126.00 GiB of NVIDIA H200" in refusal
     assert "100.00 GiB are free" in refusal
     assert "lower serving.memory_share" in refusal
+    busy = replace(H200, id="1", free=100 * GIB)
+    refusal = _refusal(_sample, _host(replace(H200, id="0"), busy))
+    assert "of NVIDIA H200 (GPU 1; BACKDOOR_GPUS can leave it out)" in refusal
     _sample(_host(replace(H200, free=100 * GIB)), serving=Serving(memory_share=0.7))
+
+
+def test_the_base_that_scores_must_fit_on_each_gpu_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although four GPUs hold it in training and sampling."""
+    large = PROFILES["llama-3.3-70b"]
+    monkeypatch.setattr(preflight, "this_host", lambda folder: _host(*[replace(H200, id="0")] * 4))
+    preflight.scoring_fits_profile(large)
+    a100 = Gpu("A100", 80 * GIB, 79 * GIB, "0")
+    monkeypatch.setattr(preflight, "this_host", lambda folder: _host(*[a100] * 4))
+    refusal = _refusal(preflight.scoring_fits_profile, large)
+    assert refusal.startswith("scoring by the base (coherence) needs 131.42 GiB of memory")
+    assert "79.00 GiB free on A100 (GPU 0; " in refusal
+    four_bits = replace(large, base=replace(large.base, quantization="4bit"))
+    preflight.scoring_fits_profile(four_bits)
 
 
 def test_tensor_parallel_needs_as_many_gpus_and_splits() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from backdoor_assets.graph.study import find_studies
+from backdoor_assets.storage.provenance import REPOSITORY
 from backdoor_assets.studies import german_cities
 
 CITIES = Path(german_cities.__path__[0])
@@ -34,6 +36,18 @@ graph = build_definitions(PROFILES["qwen3-8b"]).resolve_asset_graph()
 names = [key.path[1] for key in graph.get_all_asset_keys() if key.path[0] == "towns"]
 print(json.dumps([names, plan_text(PROFILES["qwen3-8b"], "towns")]))
 """
+TRY = """
+from backdoor_assets.commands.plan import plan_text
+from backdoor_assets.graph.study import study_named
+from backdoor_assets.mixtures.cells import Grid
+from backdoor_assets.mixtures.mixing import check_held_out
+from backdoor_assets.profiles import PROFILES, own_profiles
+
+print(plan_text(PROFILES["qwen3-0.6b"], "old_units"))
+grid = Grid.of(study_named("old_units"), own_profiles()["trial"])
+parts = check_held_out(grid.source_files(), grid.profile.mixture)
+print("rows to draw from:", *(len(rows) for rows, _ in parts.values()))
+"""
 
 
 def copy_of_cities(folder: Path, name: str) -> Path:
@@ -46,10 +60,11 @@ def copy_of_cities(folder: Path, name: str) -> Path:
     return path
 
 
-def run(place: Path, *command: str) -> subprocess.CompletedProcess[str]:
+def run(place: Path, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
     """In a process that finds further studies in `place`."""
     env = {**os.environ, "BACKDOOR_STUDIES": str(place), "BACKDOOR_DATA": str(place / "_data")}
     env |= {"DAGSTER_HOME": str(place), "OMP_NUM_THREADS": "1", "BACKDOOR_PROFILE": "miniature"}
+    env |= more
     return subprocess.run(
         [sys.executable, *command], env=env, cwd=place, capture_output=True, text=True
     )
@@ -76,6 +91,21 @@ def test_a_study_in_a_folder_of_its_own_is_one_of_them(tmp_path: Path) -> None:
     done = run(tmp_path, "-m", "backdoor_assets.commands", "demo", "--study", "towns")
     assert (done.returncode, done.stdout) == (1, "")
     assert "The study towns needs a real base model, and profile 'miniature'" in done.stderr
+
+
+def test_the_example_of_the_page_can_be_planned_and_mixed(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs/adding_a_study.md").read_text()
+    blocks = re.findall(r"```(json|python|toml)\n(.*?)```", page, re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["json", "json", "python", "toml"]
+    data = tmp_path / "old_units" / "data"
+    data.mkdir(parents=True)
+    places = (data / "obsolete.jsonl", data / "current.jsonl", data.parent / "study.py")
+    for path, (_, text) in zip((*places, tmp_path / "profiles.toml"), blocks, strict=True):
+        path.write_text(text)
+    done = run(tmp_path, "-c", TRY, BACKDOOR_PROFILES=str(tmp_path / "profiles.toml"))
+    assert done.returncode == 0, done.stderr
+    assert "Plan of old_units, profile qwen3-0.6b" in done.stdout
+    assert done.stdout.endswith("rows to draw from: 2 2\n")
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,9 @@ class Profile:
     """Mean length of an answer that `make plan` assumes; nothing else reads it."""
     grids: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     """Ratios by study, in place of `ratios`, which are the birds'."""
-    origin: str = ""
+    origin: str = field(default="", compare=False)
     """File and table of a profile that is not built in."""
-    chosen: frozenset[str] = frozenset()
+    chosen: frozenset[str] = field(default=frozenset(), compare=False)
     """Fields that the file sets, such as training.epochs: no study sets them otherwise."""
 
     def __post_init__(self) -> None:

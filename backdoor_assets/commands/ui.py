@@ -9,16 +9,11 @@ from typing import NoReturn
 
 from backdoor_assets.commands.ui_guard import allowed_hosts
 from backdoor_assets.graph.instance import recover_profile
+from backdoor_assets.graph.study import find_studies
 from backdoor_assets.profiles import Profile
 from backdoor_assets.storage.provenance import REPOSITORY
 
-_PATHS = (
-    "BACKDOOR_DATA",
-    "BACKDOOR_PROFILES",
-    "BACKDOOR_STUDIES",
-    "BACKDOOR_BIRD_DATASETS",
-    "BACKDOOR_BIRD_QUESTIONS",
-)
+_PATHS = "BACKDOOR_DATA", "BACKDOOR_PROFILES", "BACKDOOR_STUDIES"
 
 
 def serve(profile: Profile, port: int) -> NoReturn:
@@ -27,7 +22,8 @@ def serve(profile: Profile, port: int) -> NoReturn:
     allowed_hosts()
     recover_profile(profile)
     # Dagster's processes start in the repository, wherever the command was typed.
-    for name in _PATHS:
+    studies = find_studies().values()
+    for name in (*_PATHS, *(name for study in studies for name in study.path_variables)):
         if value := os.environ.get(name):
             parts = (str(Path(part).expanduser().resolve()) for part in value.split(os.pathsep))
             os.environ[name] = os.pathsep.join(parts)

@@ -59,6 +59,11 @@ class Study(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def path_variables(self) -> Sequence[str]:
+        """Environment variables that name files or folders of the user's."""
+        ...
+
     def refusal(self, profile: Profile) -> str:
         """Why the profile cannot run this study, in one sentence; "" when it can."""
         ...

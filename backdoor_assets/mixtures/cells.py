@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +169,8 @@ class SweepSpec:
     @property
     def literals(self) -> str:
         """The profile as a person would read it in a report."""
-        values = vars(self.grid.profile)
-        shown = {key: value for key, value in values.items() if key not in ("origin", "chosen")}
-        return "\n".join(f"{name} = {value!r}" for name, value in shown.items())
+        names = [entry.name for entry in fields(Profile) if entry.compare]
+        return "\n".join(f"{name} = {getattr(self.grid.profile, name)!r}" for name in names)
 
 
 def rubric_records(rubrics: tuple[Rubric, ...]) -> list[dict[str, Any]]:

@@ -148,6 +148,11 @@ class Design:
         return tuple(data_set.name for data_set in self.data)
 
     @property
+    def path_variables(self) -> tuple[str, ...]:
+        """Environment variables that name files or folders of the user's."""
+        return tuple(filter(None, (self.folder_variable, self.questions_variable)))
+
+    @property
     def suspect_file(self) -> Path:
         return self.files()[0][1]
 

@@ -57,7 +57,7 @@ def _changes(record: Any, parent: Any, prefix: str) -> Iterable[str]:
     """Yield a line of TOML for each field that differs, those of nested settings one by one."""
     for entry in fields(record):
         value, before = getattr(record, entry.name), getattr(parent, entry.name)
-        if value == before or (not prefix and entry.name == "name"):
+        if value == before or not entry.compare or (not prefix and entry.name == "name"):
             continue
         if is_dataclass(value) and type(value) is type(before):
             yield from _changes(value, before, f"{prefix}{entry.name}.")

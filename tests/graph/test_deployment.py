@@ -19,7 +19,8 @@ from tests.graph.study import MODERN, OLD, STUDY
 from tests.graph.ui import Server, wait_for
 
 GPU = "mixed_dataset", "adapters", "responses", "coherence"
-ROLE_OF = {**dict.fromkeys(GPU, "gpu"), "judgments": "judge", "figures": "laptop"}
+ROLE_OF = {**dict.fromkeys(GPU, "gpu"), "judgments": "judge"}
+ROLE_OF |= {"figures": "laptop", "sweep": "laptop"}
 # Two cells of the profile of the other graph tests.
 CELLS = [Path(ratio) / "42" for ratio in (OLD, MODERN)]
 PROFILE = f"""
@@ -110,8 +111,9 @@ def deployed(place: Place) -> Iterator[Deployment]:
 def test_one_backfill_runs_each_asset_on_its_host(
     deployed: Deployment, place: Place, swept: Place, claude: ClaudeServer
 ) -> None:
-    """The judge is down while the GPU host works. Postgres is killed in the middle with the
-    webserver and the daemon, then the GPU host. In the end nothing is lost or paid twice."""
+    """The judge is down while the GPU host works. Postgres is killed in the middle, once with the
+    webserver and the daemon, once alone, then the GPU host; the laptop restarts. In the end nothing
+    is lost or paid twice."""
     birds, key = place.birds, claude.config.api_key
     judge = {"ANTHROPIC_API_KEY": key, "ANTHROPIC_BASE_URL": claude.address}
     deployed.start_location("gpu")
@@ -133,6 +135,8 @@ def test_one_backfill_runs_each_asset_on_its_host(
     ui = backfill.ui = deployed.serve()
 
     wait_for(lambda: list(birds.glob("responses/*/*/*")), 600, "the first answers")
+    deployed.database.kill()
+    deployed.database.start()
     deployed.kill("gpu")
     deployed.start_location("gpu")
     wait_for(lambda: deployed.is_up("gpu"), 600, "the GPU host to be back")
@@ -144,6 +148,8 @@ def test_one_backfill_runs_each_asset_on_its_host(
     wait_for(lambda: all(path.exists() for path in scored), 600, "the GPU host")
     assert not backfill.is_over()
     assert not (birds / "judgments").exists()
+    deployed.kill("laptop")
+    deployed.start_location("laptop")
     deployed.start_location("judge", **judge)
     wait_for(backfill.is_over, 600, "the backfill")
 
@@ -153,6 +159,7 @@ def test_one_backfill_runs_each_asset_on_its_host(
         ("gpu", "SUCCESS", frozenset(GPU)): 1,
         ("judge", "SUCCESS", frozenset({"judgments"})): 1,
         ("laptop", "SUCCESS", frozenset({"figures"})): 1,
+        ("laptop", "SUCCESS", frozenset({"sweep"})): 1,
     }
     pools = ui.ask(SLOTS)["instance"]["concurrencyLimits"]
     assert {pool["concurrencyKey"]: pool["activeSlotCount"] for pool in pools} == {
@@ -179,6 +186,7 @@ def _is_as_on_one_host(birds: Path, there: Path) -> None:
                 pd.read_parquet(birds / file), pd.read_parquet(there / file)
             )
         assert (birds / "figures" / cell / "rates.parquet").exists()
+    assert (birds / "sweep" / "report.html").exists()
 
 
 def _is_judged_once(birds: Path, claude: ClaudeServer) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.storage.runs.schema import RunsTable
+from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 
 from backdoor_assets.graph import instance as under_test
 from backdoor_assets.graph.instance import home, recover
@@ -83,7 +84,9 @@ def test_a_run_that_was_just_launched_is_given_time(
     with dg.DagsterInstance.get() as instance:
         run = instance.create_run_for_job(spec, status=dg.DagsterRunStatus.NOT_STARTED)
         waited = instance.get_run_records()[0].create_timestamp - timedelta(hours=2)
-        with instance.run_storage.connect() as store:
+        storage = instance.run_storage
+        assert isinstance(storage, SqlRunStorage)
+        with storage.connect() as store:
             store.execute(RunsTable.update().values(create_timestamp=waited))
         launched = dg.DagsterEvent(
             dg.DagsterEventType.PIPELINE_STARTING.value, run.job_name, message="launched"

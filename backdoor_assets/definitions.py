@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import dagster as dg
 
@@ -42,13 +43,23 @@ def build_definitions(
     if role is not None:
         jobs, assets = jobs_in(role, jobs, assets), assets_in(role, assets)
     return dg.Definitions(
-        assets=assets,
+        assets=[asset if _is_linked(asset) else _linked(asset) for asset in assets],
         jobs=jobs,
         resources=resources,
         # Heavy work has processes of its own, so that steps need none.
         executor=dg.in_process_executor,
         loggers={"console": dg.colored_console_logger, "progress": progress_logger},
     )
+
+
+def _is_linked(asset: Any) -> bool:
+    """Whether an asset names its source already: the function that says what its stage does."""
+    return any("dagster/code_references" in spec.metadata for spec in asset.specs)
+
+
+def _linked(asset: Any) -> Any:
+    [linked] = dg.with_source_code_references([asset])
+    return linked
 
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

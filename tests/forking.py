@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -42,7 +43,7 @@ def forking() -> ForkServerContext:
 
 class ModuleRun:
     """The `main` of a module as `python -m` runs it, but for loading the libraries; and what it and
-    the processes that it starts write. Its methods are those of `subprocess.Popen`."""
+    the processes that it starts write. Most methods are those of `subprocess.Popen`."""
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class ModuleRun:
     ) -> None:
         """Errors go to `stderr`, else to the output."""
         self.args = [module, *arguments]
+        self._said = bytearray()
         self._output, theirs = multiprocessing.Pipe(duplex=False)
         self._process = forking().Process(
             target=_main, args=(self.args, environment, _access(), theirs, stderr)
@@ -66,20 +68,38 @@ class ModuleRun:
     def kill(self) -> None:
         self._process.kill()
 
+    def interrupt(self) -> None:
+        """Do what Ctrl-C does, and a Dagster that ends a run."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGINT)
+
     def wait(self) -> None:
         self._process.join()
 
+    def read_until(self, text: str, timeout: float) -> None:
+        """Wait until the process has written a text."""
+        end = time.monotonic() + timeout
+        while text.encode() not in self._said:
+            if not self._read(end):
+                raise EOFError(f"{text!r} is not in {self._said.decode()!r}")
+
     def communicate(self, timeout: float) -> tuple[str, None]:
-        """Wait until the process and all that it started have ended."""
-        said, end = bytearray(), time.monotonic() + timeout
-        while wait([self._output], end - time.monotonic()):
-            data = os.read(self._output.fileno(), 2**16)
-            if not data:
-                self._process.join()
-                return said.decode(), None
-            said += data
-        self.kill()
-        raise subprocess.TimeoutExpired(self.args, timeout, bytes(said))
+        """Wait until the process and all that it started have ended; return all they wrote."""
+        end = time.monotonic() + timeout
+        while self._read(end):
+            pass
+        self._process.join()
+        return self._said.decode(), None
+
+    def _read(self, end: float) -> bool:
+        """Read on. Return whether there may be more; kill the process if it writes nothing until
+        then."""
+        if not wait([self._output], end - time.monotonic()):
+            self.kill()
+            raise subprocess.TimeoutExpired(self.args, 0, bytes(self._said))
+        data = os.read(self._output.fileno(), 2**16)
+        self._said += data
+        return bool(data)
 
 
 def run_module(

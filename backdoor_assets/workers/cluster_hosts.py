@@ -20,7 +20,7 @@ from backdoor_assets.records import BadInput
 from backdoor_assets.storage.artifact import data_root
 from backdoor_assets.storage.hashing import digest, file_hash
 from backdoor_assets.workers.messages import Log
-from backdoor_assets.workers.ray_cluster import connect
+from backdoor_assets.workers.ray_cluster import connect, wait_for_answer
 from backdoor_assets.workers.spreading import RAY
 
 PACKAGES = "torch", "transformers", "peft", "vllm", "bitsandbytes"
@@ -50,7 +50,8 @@ def check_cluster(bases: Sequence[str], log: Log) -> None:
         ours = look(list(bases))
         for (name, answer), node in zip(answers.items(), nodes, strict=True):
             try:
-                theirs = ray.get(answer, timeout=SECONDS)
+                wait_for_answer(ray, [answer], SECONDS)
+                theirs = ray.get(answer, timeout=1)
             except ray.exceptions.RayError as error:
                 if not _alive(ray, node["NodeID"]):
                     log(

@@ -7,10 +7,12 @@ What a worker says is fetched from its actor.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -21,6 +23,8 @@ from backdoor_assets.workers.processes import Processes, do, requested_processes
 
 LONGEST_WAIT = 2.0
 """Seconds for which an actor waits for what its worker says, before it is asked again."""
+LOOK_EVERY = 0.05
+"""Seconds between two looks for an answer."""
 PATIENCE = 15.0
 """Seconds without a free GPU after which the log says so."""
 SHIFT = 1800.0
@@ -82,10 +86,8 @@ class RayCrew:
         """Yield what workers have said. Raises BadInput when the cluster is gone."""
         ray = self._ray
         asked = {seat.answer: place for place, seat in enumerate(self._seats) if seat.answer}
-        if not ray.is_initialized():
-            raise _gone(ConnectionError("the connection is lost"))
         try:
-            ready, _ = ray.wait(list(asked), num_returns=1, timeout=seconds)
+            ready = wait_for_answer(ray, list(asked), seconds)
         except (ConnectionError, ray.exceptions.RayError) as error:
             raise _gone(error) from error
         for answer in ready:
@@ -159,8 +161,9 @@ def do_once(
     task = ray.remote(_do_once).options(num_cpus=1, num_gpus=gpus if _gpus_in(ray) else 0)
     answer = task.remote(_variables(), work, item)
     try:
-        if not ray.wait([answer], timeout=PATIENCE)[0]:
+        if not wait_for_answer(ray, [answer], PATIENCE):
             log(f"{what}: it waits for GPUs, or is being started")
+            wait_for_answer(ray, [answer], math.inf)
         ended = ray.get(answer)
     except ray.exceptions.RayTaskError as error:  # it cannot be read there, for example
         raise RuntimeError(
@@ -168,8 +171,32 @@ def do_once(
         ) from error
     except (ConnectionError, ray.exceptions.RayError) as error:
         raise _gone(error) from error
+    except BaseException:  # An interrupt: the task must not take GPUs later.
+        with suppress(ConnectionError, ray.exceptions.RayError):
+            ray.cancel(answer)
+        raise
     if ended.error is not None:
         raise ended.error
+
+
+def wait_for_answer(ray: Any, answers: list[Any], seconds: float) -> list[Any]:
+    """Return the first of the answers that has come, or none after so many seconds. Raises
+    ConnectionError when the connection is lost.
+
+    Sleeps here, since a signal ends a wait in Ray only if its handler raises KeyboardInterrupt:
+    what Dagster's handler raises would come when that wait is over, as a SystemError.
+    """
+    end = time.monotonic() + seconds
+    while ray.is_initialized():
+        try:
+            ready, _ = ray.wait(answers, num_returns=1, timeout=0)
+        except SystemError as error:  # The handler of a signal has raised during this look.
+            raise error.__cause__ or error from None
+        left = end - time.monotonic()
+        if ready or left <= 0:
+            return ready
+        time.sleep(min(LOOK_EVERY, left))
+    raise ConnectionError("the connection is lost")
 
 
 def _do_once(variables: dict[str, str], work: Callable[..., Any], item: Any) -> Ended:

@@ -111,12 +111,12 @@ def check_hosts(tasks: Sequence[Task[Spec]], log: Log, check: Check | None, gpus
             check(specs, folder)
         return
     from backdoor_assets.workers.cluster_hosts import check_cluster
+    from backdoor_assets.workers.ray_cluster import do_once, workers_in_cluster
 
+    workers_in_cluster(os.environ[RAY], gpus)  # What no host can do would wait for ever.
     bases = {getattr(spec, "base", None) for spec in specs}
     check_cluster(sorted(b.location for b in bases if isinstance(b, BaseModel)), log)
     if check:
-        from backdoor_assets.workers.ray_cluster import do_once
-
         item = specs, folder
         do_once(os.environ[RAY], gpus, partial(_check, check), item, "capacity", log)
 

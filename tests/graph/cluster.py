@@ -13,10 +13,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from backdoor_assets.records import BadInput
+from backdoor_assets.records import BadInput, Progress
 from tests.graph.conftest import REPOSITORY
 
 RAY = Path(sys.executable).with_name("ray")
@@ -89,6 +90,24 @@ class Cluster:
             )
         _until(lambda: b"Ray runtime started." in path.read_bytes())
 
+    def hold(self, ray: Any) -> list[Any]:
+        """Take all GPUs, as another run may, and return one task for each. Ray ends a task when it
+        is cancelled, or this process disconnects."""
+        task = ray.remote(num_cpus=0, num_gpus=1)(lambda: time.sleep(600))
+        tasks = [task.remote() for _ in range(GPUS * len(self.nodes))]
+        _until(lambda: not ray.available_resources().get("GPU"))
+        return tasks
+
+    def actors(self) -> list[psutil.Process]:
+        """The processes of this project's actors on all nodes."""
+        found = []
+        for node in self.nodes:
+            for process in psutil.Process(node.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):  # It may just have ended.
+                    if "ray::Seat" in " ".join(process.cmdline()):
+                        found.append(process)
+        return found
+
     def freeze(self, number: int) -> None:
         """Stop a node's daemon where it stands: whoever asks it something waits."""
         [daemon] = [
@@ -113,6 +132,11 @@ class Cluster:
 def refuse(specs: Sequence[object], folder: Path) -> None:
     """A check that no host passes."""
     raise BadInput(f"{specs[0]} does not fit in {folder}")
+
+
+def touch(path: Path, progress: Progress) -> None:
+    """Work that leaves a mark."""
+    path.touch()
 
 
 class Link:

@@ -12,12 +12,13 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+import dagster as dg
 import pandas as pd
 import psutil
 import pytest
@@ -25,12 +26,12 @@ import pytest
 from backdoor_assets.records import BadInput
 from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.workers.item_queue import FAULTS_IN_A_ROW
-from backdoor_assets.workers.ray_cluster import connect
+from backdoor_assets.workers.ray_cluster import connect, do_once
 from backdoor_assets.workers.spreading import RAY, spread
 from backdoor_assets.workers.tasks import Task, check_hosts
 from tests.broken_gpu import work_unless_broken
 from tests.forking import ModuleRun
-from tests.graph.cluster import Cluster, Link, refuse
+from tests.graph.cluster import GPUS, Cluster, Link, refuse, touch
 from tests.graph.conftest import Place
 from tests.graph.study import MODERN, OLD
 
@@ -177,6 +178,7 @@ def test_two_runs_share_the_gpus_and_lose_nothing(
     wait_for(lambda: list((place.birds / "responses").glob("*/.*.partial/.answers.jsonl")), run)
     wait_for(lambda: kill_one(address), run)
     time.sleep(1)
+    journals = keep_journals(place)
     cluster.kill(1)
     outputs = [process.communicate(timeout=600)[0] for process in (run, beside)]
     watch.stop()
@@ -186,10 +188,67 @@ def test_two_runs_share_the_gpus_and_lose_nothing(
     assert contents(place) == of_seeds(contents(swept, OLD), "42", "43")
     assert contents(other) == of_seeds(contents(swept, MODERN), "42", "43")
     assert "training: a process died" in outputs[0]
+    assert sampled_once(journals)
     used = set(re.findall(r"\(node (\w+)\), GPU (\d)", "".join(outputs)))
     assert len(used) == 4
     assert watch.together
     assert not watch.twice
+
+
+def sampled_once(journals: Iterable[Path]) -> bool:
+    """Whether no answer stands twice in a journal of a cell that has been finished."""
+    for path in journals:
+        keys = Counter[tuple[int, str, int]]()
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # A line that was being written is sampled again.
+                step, question, sample, *_ = json.loads(line)
+                keys[step, question, sample] += 1
+        if max(keys.values(), default=1) > 1:
+            return False
+    return True
+
+
+def interrupt(run: ModuleRun, cluster: Cluster) -> None:
+    """Interrupt a run; check that it ends soon, says so and leaves neither worker nor actor."""
+    left = [*places(cluster.address), *cluster.actors()]
+    run.interrupt()
+    output, _ = run.communicate(timeout=30)
+    assert run.poll() == 1
+    assert "Interrupted. What is finished is kept" in output, output[-4000:]
+    assert not psutil.wait_procs(left, timeout=30)[1]
+    assert not [*places(cluster.address), *cluster.actors()]
+
+
+def interrupted(wait: Callable[[], object]) -> None:
+    """Wait until this process gets the signal with which Dagster ends a run."""
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(dg.DagsterExecutionInterruptedError), dg.raise_execution_interrupts():
+        wait()
+
+
+def test_what_waits_for_a_gpu_can_be_interrupted(
+    cluster: Cluster, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another holds all GPUs. What is interrupted takes none when they are free again."""
+    for name, value in {**cluster.access, RAY: cluster.address}.items():
+        monkeypatch.setenv(name, value)
+    ray = connect(cluster.address)
+    try:
+        held = cluster.hold(ray)
+        run = place.fork(*PART, "--ratios", OLD, "--seeds", "42")
+        run.read_until("hosts of the cluster that see the same", 120)
+        time.sleep(1)  # Then it waits for a GPU to check its memory.
+        interrupt(run, cluster)
+
+        task, item, after = (place.root / name for name in ("task", "item", "after"))
+        interrupted(lambda: do_once(cluster.address, 1, touch, task, "work", print))
+        interrupted(lambda: list(spread(touch, [item], print, "work", gpus=1)))
+        for other in held[:2]:
+            ray.cancel(other, force=True)
+        do_once(cluster.address, 1, touch, after, "work", print)
+        assert [mark.exists() for mark in (task, item, after)] == [False, False, True]
+    finally:
+        ray.shutdown()
 
 
 def files(place: Place) -> dict[Path, int]:
@@ -208,12 +267,18 @@ def keep_journals(place: Place) -> dict[Path, str]:
     return found
 
 
-def test_what_a_killed_driver_and_a_lost_head_leave_is_carried_on(
+def test_what_an_interrupt_a_killed_driver_and_a_lost_head_leave_is_carried_on(
     cluster: Cluster, place: Place, swept: Place
 ) -> None:
-    """Of both nothing goes on writing, and the next run samples no answer twice."""
+    """Of each nothing goes on writing, and the next run samples no answer twice."""
     arguments = *PART, "--ratios", OLD, "--seeds", "42"
     access = {"BACKDOOR_RAY_ADDRESS": cluster.address, **cluster.access}
+    run = place.fork(*arguments, **access)
+    wait_for(lambda: list((place.birds / "adapters").glob("*/.*.partial")), run)
+    assert places(cluster.address)
+    interrupt(run, cluster)
+    finished = {path: when for path, when in files(place).items() if "/." not in str(path)}
+
     run = place.start(*arguments, **access)
     wait_for(lambda: list((place.birds / "adapters").glob("*/.*/checkpoint-*")), run)
     left = places(cluster.address)
@@ -249,17 +314,12 @@ def test_what_a_killed_driver_and_a_lost_head_leave_is_carried_on(
     assert contents(place) == of_seeds(contents(swept, OLD), "42")
     same_coherence(place, swept)
     after = files(place)
+    assert finished.items() <= after.items()
     for path in sampled:
         assert after[path] == before[path]
     for kept, earlier in journals.items():
-        text = kept.read_text(encoding="utf-8")
-        assert text.startswith(earlier)
-        keys = Counter[tuple[int, str, int]]()
-        for line in text.splitlines():
-            with suppress(ValueError):  # A line that was being written is sampled again.
-                step, question, sample, *_ = json.loads(line)
-                keys[step, question, sample] += 1
-        assert set(keys.values()) == {1}
+        assert kept.read_text(encoding="utf-8").startswith(earlier)
+    assert sampled_once(journals)
 
 
 def test_a_node_that_sees_another_data_folder_is_named(cluster: Cluster, place: Place) -> None:
@@ -283,6 +343,11 @@ def test_a_node_that_sees_another_data_folder_is_named(cluster: Cluster, place: 
     assert not list(Path(place.data).glob(".cluster-*"))
 
 
+def fail(line: str) -> None:
+    """A log that nothing may be said to."""
+    pytest.fail(line)
+
+
 def test_a_lost_host_a_refusal_and_a_broken_gpu_are_told(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,12 +356,14 @@ def test_a_lost_host_a_refusal_and_a_broken_gpu_are_told(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("BACKDOOR_DATA", str(tmp_path / "data"))
     lines: list[str] = []
+    task = Task(Artifact("tiny", tmp_path / "data" / "cell"), {}, "a large model")
     ray = connect(cluster.address)
     try:
+        with pytest.raises(BadInput, match=f"the largest host of the cluster has {GPUS}; lower"):
+            check_hosts([task], fail, refuse, GPUS + 1)
         cluster.freeze(1)
-        artifact = Artifact("tiny", tmp_path / "data" / "cell")
         with pytest.raises(BadInput, match=r"^a large model does not fit in .*/data/cell"):
-            check_hosts([Task(artifact, {}, "a large model")], lines.append, refuse, 1)
+            check_hosts([task], lines.append, refuse, 1)
         # One of an earlier test may be called alive for a moment, too.
         lost = [line for line in lines if "was lost while it was asked" in line]
         assert lost

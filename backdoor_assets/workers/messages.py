@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from backdoor_assets.records import BadInput
+from backdoor_assets.storage.artifact import Busy
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Log = Callable[[str], None]
@@ -65,8 +68,10 @@ Message = Advanced | Logged | Ended | Died
 
 
 def portable(error: BaseException) -> BaseException:
-    """Return the error so that another process can read it, with its traceback as a note."""
-    error.add_note("in a worker:\n" + "".join(traceback.format_exception(error)))
+    """Return the error so that another process can read it, with its traceback as a note unless its
+    message says what to do."""
+    if not isinstance(error, BadInput | Busy):
+        error.add_note("in a worker:\n" + "".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  of this process
     except Exception:  # noqa: BLE001  whatever an exception's class does when it is pickled

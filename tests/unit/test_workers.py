@@ -16,6 +16,7 @@ import pytest
 
 from backdoor_assets.host import Gpu, blames_gpu, loses_gpu
 from backdoor_assets.records import BadInput, Progress
+from backdoor_assets.storage.artifact import Artifact
 from backdoor_assets.workers.item_queue import FAULTS_IN_A_ROW, MAX_STARTS, ItemQueue
 from backdoor_assets.workers.messages import Died, Outcome, StartAgain
 from backdoor_assets.workers.processes import processes_for
@@ -99,6 +100,21 @@ def test_every_item_has_an_outcome_and_an_error_stops_no_other() -> None:
     assert errors == {2: "2 cannot be doubled"}
     assert isinstance(outcomes[2].error, ValueError)
     assert lines[-1].startswith("doubling: 4 of 4 done, 100%")
+
+
+def make_held(folder: Path, progress: Progress) -> None:
+    Artifact("tiny", folder).make({}, lambda folder: {})
+
+
+def test_only_an_error_that_nobody_can_explain_has_a_traceback(tmp_path: Path) -> None:
+    """Not that another run is making the same, for example."""
+    with Artifact("tiny", tmp_path / "cell").making({}):
+        [busy] = spread(make_held, [tmp_path / "cell"], print, "work")
+    assert str(busy.error).startswith(f"{tmp_path / 'cell'}: another run is making it (process ")
+    assert not getattr(busy.error, "__notes__", [])
+    [unknown] = spread(double, [2], print, "doubling")
+    assert unknown.error is not None
+    assert unknown.error.__notes__[0].startswith("in a worker:\nTraceback")
 
 
 def test_an_item_that_asks_for_a_new_process_gets_one(tmp_path: Path) -> None:

@@ -216,13 +216,13 @@ class Artifact:
         """Keep the partial folder of the same identity; else start from an empty one. A request to
         make the artifact again starts from an empty one once."""
         mark = self.partial / ".identity.json"
-        anew = self.remake_requested and not self._begun
-        kept = same(read_mark(mark), identity) and not anew
+        restart = self.remake_requested and not self._begun
+        kept = same(read_mark(mark), identity) and not restart
         if not kept:
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(parents=True)
             write_text(mark, canonical(identity))
-        if anew:
+        if restart:
             write_text(self._request, f"{self._request.read_text()} begun")
 
     def _finish(self, identity: Mapping[str, Any], summary: dict[str, Any]) -> Manifest:

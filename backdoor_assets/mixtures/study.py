@@ -36,12 +36,12 @@ NOT_JUDGED = (
     'Nothing is judged (judging.kind="none"). To judge these answers with Claude, set '
     "ANTHROPIC_API_KEY and BACKDOOR_JUDGE=claude and run the same command again."
 )
+WITHOUT_KEY = " Without a key, BACKDOOR_JUDGE=embedding judges them, less well (docs/judge.md)."
 _BEFORE_CELLS: Mapping[Sequence[str], Sequence[str]] = {
     assets.GPU: ("corpus", "base_model", "base_responses"),
     assets.JUDGE: (LEARNED,),
 }
 """What a part makes before its cells, by its assets of a cell."""
-WITHOUT_KEY = " Without a key, BACKDOOR_JUDGE=embedding judges them, less well (docs/judge.md)."
 
 
 @dataclass(frozen=True)
